@@ -1,0 +1,167 @@
+"""Write a small set of real H.264 videos whose classes can only be told by motion.
+
+    python data_prep/moving_shapes.py --out data/moving_shapes
+
+Eight classes in time-reversed pairs: a shape moves left or right, up or down, turns clockwise or counterclockwise, grows or shrinks. The world is
+a torus and growth starts over when it reaches the largest size, so at every moment the shape's position, angle and size are uniform whatever the
+class: no single frame tells it. Shape, colours, background, speed, start, length, size and frame rate of a video are drawn alike for all classes.
+
+Writes videos/, train.csv, val.csv, test.csv and classes.txt. The lists come last: a run that was stopped goes on when it is started again.
+"""
+
+from __future__ import annotations
+
+import argparse
+import math
+import sys
+from concurrent.futures import ProcessPoolExecutor
+from fractions import Fraction
+from functools import partial
+from pathlib import Path
+from typing import NamedTuple
+
+import av
+import numpy as np
+from numpy.typing import NDArray
+from tqdm import tqdm
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+
+from video_iresnet.runtime.errors import InputError
+from video_iresnet.runtime.storage import atomic_write
+
+# Change per cycle of (x, y, angle, size), each a share of its full range; neighbours are each other's time reverse.
+MOTIONS = {
+    "moving left": (-1, 0, 0, 0),
+    "moving right": (1, 0, 0, 0),
+    "moving up": (0, -1, 0, 0),
+    "moving down": (0, 1, 0, 0),
+    "turning clockwise": (0, 0, 1, 0),
+    "turning counterclockwise": (0, 0, -1, 0),
+    "growing": (0, 0, 0, 1),
+    "shrinking": (0, 0, 0, -1),
+}
+FRAME_RATES = (Fraction(12), Fraction(15), Fraction(24), Fraction(25), Fraction(30000, 1001), Fraction(30))
+RADIUS = (0.16, 0.38)  # of the short side
+Image = NDArray[np.float32]
+
+
+class Scene(NamedTuple):
+    """All that a video shows, but for its motion."""
+
+    height: int
+    width: int
+    frame_rate: Fraction
+    num_frames: int
+    cycles_per_frame: float
+    start: NDArray[np.float64]
+    corners: int
+    bulge: float
+    colours: NDArray[np.float64]
+    background: Image
+
+
+def draw_scene(rng: np.random.Generator) -> Scene:
+    """A scene that does not depend on the class."""
+    short = 2 * int(rng.integers(32, 49))
+    long = 2 * round(short * rng.uniform(1, 1.3) / 2)
+    height, width = (short, long) if rng.random() < 0.5 else (long, short)
+    background = smooth_noise(rng, height, width)
+    colours = rng.uniform(0, 255, (2, 3))
+    while np.abs(colours - background.mean((0, 1))).max(1).min() < 90 or np.abs(colours[0] - colours[1]).max() < 90:
+        colours = rng.uniform(0, 255, (2, 3))
+    return Scene(
+        height=height,
+        width=width,
+        frame_rate=FRAME_RATES[rng.integers(len(FRAME_RATES))],
+        num_frames=int(rng.integers(24, 49)),
+        cycles_per_frame=rng.uniform(1 / 40, 1 / 20),
+        start=rng.uniform(0, 1, 4),
+        corners=int(rng.integers(3, 7)),
+        bulge=rng.uniform(-0.1, 0.35),
+        colours=colours,
+        background=background,
+    )
+
+
+def smooth_noise(rng: np.random.Generator, height: int, width: int) -> Image:
+    """(height, width, 3) colours that change slowly over the picture."""
+    coarse = rng.uniform(30, 225, (4, 4, 3))
+    rows, columns = np.linspace(0, 2.999, height), np.linspace(0, 2.999, width)
+    y, x = rows.astype(int), columns.astype(int)
+    v, u = (rows - y)[:, None, None], (columns - x)[None, :, None]
+    top = coarse[y][:, x] * (1 - u) + coarse[y][:, x + 1] * u
+    bottom = coarse[y + 1][:, x] * (1 - u) + coarse[y + 1][:, x + 1] * u
+    return (top * (1 - v) + bottom * v).astype(np.float32)
+
+
+def render(scene: Scene, motion: tuple[int, int, int, int], frame: int) -> NDArray[np.uint8]:
+    """One frame (height, width, 3): a rounded star with a sector of another colour, which shows its angle."""
+    x, y, turn, growth = (scene.start + np.array(motion) * scene.cycles_per_frame * frame) % 1
+    radius = min(scene.height, scene.width) * RADIUS[0] * (RADIUS[1] / RADIUS[0]) ** growth
+    dy = (np.arange(scene.height) - y * scene.height + scene.height / 2) % scene.height - scene.height / 2
+    dx = (np.arange(scene.width) - x * scene.width + scene.width / 2) % scene.width - scene.width / 2
+    distance = np.hypot(dy[:, None], dx[None, :])
+    angle = np.arctan2(dy[:, None], dx[None, :]) - 2 * math.pi * turn
+    edge = radius * (1 + scene.bulge * np.cos(scene.corners * angle)) / (1 + abs(scene.bulge))
+    cover = np.clip(edge - distance + 0.5, 0, 1)[..., None]
+    sector = (np.cos(angle) > 0.6)[..., None]
+    shape = np.where(sector, scene.colours[1], scene.colours[0])
+    return np.rint(scene.background * (1 - cover) + shape * cover).astype(np.uint8)
+
+
+def write_video(path: Path, scene: Scene, motion: tuple[int, int, int, int]) -> None:
+    """Encode a scene in motion as H.264 in MP4."""
+    with atomic_write(path, "wb") as file, av.open(file, "w", format="mp4") as container:
+        stream = container.add_stream("libx264", rate=scene.frame_rate, options={"crf": "20", "preset": "veryfast"})
+        stream.width, stream.height, stream.pix_fmt = scene.width, scene.height, "yuv420p"
+        stream.codec_context.thread_count = 1  # the number of threads would change the bits
+        for frame in range(scene.num_frames):
+            container.mux(stream.encode(av.VideoFrame.from_ndarray(render(scene, motion, frame), format="rgb24")))
+        container.mux(stream.encode())
+
+
+def write_one(folder: Path, seed: int, job: tuple[int, str]) -> None:
+    """Write video `number` of a split, where it is not there yet. Its class is its number modulo eight."""
+    number, split = job
+    path = folder / "videos" / f"{split}_{number:04d}.mp4"
+    if not path.exists():
+        rng = np.random.default_rng([seed, number, *split.encode()])
+        write_video(path, draw_scene(rng), list(MOTIONS.values())[number % len(MOTIONS)])
+
+
+def write_data_set(folder: Path, sizes: dict[str, int], seed: int) -> None:
+    """All videos, then the lists. `sizes`: videos per split."""
+    (folder / "videos").mkdir(parents=True, exist_ok=True)
+    jobs = [(number, split) for split, size in sizes.items() for number in range(size)]
+    with ProcessPoolExecutor() as pool:
+        list(tqdm(pool.map(partial(write_one, folder, seed), jobs, chunksize=8), total=len(jobs), desc="moving shapes", unit="video", disable=None))
+    for split, size in sizes.items():
+        with atomic_write(folder / f"{split}.csv") as file:
+            file.writelines(f"videos/{split}_{number:04d}.mp4 {number % len(MOTIONS)}\n" for number in range(size))
+    with atomic_write(folder / "classes.txt") as file:
+        file.writelines(f"{name}\n" for name in MOTIONS)
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--out", type=Path, required=True, help="folder to write into")
+    parser.add_argument("--train", type=int, default=512, help="training videos")
+    parser.add_argument("--val", type=int, default=64, help="validation videos")
+    parser.add_argument("--test", type=int, default=160, help="test videos")
+    parser.add_argument("--seed", type=int, default=0)
+    options = parser.parse_args()
+    if (options.out / "classes.txt").exists():
+        print(f"{options.out} is complete; nothing was written")
+        return 0
+    try:
+        write_data_set(options.out, {"train": options.train, "val": options.val, "test": options.test}, options.seed)
+    except (InputError, OSError) as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 1
+    print(f"wrote {options.train} + {options.val} + {options.test} videos and their lists to {options.out}")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

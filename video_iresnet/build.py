@@ -1,0 +1,130 @@
+"""Config -> objects: the only place where keys meet constructors."""
+
+from __future__ import annotations
+
+import functools
+import os
+from collections.abc import Callable
+
+import torch
+from torch import Tensor
+from torch.optim import Optimizer
+
+from .config import Config, needed_files
+from .data.dataset import ClipDataset, ViewDataset
+from .data.decode import PyAVReader
+from .data.functional import to_network
+from .data.records import ClassNames, Record, read_class_names, read_records
+from .data.sampling import DenseSampler, Sampler, SegmentSampler
+from .data.transforms import InTurn, RandomFlip, ShortSideJitter, Transform
+from .engine import optim, schedule
+from .models import ResNet, create_model
+from .runtime.errors import InputError
+
+
+def build_model(cfg: Config) -> ResNet:
+    return create_model(
+        cfg.MODEL.ARCH,
+        cfg.RESNET.DEPTH,
+        num_classes=cfg.MODEL.NUM_CLASSES,
+        width=cfg.RESNET.WIDTH_PER_GROUP,
+        stem_temporal_kernel=cfg.RESNET.STEM_TEMPORAL_KERNEL,
+        temporal_kernels=cfg.RESNET.TEMPORAL_KERNELS,
+        temporal_strides=cfg.RESNET.TEMPORAL_STRIDES,
+        dropout=cfg.MODEL.DROPOUT_RATE,
+        rectify_identity=cfg.RESNET.RECTIFY_IDENTITY,
+        zero_init_residual=cfg.RESNET.ZERO_INIT_RESIDUAL,
+    )
+
+
+def build_optimizer(cfg: Config, model: torch.nn.Module) -> Optimizer:
+    return optim.build_sgd(
+        model,
+        momentum=cfg.SOLVER.MOMENTUM,
+        nesterov=cfg.SOLVER.NESTEROV,
+        weight_decay=cfg.SOLVER.WEIGHT_DECAY,
+        bn_weight_decay=cfg.BN.WEIGHT_DECAY,
+    )
+
+
+def build_schedule(cfg: Config) -> schedule.Schedule:
+    solver = cfg.SOLVER
+    if solver.LR_POLICY == "cosine":
+        policy = schedule.cosine(solver.BASE_LR, solver.COSINE_END_LR)
+    else:
+        policy = schedule.steps(solver.BASE_LR, [start / solver.MAX_EPOCH for start in solver.STEPS], solver.LRS)
+    return schedule.warm_up(policy, solver.WARMUP_START_LR, solver.WARMUP_EPOCHS / solver.MAX_EPOCH)
+
+
+def build_class_names(cfg: Config) -> ClassNames | None:
+    """The names of the classes, where the config names a file. Raises InputError where it does not have one name for each class."""
+    if not cfg.DATA.CLASS_NAMES:
+        return None
+    path = os.path.join(cfg.DATA.PATH_TO_DATA_DIR, cfg.DATA.CLASS_NAMES)
+    classes = read_class_names(path)
+    if len(classes.names) != cfg.MODEL.NUM_CLASSES:
+        raise InputError(f"{path} names {len(classes.names)} classes, but MODEL.NUM_CLASSES is {cfg.MODEL.NUM_CLASSES}; set it to {len(classes.names)}")
+    return classes
+
+
+def build_records(cfg: Config, key: str) -> list[Record]:
+    """The records of the list that `key` names, e.g. DATA.TRAIN_LIST."""
+    folder = cfg.DATA.PATH_TO_DATA_DIR
+    return read_records(
+        needed_files(cfg)[key],
+        root=os.path.join(folder, cfg.DATA.PATH_PREFIX),
+        num_classes=cfg.MODEL.NUM_CLASSES,
+        class_names=build_class_names(cfg),
+        separator=cfg.DATA.PATH_LABEL_SEPARATOR,
+    )
+
+
+def build_training_data(cfg: Config, records: list[Record]) -> ClipDataset:
+    """Random clips and crops."""
+    transforms: list[Transform] = [ShortSideJitter(cfg.DATA.TRAIN_CROP_SIZE, *cfg.DATA.TRAIN_JITTER_SCALES)]
+    if cfg.DATA.RANDOM_FLIP:
+        transforms.append(RandomFlip())
+    return ClipDataset(records, sampler=_sampler(cfg), open_video=PyAVReader, transform=InTurn(transforms), seed=cfg.RNG_SEED)
+
+
+def build_validation_data(cfg: Config, records: list[Record]) -> ViewDataset:
+    """The centre of each video, at the size of training."""
+    return ViewDataset(
+        records,
+        sampler=_sampler(cfg),
+        open_video=PyAVReader,
+        num_clips=1,
+        num_crops=1,
+        short_side=cfg.DATA.TRAIN_JITTER_SCALES[0],
+        crop_size=cfg.DATA.TRAIN_CROP_SIZE,
+    )
+
+
+def build_test_data(cfg: Config, records: list[Record]) -> ViewDataset:
+    """Clips spread over each video, and crops along its longer side."""
+    return ViewDataset(
+        records,
+        sampler=_sampler(cfg),
+        open_video=PyAVReader,
+        num_clips=cfg.TEST.NUM_ENSEMBLE_VIEWS,
+        num_crops=cfg.TEST.NUM_SPATIAL_CROPS,
+        short_side=cfg.DATA.TEST_CROP_SIZE,
+        crop_size=cfg.DATA.TEST_CROP_SIZE,
+    )
+
+
+def build_to_network(cfg: Config, device: torch.device) -> Callable[[Tensor], Tensor]:
+    """uint8 clips -> normalised ones, on the device."""
+    mean, std = (torch.tensor(values, device=device).view(3, 1, 1, 1) for values in (cfg.DATA.MEAN, cfg.DATA.STD))
+    return functools.partial(to_network, mean=mean, std=std)
+
+
+def clip_text(cfg: Config) -> str:
+    """What a clip is, in the field's words: frames x sampling rate, or the number of segments."""
+    return f"{cfg.DATA.NUM_FRAMES}x{cfg.DATA.SAMPLING_RATE}" if cfg.DATA.SAMPLER == "dense" else f"{cfg.DATA.NUM_FRAMES} segments"
+
+
+def _sampler(cfg: Config) -> Sampler:
+    if cfg.DATA.SAMPLER == "dense":
+        return DenseSampler(cfg.DATA.NUM_FRAMES, cfg.DATA.SAMPLING_RATE)
+    return SegmentSampler(cfg.DATA.NUM_FRAMES)

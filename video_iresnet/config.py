@@ -1,0 +1,307 @@
+"""Every key with its default, and the loading, overriding and checking of configs.
+
+Keys have PySlowFast's names where they mean the same. Where ours differ in meaning, the comment says how.
+"""
+
+from __future__ import annotations
+
+import ast
+import difflib
+import os
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+import yaml
+from fvcore.common.config import CfgNode
+
+from .models import ARCHITECTURES, DEPTHS
+from .runtime.errors import InputError
+
+Config = CfgNode
+
+
+def default_config() -> Config:
+    """A new config with every key at its default."""
+    cfg = CfgNode()
+
+    # Where a run writes: config.yaml, logs, checkpoints/, tensorboard/, results.json, predictions.csv.
+    cfg.OUTPUT_DIR = "output"
+    # One seed for weights, sample order, clips, augmentation and dropout.
+    cfg.RNG_SEED = 0
+    # Processes to start, each on its own GPU; without GPUs they run on the CPU. 0: one process, on the CPU. torchrun takes precedence.
+    cfg.NUM_GPUS = 1
+    # Steps between two log lines.
+    cfg.LOG_PERIOD = 10
+
+    cfg.TRAIN = CfgNode()
+    cfg.TRAIN.ENABLE = True
+    # Clips per step over all processes (PySlowFast: per machine).
+    cfg.TRAIN.BATCH_SIZE = 64
+    # Epochs between two validations, and between two checkpoints; both also happen after the last epoch.
+    cfg.TRAIN.EVAL_PERIOD = 10
+    cfg.TRAIN.CHECKPOINT_PERIOD = 10
+    # How many of the latest checkpoints stay; the best one stays besides.
+    cfg.TRAIN.CHECKPOINTS_KEPT = 3
+    # Go on from the latest checkpoint of OUTPUT_DIR, where there is one.
+    cfg.TRAIN.AUTO_RESUME = True
+    # Weights to start from; epoch and optimizer start anew.
+    cfg.TRAIN.CHECKPOINT_FILE_PATH = ""
+
+    cfg.TEST = CfgNode()
+    cfg.TEST.ENABLE = True
+    # Views per forward pass and process.
+    cfg.TEST.BATCH_SIZE = 8
+    # Weights to test; where empty, the latest checkpoint of OUTPUT_DIR, else TRAIN.CHECKPOINT_FILE_PATH.
+    cfg.TEST.CHECKPOINT_FILE_PATH = ""
+    # Clips per video, spread flush with both ends; a single one is centred (PySlowFast: the first).
+    cfg.TEST.NUM_ENSEMBLE_VIEWS = 10
+    # Square crops per clip: 1 (the centre) or 3 (along the longer side).
+    cfg.TEST.NUM_SPATIAL_CROPS = 3
+    # Also report the accuracy with each clip's frames reversed, shuffled, and frozen to the middle one.
+    cfg.TEST.TEMPORAL_CHECKS = False
+
+    cfg.DATA = CfgNode()
+    # The folder of the lists; relative paths below start here.
+    cfg.DATA.PATH_TO_DATA_DIR = ""
+    cfg.DATA.TRAIN_LIST = "train.csv"
+    cfg.DATA.VAL_LIST = "val.csv"
+    cfg.DATA.TEST_LIST = "test.csv"
+    # The folder where the lists' paths start.
+    cfg.DATA.PATH_PREFIX = ""
+    # What stands between path and label: a blank, a tab, a comma or a semicolon; where empty, each list's first line tells.
+    cfg.DATA.PATH_LABEL_SEPARATOR = ""
+    # A file with one class name a line; names go into checkpoints.
+    cfg.DATA.CLASS_NAMES = ""
+    # The share of unreadable training videos above which a run stops.
+    cfg.DATA.MAX_BAD_SHARE = 0.01
+    # dense: NUM_FRAMES frames, SAMPLING_RATE apart. segments: one frame of each of NUM_FRAMES equal parts of the video.
+    cfg.DATA.SAMPLER = "dense"
+    cfg.DATA.NUM_FRAMES = 8
+    cfg.DATA.SAMPLING_RATE = 8
+    # Per channel, of values in [0, 1], RGB.
+    cfg.DATA.MEAN = [0.45, 0.45, 0.45]
+    cfg.DATA.STD = [0.225, 0.225, 0.225]
+    # The short side is drawn between these for training; validation uses the first.
+    cfg.DATA.TRAIN_JITTER_SCALES = [256, 320]
+    # Pixels of the square that the network sees in training and validation.
+    cfg.DATA.TRAIN_CROP_SIZE = 224
+    # The same in testing; the short side is scaled to it.
+    cfg.DATA.TEST_CROP_SIZE = 256
+    # Mirror half of the training clips; not for classes that tell left from right.
+    cfg.DATA.RANDOM_FLIP = True
+
+    cfg.DATA_LOADER = CfgNode()
+    # Decoding processes per training or testing process; 0 decodes in the main one.
+    cfg.DATA_LOADER.NUM_WORKERS = 8
+
+    cfg.MODEL = CfgNode()
+    # resnet or iresnet.
+    cfg.MODEL.ARCH = "iresnet"
+    cfg.MODEL.NUM_CLASSES = 400
+    cfg.MODEL.DROPOUT_RATE = 0.5
+
+    cfg.RESNET = CfgNode()
+    # 18 and 34 (basic blocks), 50 and 101 (bottlenecks).
+    cfg.RESNET.DEPTH = 50
+    # Channels of the stem and of stage 1's inner convolutions; each later stage doubles them.
+    cfg.RESNET.WIDTH_PER_GROUP = 64
+    # Temporal kernels of the stem and of the 3x3 convolutions of the four stages.
+    cfg.RESNET.STEM_TEMPORAL_KERNEL = 5
+    cfg.RESNET.TEMPORAL_KERNELS = [3, 3, 3, 3]
+    # Temporal strides of the four stages.
+    cfg.RESNET.TEMPORAL_STRIDES = [1, 1, 2, 2]
+    # iresnet: True computes what the authors' released code computes, False what their paper draws.
+    cfg.RESNET.RECTIFY_IDENTITY = True
+    # Start with residual branches that return zero.
+    cfg.RESNET.ZERO_INIT_RESIDUAL = False
+
+    cfg.BN = CfgNode()
+    # Weight decay of batch normalisation's scales and shifts.
+    cfg.BN.WEIGHT_DECAY = 0.0
+
+    cfg.SOLVER = CfgNode()
+    # The peak learning rate, for the batch size as it stands.
+    cfg.SOLVER.BASE_LR = 0.1
+    # cosine, or steps_with_relative_lrs.
+    cfg.SOLVER.LR_POLICY = "cosine"
+    cfg.SOLVER.COSINE_END_LR = 0.0
+    # Steps: from epoch STEPS[i] on, the rate is LRS[i] * BASE_LR.
+    cfg.SOLVER.STEPS = []
+    cfg.SOLVER.LRS = []
+    cfg.SOLVER.MAX_EPOCH = 300
+    cfg.SOLVER.WARMUP_EPOCHS = 0.0
+    cfg.SOLVER.WARMUP_START_LR = 0.01
+    cfg.SOLVER.MOMENTUM = 0.9
+    cfg.SOLVER.NESTEROV = True
+    cfg.SOLVER.WEIGHT_DECAY = 1e-4
+    return cfg
+
+
+def load_config(path: str, overrides: Sequence[str] = ()) -> Config:
+    """Defaults, then the YAML file (with its `_BASE_`), then `KEY VALUE` overrides; checked. Raises InputError."""
+    try:
+        tree = CfgNode.load_yaml_with_base(path)
+    except OSError as error:
+        raise InputError(f"cannot read config {path}: {error.strerror or error}") from error
+    except yaml.YAMLError as error:
+        raise InputError(f"config {path} is not plain YAML: {' '.join(str(error).split())}") from error
+    if not isinstance(tree, dict):
+        raise InputError(f"config {path} holds no keys; expected lines like `TRAIN:` and `  BATCH_SIZE: 64`")
+    cfg = default_config()
+    for key, value in _leaves(tree):
+        _set(cfg, key, value, path)
+    if len(overrides) % 2:
+        raise InputError(f"override {overrides[-1]} has no value; expected KEY VALUE pairs")
+    for key, text in zip(overrides[::2], overrides[1::2], strict=True):
+        _set(cfg, key, text, "the command line")
+    validate(cfg)
+    return cfg
+
+
+def validate(cfg: Config) -> None:
+    """The checks that concern several keys, and the ranges of single ones. Raises InputError."""
+    _check_choice(cfg, "MODEL.ARCH", list(ARCHITECTURES))
+    _check_choice(cfg, "RESNET.DEPTH", list(DEPTHS))
+    _check_choice(cfg, "SOLVER.LR_POLICY", ["cosine", "steps_with_relative_lrs"])
+    _check_choice(cfg, "DATA.SAMPLER", ["dense", "segments"])
+    _check_choice(cfg, "TEST.NUM_SPATIAL_CROPS", [1, 3])
+    for key in ("TRAIN.BATCH_SIZE", "TRAIN.EVAL_PERIOD", "TRAIN.CHECKPOINT_PERIOD", "TRAIN.CHECKPOINTS_KEPT", "TEST.BATCH_SIZE"):
+        _check_least(cfg, key, 1)
+    for key in ("TEST.NUM_ENSEMBLE_VIEWS", "DATA.NUM_FRAMES", "DATA.SAMPLING_RATE", "RESNET.WIDTH_PER_GROUP", "SOLVER.MAX_EPOCH", "LOG_PERIOD"):
+        _check_least(cfg, key, 1)
+    for key in ("NUM_GPUS", "RNG_SEED", "DATA_LOADER.NUM_WORKERS", "SOLVER.WARMUP_EPOCHS", "SOLVER.WEIGHT_DECAY", "BN.WEIGHT_DECAY"):
+        _check_least(cfg, key, 0)
+    _check_least(cfg, "MODEL.NUM_CLASSES", 2)
+    _check(0 <= cfg.MODEL.DROPOUT_RATE < 1, f"MODEL.DROPOUT_RATE is {cfg.MODEL.DROPOUT_RATE}; expected a share in [0, 1)")
+    _check(0 <= cfg.DATA.MAX_BAD_SHARE <= 1, f"DATA.MAX_BAD_SHARE is {cfg.DATA.MAX_BAD_SHARE}; expected a share in [0, 1]")
+    _check(len(cfg.DATA.MEAN) == 3 and len(cfg.DATA.STD) == 3 and min(cfg.DATA.STD) > 0, "DATA.MEAN and DATA.STD need three numbers each, STD above 0")
+    _check_network_sizes(cfg)
+    _check_schedule(cfg)
+    _check(cfg.TRAIN.ENABLE or cfg.TEST.ENABLE, "TRAIN.ENABLE and TEST.ENABLE are both False, which leaves nothing to do; set one to True")
+
+
+def needed_files(cfg: Config) -> dict[str, str]:
+    """The files a run reads, under the keys that name them; without the videos."""
+    folder = cfg.DATA.PATH_TO_DATA_DIR
+    files = {}
+    if cfg.TRAIN.ENABLE:
+        files["DATA.TRAIN_LIST"] = os.path.join(folder, cfg.DATA.TRAIN_LIST)
+        files["DATA.VAL_LIST"] = os.path.join(folder, cfg.DATA.VAL_LIST)
+        if cfg.TRAIN.CHECKPOINT_FILE_PATH:
+            files["TRAIN.CHECKPOINT_FILE_PATH"] = cfg.TRAIN.CHECKPOINT_FILE_PATH
+    if cfg.TEST.ENABLE:
+        files["DATA.TEST_LIST"] = os.path.join(folder, cfg.DATA.TEST_LIST)
+        if cfg.TEST.CHECKPOINT_FILE_PATH:
+            files["TEST.CHECKPOINT_FILE_PATH"] = cfg.TEST.CHECKPOINT_FILE_PATH
+    if cfg.DATA.CLASS_NAMES:
+        files["DATA.CLASS_NAMES"] = os.path.join(folder, cfg.DATA.CLASS_NAMES)
+    return files
+
+
+def _check_network_sizes(cfg: Config) -> None:
+    smallest, *rest = cfg.DATA.TRAIN_JITTER_SCALES
+    _check(
+        len(rest) == 1 and smallest <= rest[0], f"DATA.TRAIN_JITTER_SCALES is {cfg.DATA.TRAIN_JITTER_SCALES}; expected the smallest and the largest"
+    )
+    _check(
+        cfg.DATA.TRAIN_CROP_SIZE <= smallest,
+        f"DATA.TRAIN_CROP_SIZE {cfg.DATA.TRAIN_CROP_SIZE} is larger than the smallest short side {smallest} (DATA.TRAIN_JITTER_SCALES); "
+        "make the crop smaller or the scales larger",
+    )
+    for key in ("DATA.TRAIN_CROP_SIZE", "DATA.TEST_CROP_SIZE"):
+        _check_least(cfg, key, 32)
+    for key in ("RESNET.TEMPORAL_KERNELS", "RESNET.TEMPORAL_STRIDES"):
+        values = _get(cfg, key)
+        _check(len(values) == 4 and min(values) >= 1, f"{key} is {values}; expected four positive numbers, one for each stage")
+    kernels = [cfg.RESNET.STEM_TEMPORAL_KERNEL, *cfg.RESNET.TEMPORAL_KERNELS]
+    _check(all(k % 2 for k in kernels), f"RESNET.STEM_TEMPORAL_KERNEL and RESNET.TEMPORAL_KERNELS are {kernels}; expected odd numbers")
+    stride = 1
+    for s in cfg.RESNET.TEMPORAL_STRIDES:
+        stride *= s
+    _check(
+        cfg.DATA.NUM_FRAMES >= stride,
+        f"DATA.NUM_FRAMES {cfg.DATA.NUM_FRAMES} is less than {stride}, the product of RESNET.TEMPORAL_STRIDES; take more frames or smaller strides",
+    )
+
+
+def _check_schedule(cfg: Config) -> None:
+    solver = cfg.SOLVER
+    _check(solver.BASE_LR > 0, f"SOLVER.BASE_LR is {solver.BASE_LR}; expected more than 0")
+    _check(
+        solver.WARMUP_EPOCHS < solver.MAX_EPOCH, f"SOLVER.WARMUP_EPOCHS {solver.WARMUP_EPOCHS} leaves nothing of SOLVER.MAX_EPOCH {solver.MAX_EPOCH}"
+    )
+    _check(not solver.NESTEROV or solver.MOMENTUM > 0, "SOLVER.NESTEROV needs a SOLVER.MOMENTUM above 0")
+    if solver.LR_POLICY == "cosine":
+        _check(
+            solver.COSINE_END_LR < solver.BASE_LR, f"SOLVER.COSINE_END_LR {solver.COSINE_END_LR} is not below SOLVER.BASE_LR {solver.BASE_LR}"
+        )
+    else:
+        _check(
+            len(solver.STEPS) == len(solver.LRS) > 0 and solver.STEPS[0] == 0 and list(solver.STEPS) == sorted(solver.STEPS),
+            f"SOLVER.STEPS {solver.STEPS} and SOLVER.LRS {solver.LRS} do not fit; expected as many rates as steps, and ascending steps from 0",
+        )
+
+
+def _check(condition: bool, message: str) -> None:
+    if not condition:
+        raise InputError(message)
+
+
+def _check_choice(cfg: Config, key: str, choices: list[Any]) -> None:
+    value = _get(cfg, key)
+    _check(value in choices, f"{key} is {value}; expected one of {', '.join(map(str, choices))}")
+
+
+def _check_least(cfg: Config, key: str, least: int) -> None:
+    value = _get(cfg, key)
+    _check(value >= least, f"{key} is {value}; expected at least {least}")
+
+
+def _get(cfg: Config, key: str) -> Any:
+    for part in key.split("."):
+        cfg = cfg[part]
+    return cfg
+
+
+def _leaves(tree: dict[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
+    """(full key, value) of everything in a nested dict."""
+    for name, value in tree.items():
+        if isinstance(value, dict):
+            yield from _leaves(value, f"{prefix}{name}.")
+        else:
+            yield f"{prefix}{name}", value
+
+
+def _set(cfg: Config, key: str, value: Any, source: str) -> None:
+    known = dict(_leaves(cfg))
+    if key not in known:
+        nearest = difflib.get_close_matches(key, known, n=1, cutoff=0.0)[0]
+        raise InputError(f"unknown key {key} in {source}; did you mean {nearest}?")
+    *parents, name = key.split(".")
+    for parent in parents:
+        cfg = cfg[parent]
+    setattr(cfg, name, _convert(known[key], value, key, source))
+
+
+def _convert(default: Any, value: Any, key: str, source: str) -> Any:
+    """`value` with the type of `default`: a text is read as a Python literal where a text is not wanted, an int stands for a float."""
+    original = value
+    if isinstance(value, str) and not isinstance(default, str):
+        try:
+            value = ast.literal_eval(value)
+        except (ValueError, SyntaxError):
+            pass
+    if isinstance(default, str) and isinstance(value, int | float) and source == "the command line":
+        value = str(original)
+    if isinstance(default, float) and isinstance(value, int) and not isinstance(value, bool):
+        return float(value)
+    if isinstance(default, list) and isinstance(value, list | tuple):
+        numbers = all(isinstance(item, int | float) and not isinstance(item, bool) for item in value)
+        whole = all(isinstance(item, int) for item in default) and key not in ("SOLVER.STEPS", "SOLVER.LRS")
+        if numbers and not (whole and any(isinstance(item, float) for item in value)):
+            return [item if whole else float(item) for item in value]
+        raise InputError(f"{key} in {source} is {original!r}; expected a list of {'whole ' if whole else ''}numbers")
+    if type(value) is not type(default):
+        expected = {str: "a text", bool: "True or False", int: "a whole number", float: "a number", list: "a list like [1, 2]"}[type(default)]
+        raise InputError(f"{key} in {source} is {original!r}; expected {expected}")
+    return value

@@ -1,0 +1,1 @@
+"""Training and evaluation; takes objects, never a config."""

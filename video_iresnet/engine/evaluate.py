@@ -1,0 +1,172 @@
+"""Multi-view testing: every video once, exact on any number of processes.
+
+The network sees the same batches for any number of processes, results are kept under their record, and nothing is padded or replaced.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from typing import NamedTuple
+
+import torch
+from torch import Tensor, nn
+from tqdm import tqdm
+
+from ..data.dataset import VideoViews
+from ..data.functional import crop
+from ..data.records import Record
+from ..runtime.distributed import Processes, StopRequest
+from ..runtime.seeding import Stream, generator
+from .metrics import TOP
+
+FrameOrder = Callable[[list[int], int], list[int]]
+"""(positions of a clip's frames, record) -> the positions that the network gets."""
+
+
+def forward(clip: list[int], record: int) -> list[int]:
+    return clip
+
+
+def reversed_frames(clip: list[int], record: int) -> list[int]:
+    return clip[::-1]
+
+
+def frozen_frames(clip: list[int], record: int) -> list[int]:
+    return [clip[len(clip) // 2]] * len(clip)
+
+
+class ShuffledFrames(NamedTuple):
+    """One order per video, from (seed, record)."""
+
+    seed: int
+
+    def __call__(self, clip: list[int], record: int) -> list[int]:
+        return [clip[i] for i in generator(self.seed, Stream.SHUFFLE, record).permutation(len(clip))]
+
+
+def temporal_checks(seed: int) -> dict[str, FrameOrder]:
+    """The orders of frames that show whether a network uses time."""
+    return {"reversed": reversed_frames, "shuffled": ShuffledFrames(seed), "frozen": frozen_frames}
+
+
+class Prediction(NamedTuple):
+    """The most probable classes, at most five, and their probabilities."""
+
+    classes: list[int]
+    probabilities: list[float]
+
+
+class VideoResult(NamedTuple):
+    """The predictions for one video by protocol and by temporal check; none, and the reason, where it could not be read."""
+
+    record: int
+    by_views: dict[str, Prediction]
+    by_check: dict[str, Prediction]
+    error: str
+
+
+class Accuracy(NamedTuple):
+    """Percent of the videos; unreadable videos count as wrong in `top1` and `top5` and are left out of the others."""
+
+    top1: float
+    top5: float
+    top1_readable: float
+    top5_readable: float
+
+
+@torch.inference_mode()
+def evaluate(
+    model: nn.Module,
+    videos: Iterable[list[VideoViews]],
+    *,
+    crop_size: int,
+    batch_size: int,
+    to_network: Callable[[Tensor], Tensor],
+    checks: dict[str, FrameOrder],
+    processes: Processes,
+    stop: StopRequest,
+) -> list[VideoResult] | None:
+    """The results of all videos in the order of their records, on every process; None after a request to stop."""
+    model.eval()
+    orders = {"": forward, **checks}
+    results = []
+    for group in tqdm(videos, desc="testing", unit="batch", leave=False, disable=None if processes.is_main else True):
+        views = (view for video in group for order in orders.values() for view in _views(video, order, crop_size, processes.device))
+        results += _split(group, list(orders), list(_probabilities(model, views, batch_size, to_network)))
+        if stop:
+            break
+    if processes.sum([int(bool(stop))])[0]:
+        return None
+    return sorted(result for some in processes.gather(results) for result in some)
+
+
+def accuracy(predictions: Sequence[Prediction | None], records: Sequence[Record]) -> Accuracy:
+    """`predictions[i]` is that of `records[i]`; None where the video could not be read."""
+    pairs = [(prediction, record.label) for prediction, record in zip(predictions, records, strict=True) if prediction]
+    top1 = sum(prediction.classes[0] == label for prediction, label in pairs)
+    top5 = sum(label in prediction.classes for prediction, label in pairs)
+    readable = max(len(pairs), 1)
+    return Accuracy(100 * top1 / len(records), 100 * top5 / len(records), 100 * top1 / readable, 100 * top5 / readable)
+
+
+def view_subsets(num_clips: int, num_crops: int) -> dict[str, tuple[slice, slice]]:
+    """The protocols that the views of one pass contain: name -> (clips, crops). Single ones are those nearest the centre."""
+    clip, square = (num_clips - 1) // 2, num_crops // 2
+    one_clip, one_crop = slice(clip, clip + 1), slice(square, square + 1)
+    return {
+        "1x1": (one_clip, one_crop),
+        f"1x{num_crops}": (one_clip, slice(None)),
+        f"{num_clips}x1": (slice(None), one_crop),
+        f"{num_clips}x{num_crops}": (slice(None), slice(None)),
+    }
+
+
+def _views(video: VideoViews, order: FrameOrder, crop_size: int, device: torch.device) -> Iterator[Tensor]:
+    """The views of a video, clip by clip, each (3, T, S, S) uint8."""
+    frames = video.frames.to(device, non_blocking=True)
+    for clip in video.clips:
+        chosen = frames[torch.tensor(order(clip, video.record), device=device)]
+        for top, left in video.crops:
+            yield crop(chosen, top, left, crop_size).permute(3, 0, 1, 2)
+
+
+def _probabilities(model: nn.Module, views: Iterator[Tensor], batch_size: int, to_network: Callable[[Tensor], Tensor]) -> Iterator[Tensor]:
+    """(n, K) probabilities on the CPU, for `batch_size` views at a time."""
+    batch = []
+    for view in views:
+        batch.append(view)
+        if len(batch) == batch_size:
+            yield _forward(model, batch, to_network)
+            batch = []
+    if batch:
+        yield _forward(model, batch, to_network)
+
+
+def _forward(model: nn.Module, batch: list[Tensor], to_network: Callable[[Tensor], Tensor]) -> Tensor:
+    clips = torch.stack([view.permute(1, 2, 3, 0) for view in batch]).permute(0, 4, 1, 2, 3)
+    return model(to_network(clips)).float().softmax(1).cpu()  # type: ignore[no-any-return]
+
+
+def _split(group: list[VideoViews], orders: list[str], probabilities: list[Tensor]) -> list[VideoResult]:
+    """Give each video of a group its rows of the probabilities, and average them."""
+    results = []
+    row = 0
+    rows = torch.cat(probabilities).double() if probabilities else torch.empty(0)
+    for video in group:
+        num_clips, num_crops = len(video.clips), len(video.crops)
+        if not num_clips:
+            results.append(VideoResult(video.record, {}, {}, video.error))
+            continue
+        count = len(orders) * num_clips * num_crops
+        views = rows[row : row + count].unflatten(0, (len(orders), num_clips, num_crops))
+        row += count
+        by_views = {name: _predict(views[0][clips, crops]) for name, (clips, crops) in view_subsets(num_clips, num_crops).items()}
+        by_check = {name: _predict(views[i]) for i, name in enumerate(orders) if name}
+        results.append(VideoResult(video.record, by_views, by_check, ""))
+    return results
+
+
+def _predict(probabilities: Tensor) -> Prediction:
+    """(clips, crops, K) -> the classes of the highest mean probability."""
+    best = probabilities.mean((0, 1)).topk(min(TOP, probabilities.shape[-1]))
+    return Prediction(best.indices.tolist(), best.values.tolist())

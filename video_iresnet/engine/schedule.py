@@ -1,0 +1,30 @@
+"""Learning rates as functions of progress, the share of all steps that are done, in [0, 1]."""
+
+from __future__ import annotations
+
+import bisect
+import math
+from collections.abc import Callable, Sequence
+
+Schedule = Callable[[float], float]
+
+
+def cosine(base_lr: float, end_lr: float) -> Schedule:
+    """From `base_lr` down to `end_lr` on half a cosine (Loshchilov and Hutter, arXiv 1608.03983)."""
+    return lambda progress: end_lr + (base_lr - end_lr) * 0.5 * (1.0 + math.cos(math.pi * progress))
+
+
+def steps(base_lr: float, starts: Sequence[float], factors: Sequence[float]) -> Schedule:
+    """`factors[i] * base_lr` from progress `starts[i]` on; the first start is 0."""
+    return lambda progress: base_lr * factors[bisect.bisect_right(starts, progress) - 1]
+
+
+def warm_up(schedule: Schedule, start_lr: float, share: float) -> Schedule:
+    """In the first `share` of the run, a line from `start_lr` to what `schedule` gives at its end; then `schedule`, as in PySlowFast."""
+
+    def warmed(progress: float) -> float:
+        if progress >= share:
+            return schedule(progress)
+        return start_lr + (schedule(share) - start_lr) * progress / share
+
+    return warmed

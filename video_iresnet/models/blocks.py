@@ -1,0 +1,203 @@
+"""Residual blocks and shortcuts for images (dims=2) and video (dims=3).
+
+Sizes are ordered (t, h, w) everywhere; an image network has a temporal size of one, which is dropped here.
+Sources: He et al., arXiv 1512.03385 (plain blocks); Duta et al., arXiv 2004.04989 and its released 2D code (stage blocks, improved shortcut).
+"""
+
+from __future__ import annotations
+
+import enum
+from typing import NamedTuple
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+Size = tuple[int, int, int]
+ONE: Size = (1, 1, 1)
+
+
+class Layers(NamedTuple):
+    """Makes the layers of a network for images (`dims` 2) or video (`dims` 3) out of (t, h, w) sizes."""
+
+    dims: int
+
+    def _own(self, size: Size) -> tuple[int, ...]:
+        if self.dims == 2 and size[0] != 1:
+            raise ValueError(f"temporal size {size[0]} in an image network, where only 1 is possible")
+        return size[3 - self.dims :]
+
+    def conv(self, inputs: int, outputs: int, kernel: Size = ONE, stride: Size = ONE) -> nn.Module:
+        """A convolution without bias, padded so that only `stride` changes the size."""
+        padding = self._own((kernel[0] // 2, kernel[1] // 2, kernel[2] // 2)) if self.dims == 3 else (kernel[1] // 2, kernel[2] // 2)
+        layer = nn.Conv2d if self.dims == 2 else nn.Conv3d
+        return layer(inputs, outputs, self._own(kernel), self._own(stride), padding, bias=False)
+
+    def norm(self, channels: int) -> nn.Module:
+        return nn.BatchNorm2d(channels) if self.dims == 2 else nn.BatchNorm3d(channels)
+
+    def max_pool(self, kernel: Size, stride: Size) -> nn.Module:
+        padding = tuple(k // 2 for k in self._own(kernel))
+        layer = nn.MaxPool2d if self.dims == 2 else nn.MaxPool3d
+        return layer(self._own(kernel), self._own(stride), padding)
+
+
+class Position(enum.Enum):
+    """Where a block stands decides where its normalisations and ReLUs are (table in section 1 of the released code's description)."""
+
+    PLAIN = "plain"  # the ordinary residual block, wherever it stands
+    START = "start"  # first of a stage
+    FIRST_MIDDLE = "first middle"  # second of a stage
+    MIDDLE = "middle"
+    END = "end"  # last of a stage of three or more
+    SECOND_AND_END = "second and end"  # last of a stage of two
+
+    @staticmethod
+    def in_stage(index: int, depth: int) -> Position:
+        """The position of block `index` of a stage of `depth` blocks, under the stage rule of ResStage and iResNet."""
+        if depth < 2:
+            raise ValueError(f"a stage of {depth} block, but a start and an end block make two")
+        if index == 0:
+            return Position.START
+        if index == depth - 1:
+            return Position.SECOND_AND_END if depth == 2 else Position.END
+        return Position.FIRST_MIDDLE if index == 1 else Position.MIDDLE
+
+    @property
+    def norm_first(self) -> bool:
+        return self in (Position.MIDDLE, Position.END)
+
+    @property
+    def relu_first(self) -> bool:
+        return self not in (Position.PLAIN, Position.START)
+
+    @property
+    def norm_before_addition(self) -> bool:
+        return self in (Position.PLAIN, Position.START)
+
+    @property
+    def norm_after_addition(self) -> bool:
+        return self in (Position.END, Position.SECOND_AND_END)
+
+    @property
+    def relu_last(self) -> bool:
+        return self.norm_after_addition or self is Position.PLAIN
+
+
+class BlockSpec(NamedTuple):
+    """What a block needs to know: channels, the stride and temporal kernel of its 3x3 convolutions, its position and its shortcut."""
+
+    inputs: int
+    planes: int
+    stride: Size
+    temporal_kernel: int
+    position: Position
+    improved_shortcut: bool
+    rectify_identity: bool
+
+
+def shortcut(layers: Layers, spec: BlockSpec, outputs: int) -> nn.Module:
+    """The projection shortcut of a block, (B, inputs, ...) -> (B, outputs, ...).
+
+    Ordinary: a 1x1 convolution of the block's stride and BN. Improved: where the stride is not 1, a max pool of that stride with the
+    kernel of the block's 3x3 convolution sees every activation; a 1x1 convolution of stride 1 and BN follow where the channels change.
+    """
+    strided = spec.stride != ONE
+    if not strided and spec.inputs == outputs:
+        return nn.Identity()
+    if not spec.improved_shortcut:
+        return nn.Sequential(layers.conv(spec.inputs, outputs, stride=spec.stride), layers.norm(outputs))
+    modules = [layers.max_pool((spec.temporal_kernel, 3, 3), spec.stride)] if strided else []
+    if spec.inputs != outputs:
+        modules += [layers.conv(spec.inputs, outputs), layers.norm(outputs)]
+    return nn.Sequential(*modules)
+
+
+class ResidualBlock(nn.Module):
+    """(B, inputs, t, h, w) -> (B, planes * expansion, t', h', w'): what basic blocks and bottlenecks share.
+
+    `rectify_identity` keeps a behaviour that the released weights depend on: where a block begins with a bare ReLU, the released code
+    applies it in place, so that the identity path is rectified too.
+    """
+
+    expansion: int
+    num_convs: int
+
+    def __init__(self, layers: Layers, spec: BlockSpec) -> None:
+        super().__init__()
+        self.position = spec.position
+        self.rectify_identity = spec.rectify_identity
+        if spec.position.norm_first:
+            self.bn0 = layers.norm(spec.inputs)
+        self.downsample = shortcut(layers, spec, spec.planes * self.expansion)
+
+    def branch(self, x: Tensor) -> Tensor:
+        """The convolutions of the residual branch, without the last normalisation."""
+        raise NotImplementedError
+
+    @property
+    def last_norm_name(self) -> str:
+        return f"bn{self.num_convs}"
+
+    def zero_init(self) -> None:
+        """Make the residual branch return zero: by the last BN where it belongs to the branch, else by the last convolution."""
+        last = getattr(self, self.last_norm_name if self.position.norm_before_addition else f"conv{self.num_convs}")
+        nn.init.zeros_(last.weight)
+
+    def forward(self, x: Tensor) -> Tensor:
+        out = x
+        if self.position.norm_first:
+            out = F.relu(self.bn0(x))
+        elif self.position.relu_first:
+            out = F.relu(x)
+            if self.rectify_identity:
+                x = out
+        out = self.branch(out)
+        if self.position.norm_before_addition:
+            out = getattr(self, self.last_norm_name)(out)
+        out = out + self.downsample(x)
+        if self.position.norm_after_addition:
+            out = getattr(self, self.last_norm_name)(out)
+        return F.relu(out) if self.position.relu_last else out
+
+
+class BasicBlock(ResidualBlock):
+    """Two 3x3 convolutions."""
+
+    expansion = 1
+    num_convs = 2
+
+    def __init__(self, layers: Layers, spec: BlockSpec) -> None:
+        super().__init__(layers, spec)
+        kernel = (spec.temporal_kernel, 3, 3)
+        self.conv1 = layers.conv(spec.inputs, spec.planes, kernel, spec.stride)
+        self.bn1 = layers.norm(spec.planes)
+        self.conv2 = layers.conv(spec.planes, spec.planes, kernel)
+        if spec.position.norm_before_addition or spec.position.norm_after_addition:
+            self.bn2 = layers.norm(spec.planes)
+
+    def branch(self, x: Tensor) -> Tensor:
+        out = F.relu(self.bn1(self.conv1(x)))
+        return self.conv2(out)  # type: ignore[no-any-return]
+
+
+class Bottleneck(ResidualBlock):
+    """1x1, 3x3 and 1x1 convolutions; the stride is on the 3x3 one."""
+
+    expansion = 4
+    num_convs = 3
+
+    def __init__(self, layers: Layers, spec: BlockSpec) -> None:
+        super().__init__(layers, spec)
+        self.conv1 = layers.conv(spec.inputs, spec.planes)
+        self.bn1 = layers.norm(spec.planes)
+        self.conv2 = layers.conv(spec.planes, spec.planes, (spec.temporal_kernel, 3, 3), spec.stride)
+        self.bn2 = layers.norm(spec.planes)
+        self.conv3 = layers.conv(spec.planes, spec.planes * self.expansion)
+        if spec.position.norm_before_addition or spec.position.norm_after_addition:
+            self.bn3 = layers.norm(spec.planes * self.expansion)
+
+    def branch(self, x: Tensor) -> Tensor:
+        out = F.relu(self.bn1(self.conv1(x)))
+        out = F.relu(self.bn2(self.conv2(out)))
+        return self.conv3(out)  # type: ignore[no-any-return]

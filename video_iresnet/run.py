@@ -1,0 +1,368 @@
+"""The story of a run: train(cfg) and test(cfg), readable from top to bottom."""
+
+from __future__ import annotations
+
+import csv
+import signal
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import simplejson
+import torch
+from tabulate import tabulate
+from torch import nn
+from torch.nn.parallel import DistributedDataParallel
+
+from . import build
+from .config import Config, needed_files
+from .data.dataset import ViewDataset
+from .data.loader import EpochBatches, clip_loader, view_loader
+from .data.records import Record, missing_videos
+from .engine.batchnorm import share_buffers
+from .engine.checkpoint import BEST, checkpoint_name, list_checkpoints, load_checkpoint, load_model_state, prune_checkpoints, save_checkpoint
+from .engine.evaluate import Accuracy, FrameOrder, VideoResult, accuracy, evaluate, temporal_checks, view_subsets
+from .engine.metrics import TOP, train_stats
+from .engine.train import BadVideos, EpochResult, Trainer, epoch_line, hours, train_epoch
+from .runtime.distributed import Processes, StopRequest
+from .runtime.errors import InputError
+from .runtime.logging import Stats, log, setup_logging
+from .runtime.seeding import Stream, integer_seed
+from .runtime.storage import atomic_write, make_output_dir, path_manager
+
+
+class Interrupted(Exception):
+    """A run that ended in order on Ctrl-C or SIGTERM; the message says what was saved."""
+
+    def __init__(self, signal_number: int, message: str) -> None:
+        super().__init__(message)
+        self.signal_number = signal_number or signal.SIGTERM
+
+
+@dataclass
+class Position:
+    """How far a training run is: whole epochs, steps of the next one with their sums, and the validations so far."""
+
+    epoch: int = 0
+    step: int = 0
+    sums: list[float] | None = None
+    history: list[dict[str, float]] = field(default_factory=list)
+
+    def validated(self) -> bool:
+        return any(past["epoch"] == self.epoch for past in self.history)
+
+
+def train(cfg: Config) -> None:
+    """Train, validate and write checkpoints; goes on where an earlier run of the same OUTPUT_DIR stopped.
+
+    Raises InputError for what a user can put right, Interrupted after Ctrl-C or SIGTERM.
+    """
+    processes, folder = _start(cfg)
+    stop = StopRequest()
+    records = _records(cfg, "DATA.TRAIN_LIST", cfg.DATA.MAX_BAD_SHARE)
+    validation = build.build_validation_data(cfg, _records(cfg, "DATA.VAL_LIST"))
+    if cfg.TEST.ENABLE:
+        _records(cfg, "DATA.TEST_LIST")  # a mistake in it should show now, not after the training
+    _check_batch_size(cfg, len(records), processes.size)
+
+    torch.manual_seed(integer_seed(cfg.RNG_SEED, Stream.WEIGHTS))
+    model = build.build_model(cfg).to(processes.device, memory_format=torch.channels_last_3d)  # type: ignore[call-overload]
+    optimizer = build.build_optimizer(cfg, model)
+    position = _resume(cfg, folder, model, optimizer)
+    batches = EpochBatches(
+        len(records), cfg.TRAIN.BATCH_SIZE, seed=cfg.RNG_SEED, rank=processes.rank, world_size=processes.size, start=(position.epoch, position.step)
+    )
+    steps = batches.steps_per_epoch
+    on_gpu = processes.device.type == "cuda"
+    loader = clip_loader(build.build_training_data(cfg, records), batches, num_workers=cfg.DATA_LOADER.NUM_WORKERS, pin_memory=on_gpu)
+    trainer = Trainer(
+        model=DistributedDataParallel(model) if processes.size > 1 else model,
+        optimizer=optimizer,
+        schedule=build.build_schedule(cfg),
+        batches=iter(loader),
+        to_network=build.build_to_network(cfg, processes.device),
+        bad_videos=BadVideos(records, cfg.DATA.MAX_BAD_SHARE),
+        processes=processes,
+        stop=stop,
+        stats=Stats(folder, position.epoch * steps + position.step) if processes.is_main else None,
+        steps_per_epoch=steps,
+        num_epochs=cfg.SOLVER.MAX_EPOCH,
+        log_period=cfg.LOG_PERIOD,
+        seed=cfg.RNG_SEED,
+    )
+    log.info(
+        "training %s-%d (%.2fM parameters) on %d videos: %d epochs of %d steps of %d clips; %d process(es), %s",
+        cfg.MODEL.ARCH, cfg.RESNET.DEPTH, sum(p.numel() for p in model.parameters()) / 1e6, len(records),
+        cfg.SOLVER.MAX_EPOCH, steps, cfg.TRAIN.BATCH_SIZE, processes.size, processes.device,
+    )  # fmt: skip
+
+    def save() -> Path:
+        path = folder / "checkpoints" / checkpoint_name(position.epoch, position.step)
+        share_buffers(model)
+        if processes.is_main:
+            save_checkpoint(path, _state(cfg, model, optimizer, position))
+            prune_checkpoints(path.parent, cfg.TRAIN.CHECKPOINTS_KEPT)
+        processes.barrier()
+        return path
+
+    while True:
+        if _due(position.epoch, cfg.TRAIN.EVAL_PERIOD, cfg.SOLVER.MAX_EPOCH) and not position.validated():
+            share_buffers(model)
+            if not _validate(cfg, trainer, model, validation, position):
+                raise Interrupted(stop.signal, f"stopped while validating epoch {position.epoch}; saved {save()}")
+            if processes.is_main and position.history[-1] is max(position.history, key=lambda past: past["top1"]):
+                save_checkpoint(folder / "checkpoints" / BEST, _state(cfg, model, optimizer, position))
+            if _due(position.epoch, cfg.TRAIN.CHECKPOINT_PERIOD, cfg.SOLVER.MAX_EPOCH):
+                save()
+        if position.epoch == cfg.SOLVER.MAX_EPOCH:
+            break
+        result = train_epoch(trainer, position.epoch, position.step, position.sums)
+        if result.steps < steps:
+            position.step, position.sums = result.steps, result.sums
+            raise Interrupted(stop.signal, f"stopped in epoch {position.epoch + 1} after step {result.steps} of {steps}; saved {save()}")
+        _log_epoch(trainer, position.epoch, result)
+        position.epoch, position.step, position.sums = position.epoch + 1, 0, None
+        if _due(position.epoch, cfg.TRAIN.CHECKPOINT_PERIOD, cfg.SOLVER.MAX_EPOCH):
+            save()
+    log.info("training is complete: %d epochs, last checkpoint in %s", position.epoch, folder / "checkpoints")
+    if trainer.stats:
+        trainer.stats.close()
+
+
+def test(cfg: Config) -> None:
+    """Multi-view testing; writes results.json and predictions.csv. Raises InputError, and Interrupted after Ctrl-C or SIGTERM."""
+    processes, folder = _start(cfg)
+    stop = StopRequest()
+    records = _records(cfg, "DATA.TEST_LIST")
+    path = _test_checkpoint(cfg, folder)
+    state = load_checkpoint(path)
+    model = build.build_model(cfg).to(processes.device, memory_format=torch.channels_last_3d)  # type: ignore[call-overload]
+    load_model_state(model, state, path)
+    data = build.build_test_data(cfg, records)
+    protocol = f"{data.protocol}, clips of {build.clip_text(cfg)}"
+    log.info("testing %s (epoch %s) on %d videos, %s", path, state.get("epoch", "unknown"), len(records), protocol)
+
+    if processes.device.type == "cpu":
+        # The order of additions inside a convolution depends on the number of threads, so it must not depend on the number of processes.
+        torch.set_num_threads(processes.usable_cores)
+    begin = time.perf_counter()
+    checks = temporal_checks(cfg.RNG_SEED) if cfg.TEST.TEMPORAL_CHECKS else {}
+    results = _evaluate(cfg, data, model, checks, processes, stop)
+    if results is None:
+        raise Interrupted(stop.signal, "stopped while testing; nothing was written")
+    _check_readable(results, records)
+    if not processes.is_main:
+        return
+    summary = _summary(cfg, records, results, list(checks)) | {
+        "protocol": protocol,
+        "checkpoint": str(path),
+        "epoch": state.get("epoch"),
+        "class_names": state.get("class_names", []),
+        "seconds": round(time.perf_counter() - begin, 1),
+    }
+    with atomic_write(folder / "results.json") as file:
+        simplejson.dump(summary, file, indent=2)
+        file.write("\n")
+    _write_predictions(folder / "predictions.csv", cfg, records, results)
+    stats = Stats(folder)
+    stats.write({"_type": "test_final", "split": "test_final", "top1_acc": summary["top1_acc"], "top5_acc": summary["top5_acc"]}, 0)
+    stats.close()
+    for line in _table(summary).splitlines():
+        log.info("%s", line)
+    log.info("results in %s, one line a video in %s", folder / "results.json", folder / "predictions.csv")
+
+
+def _start(cfg: Config) -> tuple[Processes, Path]:
+    """Processes, the output folder, logs, and the config as it was resolved."""
+    for key, path in needed_files(cfg).items():
+        if not path_manager.exists(path):
+            raise InputError(f"{key}: {path} does not exist; correct it, or DATA.PATH_TO_DATA_DIR ({cfg.DATA.PATH_TO_DATA_DIR!r})")
+    folder = make_output_dir(cfg.OUTPUT_DIR)
+    processes = Processes(use_gpu=cfg.NUM_GPUS > 0)
+    setup_logging(folder, processes.rank)
+    if processes.is_main:
+        with atomic_write(folder / "config.yaml") as file:
+            file.write(cfg.dump())
+    if processes.device.type == "cuda":
+        torch.backends.cudnn.benchmark = True
+    else:
+        torch.set_num_threads(max(1, processes.usable_cores // processes.local_size))
+    return processes, folder
+
+
+def _records(cfg: Config, key: str, max_missing_share: float = 1.0) -> list[Record]:
+    """The records of a list; missing videos are counted and named, and end the run where there are too many."""
+    records = build.build_records(cfg, key)
+    missing = missing_videos(records)
+    if missing:
+        names = ", ".join(record.path for record in missing[:3])
+        message = f"{len(missing)} of the {len(records)} videos of {key} do not exist, first {names}"
+        if len(missing) == len(records) or len(missing) > max_missing_share * len(records):
+            raise InputError(f"{message}; correct DATA.PATH_TO_DATA_DIR, DATA.PATH_PREFIX or the list (DATA.MAX_BAD_SHARE is {cfg.DATA.MAX_BAD_SHARE})")
+        log.warning("%s", message)
+    return records
+
+
+def _check_batch_size(cfg: Config, num_records: int, num_processes: int) -> None:
+    if cfg.TRAIN.BATCH_SIZE > num_records:
+        raise InputError(f"TRAIN.BATCH_SIZE {cfg.TRAIN.BATCH_SIZE} is more than the {num_records} videos of {cfg.DATA.TRAIN_LIST}; make it smaller")
+    if cfg.TRAIN.BATCH_SIZE % num_processes:
+        raise InputError(f"TRAIN.BATCH_SIZE {cfg.TRAIN.BATCH_SIZE} does not divide among {num_processes} processes; take a multiple of {num_processes}")
+
+
+def _resume(cfg: Config, folder: Path, model: nn.Module, optimizer: torch.optim.Optimizer) -> Position:
+    """Load the latest checkpoint of the folder, else the weights to start from; returns where to go on."""
+    checkpoints = list_checkpoints(folder / "checkpoints")
+    if checkpoints and not cfg.TRAIN.AUTO_RESUME:
+        raise InputError(f"OUTPUT_DIR {folder} holds checkpoints of an earlier run; name another folder, or set TRAIN.AUTO_RESUME True to go on from them")
+    if checkpoints:
+        state = load_checkpoint(checkpoints[-1])
+        load_model_state(model, state, checkpoints[-1])
+        optimizer.load_state_dict(state["optimizer_state"])
+        position = Position(state["epoch"] + 1, state["step"], state["sums"], state["history"])
+        log.info("going on from %s: %d epochs and %d steps are done", checkpoints[-1], position.epoch, position.step)
+        return position
+    if cfg.TRAIN.CHECKPOINT_FILE_PATH:
+        load_model_state(model, load_checkpoint(cfg.TRAIN.CHECKPOINT_FILE_PATH), cfg.TRAIN.CHECKPOINT_FILE_PATH)
+        log.info("starting from the weights of %s", cfg.TRAIN.CHECKPOINT_FILE_PATH)
+    return Position()
+
+
+def _state(cfg: Config, model: nn.Module, optimizer: torch.optim.Optimizer, position: Position) -> dict[str, Any]:
+    """A checkpoint in PySlowFast's form (`epoch` is the last whole one, from 0), with what an exact restart needs besides."""
+    classes = build.build_class_names(cfg)
+    return {
+        "epoch": position.epoch - 1,
+        "model_state": model.state_dict(),
+        "optimizer_state": optimizer.state_dict(),
+        "cfg": cfg.dump(),
+        "step": position.step,
+        "sums": position.sums,
+        "history": position.history,
+        "class_names": list(classes.names) if classes else [],
+        "protocol": f"trained on clips of {build.clip_text(cfg)} @{cfg.DATA.TRAIN_CROP_SIZE}",
+    }
+
+
+def _due(epoch: int, period: int, last: int) -> bool:
+    return epoch == last or (epoch > 0 and epoch % period == 0)
+
+
+def _evaluate(
+    cfg: Config, data: ViewDataset, model: nn.Module, checks: dict[str, FrameOrder], processes: Processes, stop: StopRequest
+) -> list[VideoResult] | None:
+    loader = view_loader(
+        data,
+        videos_at_once=max(1, cfg.TEST.BATCH_SIZE // (data.num_clips * data.num_crops)),
+        rank=processes.rank,
+        world_size=processes.size,
+        num_workers=cfg.DATA_LOADER.NUM_WORKERS,
+        pin_memory=processes.device.type == "cuda",
+    )
+    return evaluate(
+        model,
+        loader,
+        crop_size=data.crop_size,
+        batch_size=cfg.TEST.BATCH_SIZE,
+        to_network=build.build_to_network(cfg, processes.device),
+        checks=checks,
+        processes=processes,
+        stop=stop,
+    )
+
+
+def _validate(cfg: Config, trainer: Trainer, model: nn.Module, data: ViewDataset, position: Position) -> bool:
+    """Add the accuracy at the centre of each video to the history; False after a request to stop."""
+    begin = time.perf_counter()
+    results = _evaluate(cfg, data, model, {}, trainer.processes, trainer.stop)
+    if results is None:
+        return False
+    _check_readable(results, data.records)
+    top1, top5, *_ = accuracy([result.by_views.get("1x1") for result in results], data.records)
+    position.history.append({"epoch": position.epoch, "top1": top1, "top5": top5})
+    best1, best5 = (max(past[key] for past in position.history) for key in ("top1", "top5"))
+    if trainer.stats:
+        line = epoch_line("val_epoch", position.epoch - 1, trainer.num_epochs, time.perf_counter() - begin, trainer.processes.device)
+        line |= {"top1_err": 100 - top1, "top5_err": 100 - top5, "min_top1_err": 100 - best1, "min_top5_err": 100 - best5}
+        trainer.stats.write(line, position.epoch * trainer.steps_per_epoch)
+    failed = sum(bool(result.error) for result in results)
+    log.info(
+        "epoch %d: validation top-1 %.2f, top-5 %.2f (best top-1 %.2f), %s, %d videos, %d unreadable",
+        position.epoch, top1, top5, best1, data.protocol, len(results), failed,
+    )  # fmt: skip
+    return True
+
+
+def _log_epoch(trainer: Trainer, epoch: int, result: EpochResult) -> None:
+    values = train_stats(result.sums)
+    log.info(
+        "epoch %d/%d: loss %.4f, top-1 error %.2f, %s, %.0f%% of it waiting for data",
+        epoch + 1, trainer.num_epochs, values["loss"], values["top1_err"], hours(result.seconds), 100 * result.waiting_share,
+    )  # fmt: skip
+    if trainer.stats:
+        line = epoch_line("train_epoch", epoch, trainer.num_epochs, result.seconds, trainer.processes.device)
+        trainer.stats.write(line | values | {"waiting_share": result.waiting_share}, (epoch + 1) * trainer.steps_per_epoch)
+
+
+def _test_checkpoint(cfg: Config, folder: Path) -> str:
+    latest = [str(path) for path in list_checkpoints(folder / "checkpoints")[-1:]]
+    for path in [cfg.TEST.CHECKPOINT_FILE_PATH, *latest, cfg.TRAIN.CHECKPOINT_FILE_PATH]:
+        if path:
+            return str(path)
+    raise InputError(f"no weights to test: {folder}/checkpoints holds none; name a checkpoint with TEST.CHECKPOINT_FILE_PATH, or train first")
+
+
+def _check_readable(results: Sequence[VideoResult], records: Sequence[Record]) -> None:
+    failed = [result for result in results if result.error]
+    for result in failed:
+        log.warning("cannot read %s: %s; it counts as failed", records[result.record].path, result.error)
+    if len(failed) == len(records):
+        raise InputError(f"none of the {len(records)} videos can be read; the first is {records[0].path} ({failed[0].error})")
+
+
+def _summary(cfg: Config, records: Sequence[Record], results: Sequence[VideoResult], checks: Sequence[str]) -> dict[str, Any]:
+    """The accuracies in percent: over all videos (unreadable ones are wrong) and over readable ones, by views and by temporal check."""
+    names = list(view_subsets(cfg.TEST.NUM_ENSEMBLE_VIEWS, cfg.TEST.NUM_SPATIAL_CROPS))
+    by_views = {name: accuracy([result.by_views.get(name) for result in results], records) for name in names}
+    full = by_views[names[-1]]
+    return {
+        "top1_acc": full.top1,
+        "top5_acc": full.top5,
+        "top1_acc_readable": full.top1_readable,
+        "top5_acc_readable": full.top5_readable,
+        "num_videos": len(records),
+        "num_failed": sum(bool(result.error) for result in results),
+        "num_classes": cfg.MODEL.NUM_CLASSES,
+        "by_views": {name: _percent(value) for name, value in by_views.items()},
+        "temporal_checks": {name: _percent(accuracy([result.by_check.get(name) for result in results], records)) for name in checks},
+    }
+
+
+def _percent(value: Accuracy) -> dict[str, float]:
+    return {"top1_acc": value.top1, "top5_acc": value.top5}
+
+
+def _write_predictions(path: Path, cfg: Config, records: Sequence[Record], results: Sequence[VideoResult]) -> None:
+    """video, label, the classes and probabilities of the top five, and why a video failed."""
+    ranks = range(1, min(TOP, cfg.MODEL.NUM_CLASSES) + 1)
+    with atomic_write(path) as file:
+        writer = csv.writer(file, lineterminator="\n")
+        writer.writerow(["video", "label", *(f"top{rank}" for rank in ranks), *(f"prob{rank}" for rank in ranks), "error"])
+        for record, result in zip(records, results, strict=True):
+            cells: list[Any] = [""] * (2 * len(ranks))
+            if not result.error:
+                *_, full = result.by_views.values()
+                cells = [*full.classes, *(f"{probability:.6f}" for probability in full.probabilities)]
+            writer.writerow([record.name, record.label, *cells, result.error])
+
+
+def _table(summary: dict[str, Any]) -> str:
+    rows = [(f"{name} views", value["top1_acc"], value["top5_acc"]) for name, value in summary["by_views"].items()]
+    rows += [(f"frames {name}", value["top1_acc"], value["top5_acc"]) for name, value in summary["temporal_checks"].items()]
+    if summary["num_failed"]:
+        rows.append(("readable videos alone", summary["top1_acc_readable"], summary["top5_acc_readable"]))
+    top = f"top-{min(TOP, summary['num_classes'])}"
+    head = f"{summary['num_videos']} videos, {summary['num_failed']} unreadable; chance {100 / summary['num_classes']:.2f}"
+    return f"{head}\n" + tabulate(rows, headers=["accuracy in percent", "top-1", top], floatfmt=".2f")

@@ -1,0 +1,1 @@
+"""Processes, devices, files and logs; knows nothing of video."""

@@ -1,0 +1,66 @@
+"""Files: read through iopath, written whole or not at all."""
+
+from __future__ import annotations
+
+import os
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import IO, Any
+
+from iopath.common.file_io import PathManagerFactory
+
+from .errors import InputError
+
+path_manager = PathManagerFactory.get()
+
+
+def read_lines(path: str) -> list[str]:
+    """The lines of a text file (UTF-8, with or without a byte order mark, any line ends), or an InputError that names it."""
+    try:
+        with path_manager.open(path, "r", encoding="utf-8-sig") as file:
+            return str(file.read()).splitlines()
+    except (OSError, UnicodeDecodeError) as error:
+        raise InputError(f"cannot read {path}: {_reason(error)}") from error
+
+
+@contextmanager
+def atomic_write(path: str | Path, mode: str = "w") -> Iterator[IO[Any]]:
+    """Open a file that appears under `path` when the block ends without an error; until then whatever stood there stays.
+
+    A reader, or a machine that fails, sees the old file or the new one. Raises InputError where the disk does not take it.
+    """
+    path = Path(path)
+    temporary: str | None = None
+    try:
+        handle, temporary = tempfile.mkstemp(prefix=f".{path.name}.", suffix=".partial", dir=path.parent)
+        with os.fdopen(handle, mode) as file:
+            yield file
+            file.flush()
+            os.fsync(file.fileno())
+        umask = os.umask(0)
+        os.umask(umask)
+        os.chmod(temporary, 0o666 & ~umask)
+        os.replace(temporary, path)
+    except OSError as error:
+        raise InputError(f"cannot write {path}: {_reason(error)}; what stood there before is untouched") from error
+    finally:
+        if temporary is not None and os.path.exists(temporary):
+            os.unlink(temporary)
+
+
+def make_output_dir(path: str) -> Path:
+    """The directory, made where it is missing and shown to take files."""
+    directory = Path(path)
+    try:
+        directory.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryFile(dir=directory):
+            pass
+    except OSError as error:
+        raise InputError(f"OUTPUT_DIR {path} cannot be written to: {_reason(error)}; name another folder with OUTPUT_DIR") from error
+    return directory
+
+
+def _reason(error: Exception) -> str:
+    return error.strerror if isinstance(error, OSError) and error.strerror else str(error)
