@@ -4,7 +4,8 @@
 
 Eight classes in time-reversed pairs: a shape moves left or right, up or down, turns clockwise or counterclockwise, grows or shrinks. The world is
 a torus and growth starts over when it reaches the largest size, so at every moment the shape's position, angle and size are uniform whatever the
-class: no single frame tells it. Shape, colours, background, speed, start, length, size and frame rate of a video are drawn alike for all classes.
+class: no single frame tells it. Each scene (shape, colours, background, speed, start, length, size and frame rate) is shown in all eight motions,
+so that nothing but the motion can be learnt by heart either.
 
 Writes videos/, train.csv, val.csv, test.csv and classes.txt. The lists come last: a run that was stopped goes on when it is started again.
 """
@@ -42,8 +43,7 @@ MOTIONS = {
     "shrinking": (0, 0, 0, -1),
 }
 FRAME_RATES = (Fraction(12), Fraction(15), Fraction(24), Fraction(25), Fraction(30000, 1001), Fraction(30))
-RADIUS = (0.16, 0.38)  # of the short side
-Image = NDArray[np.float32]
+RADIUS = (0.2, 0.42)  # of the short side
 
 
 class Scene(NamedTuple):
@@ -57,8 +57,8 @@ class Scene(NamedTuple):
     start: NDArray[np.float64]
     corners: int
     bulge: float
-    colours: NDArray[np.float64]
-    background: Image
+    colours: NDArray[np.float64]  # of the star and of its sector
+    background: NDArray[np.float64]
 
 
 def draw_scene(rng: np.random.Generator) -> Scene:
@@ -66,47 +66,44 @@ def draw_scene(rng: np.random.Generator) -> Scene:
     short = 2 * int(rng.integers(32, 49))
     long = 2 * round(short * rng.uniform(1, 1.3) / 2)
     height, width = (short, long) if rng.random() < 0.5 else (long, short)
-    background = smooth_noise(rng, height, width)
-    colours = rng.uniform(0, 255, (2, 3))
-    while np.abs(colours - background.mean((0, 1))).max(1).min() < 90 or np.abs(colours[0] - colours[1]).max() < 90:
-        colours = rng.uniform(0, 255, (2, 3))
     return Scene(
         height=height,
         width=width,
         frame_rate=FRAME_RATES[rng.integers(len(FRAME_RATES))],
         num_frames=int(rng.integers(24, 49)),
-        cycles_per_frame=rng.uniform(1 / 40, 1 / 20),
+        cycles_per_frame=rng.uniform(1 / 30, 1 / 20),
         start=rng.uniform(0, 1, 4),
         corners=int(rng.integers(3, 7)),
         bulge=rng.uniform(-0.1, 0.35),
-        colours=colours,
-        background=background,
+        colours=np.stack([rng.uniform(160, 255, 3), rng.uniform(0, 110, 3)]),
+        background=rng.uniform(20, 80, 3) + smooth_noise(rng, height, width),
     )
 
 
-def smooth_noise(rng: np.random.Generator, height: int, width: int) -> Image:
-    """(height, width, 3) colours that change slowly over the picture."""
-    coarse = rng.uniform(30, 225, (4, 4, 3))
+def smooth_noise(rng: np.random.Generator, height: int, width: int) -> NDArray[np.float64]:
+    """(height, width, 3) in [-20, 20], changing slowly over the picture."""
+    coarse = rng.uniform(-20, 20, (4, 4, 3))
     rows, columns = np.linspace(0, 2.999, height), np.linspace(0, 2.999, width)
     y, x = rows.astype(int), columns.astype(int)
     v, u = (rows - y)[:, None, None], (columns - x)[None, :, None]
     top = coarse[y][:, x] * (1 - u) + coarse[y][:, x + 1] * u
     bottom = coarse[y + 1][:, x] * (1 - u) + coarse[y + 1][:, x + 1] * u
-    return (top * (1 - v) + bottom * v).astype(np.float32)
+    return np.asarray(top * (1 - v) + bottom * v)
 
 
 def render(scene: Scene, motion: tuple[int, int, int, int], frame: int) -> NDArray[np.uint8]:
-    """One frame (height, width, 3): a rounded star with a sector of another colour, which shows its angle."""
+    """One frame (height, width, 3): a bright rounded star with a dark sector, which shows its angle."""
     x, y, turn, growth = (scene.start + np.array(motion) * scene.cycles_per_frame * frame) % 1
     radius = min(scene.height, scene.width) * RADIUS[0] * (RADIUS[1] / RADIUS[0]) ** growth
     dy = (np.arange(scene.height) - y * scene.height + scene.height / 2) % scene.height - scene.height / 2
     dx = (np.arange(scene.width) - x * scene.width + scene.width / 2) % scene.width - scene.width / 2
-    distance = np.hypot(dy[:, None], dx[None, :])
-    angle = np.arctan2(dy[:, None], dx[None, :]) - 2 * math.pi * turn
+    dy, dx = dy[:, None].astype(np.float32), dx[None, :].astype(np.float32)
+    distance = np.hypot(dy, dx)
+    angle = np.arctan2(dy, dx) - np.float32(2 * math.pi * turn)
     edge = radius * (1 + scene.bulge * np.cos(scene.corners * angle)) / (1 + abs(scene.bulge))
     cover = np.clip(edge - distance + 0.5, 0, 1)[..., None]
-    sector = (np.cos(angle) > 0.6)[..., None]
-    shape = np.where(sector, scene.colours[1], scene.colours[0])
+    sector = (np.cos(angle) > 0.3)[..., None]
+    shape = np.where(sector, *scene.colours[::-1].astype(np.float32))
     return np.rint(scene.background * (1 - cover) + shape * cover).astype(np.uint8)
 
 
@@ -122,11 +119,11 @@ def write_video(path: Path, scene: Scene, motion: tuple[int, int, int, int]) -> 
 
 
 def write_one(folder: Path, seed: int, job: tuple[int, str]) -> None:
-    """Write video `number` of a split, where it is not there yet. Its class is its number modulo eight."""
+    """Write video `number` of a split, where it is not there yet: scene `number // 8` in motion `number % 8`."""
     number, split = job
     path = folder / "videos" / f"{split}_{number:04d}.mp4"
     if not path.exists():
-        rng = np.random.default_rng([seed, number, *split.encode()])
+        rng = np.random.default_rng([seed, number // len(MOTIONS), *split.encode()])
         write_video(path, draw_scene(rng), list(MOTIONS.values())[number % len(MOTIONS)])
 
 
@@ -148,7 +145,7 @@ def main() -> int:
     parser.add_argument("--out", type=Path, required=True, help="folder to write into")
     parser.add_argument("--train", type=int, default=512, help="training videos")
     parser.add_argument("--val", type=int, default=64, help="validation videos")
-    parser.add_argument("--test", type=int, default=160, help="test videos")
+    parser.add_argument("--test", type=int, default=96, help="test videos")
     parser.add_argument("--seed", type=int, default=0)
     options = parser.parse_args()
     if (options.out / "classes.txt").exists():
