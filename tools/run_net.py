@@ -19,7 +19,7 @@ os.environ.setdefault("OMP_WAIT_POLICY", "passive")
 from torch.distributed.run import main as torchrun
 
 from video_iresnet.config import load_config
-from video_iresnet.run import Interrupted, test, train
+from video_iresnet.run import InterruptedRunError, test, train
 from video_iresnet.runtime.distributed import close_processes
 from video_iresnet.runtime.errors import InputError
 
@@ -50,7 +50,7 @@ def main(arguments: list[str]) -> int:
     except InputError as error:
         print(f"error: {error}", file=sys.stderr)
         return 1
-    except Interrupted as interruption:
+    except InterruptedRunError as interruption:
         if os.environ.get("RANK", "0") == "0":
             print(f"{interruption}\ngo on with: {_command(arguments)}", file=sys.stderr)
         return 128 + interruption.signal_number

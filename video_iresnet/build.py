@@ -28,7 +28,6 @@ def build_model(cfg: Config) -> ResNet:
         cfg.RESNET.DEPTH,
         num_classes=cfg.MODEL.NUM_CLASSES,
         width=cfg.RESNET.WIDTH_PER_GROUP,
-        stem_temporal_kernel=cfg.RESNET.STEM_TEMPORAL_KERNEL,
         temporal_kernels=cfg.RESNET.TEMPORAL_KERNELS,
         temporal_strides=cfg.RESNET.TEMPORAL_STRIDES,
         dropout=cfg.MODEL.DROPOUT_RATE,
@@ -63,7 +62,9 @@ def build_class_names(cfg: Config) -> ClassNames | None:
     path = os.path.join(cfg.DATA.PATH_TO_DATA_DIR, cfg.DATA.CLASS_NAMES)
     classes = read_class_names(path)
     if len(classes.names) != cfg.MODEL.NUM_CLASSES:
-        raise InputError(f"{path} names {len(classes.names)} classes, but MODEL.NUM_CLASSES is {cfg.MODEL.NUM_CLASSES}; set it to {len(classes.names)}")
+        raise InputError(
+            f"{path} names {len(classes.names)} classes, but MODEL.NUM_CLASSES is {cfg.MODEL.NUM_CLASSES}; set it to {len(classes.names)}"
+        )
     return classes
 
 

@@ -6,10 +6,11 @@ Keys have PySlowFast's names where they mean the same. Where ours differ in mean
 from __future__ import annotations
 
 import ast
+import contextlib
 import difflib
 import os
 from collections.abc import Iterator, Sequence
-from typing import Any
+from typing import Any, TypeAlias
 
 import yaml
 from fvcore.common.config import CfgNode
@@ -17,7 +18,7 @@ from fvcore.common.config import CfgNode
 from .models import ARCHITECTURES, DEPTHS
 from .runtime.errors import InputError
 
-Config = CfgNode
+Config: TypeAlias = CfgNode
 
 
 def default_config() -> Config:
@@ -105,8 +106,7 @@ def default_config() -> Config:
     cfg.RESNET.DEPTH = 50
     # Channels of the stem and of stage 1's inner convolutions; each later stage doubles them.
     cfg.RESNET.WIDTH_PER_GROUP = 64
-    # Temporal kernels of the stem and of the 3x3 convolutions of the four stages.
-    cfg.RESNET.STEM_TEMPORAL_KERNEL = 5
+    # Temporal kernels of the 3x3 convolutions of the four stages.
     cfg.RESNET.TEMPORAL_KERNELS = [3, 3, 3, 3]
     # Temporal strides of the four stages.
     cfg.RESNET.TEMPORAL_STRIDES = [1, 1, 2, 2]
@@ -174,7 +174,9 @@ def validate(cfg: Config) -> None:
     _check_least(cfg, "MODEL.NUM_CLASSES", 2)
     _check(0 <= cfg.MODEL.DROPOUT_RATE < 1, f"MODEL.DROPOUT_RATE is {cfg.MODEL.DROPOUT_RATE}; expected a share in [0, 1)")
     _check(0 <= cfg.DATA.MAX_BAD_SHARE <= 1, f"DATA.MAX_BAD_SHARE is {cfg.DATA.MAX_BAD_SHARE}; expected a share in [0, 1]")
-    _check(len(cfg.DATA.MEAN) == 3 and len(cfg.DATA.STD) == 3 and min(cfg.DATA.STD) > 0, "DATA.MEAN and DATA.STD need three numbers each, STD above 0")
+    _check(
+        len(cfg.DATA.MEAN) == 3 and len(cfg.DATA.STD) == 3 and min(cfg.DATA.STD) > 0, "DATA.MEAN and DATA.STD need three numbers each, STD above 0"
+    )
     _check_network_sizes(cfg)
     _check_schedule(cfg)
     _check(cfg.TRAIN.ENABLE or cfg.TEST.ENABLE, "TRAIN.ENABLE and TEST.ENABLE are both False, which leaves nothing to do; set one to True")
@@ -204,7 +206,7 @@ def _check_network_sizes(cfg: Config) -> None:
         len(rest) == 1 and smallest <= rest[0], f"DATA.TRAIN_JITTER_SCALES is {cfg.DATA.TRAIN_JITTER_SCALES}; expected the smallest and the largest"
     )
     _check(
-        cfg.DATA.TRAIN_CROP_SIZE <= smallest,
+        smallest >= cfg.DATA.TRAIN_CROP_SIZE,
         f"DATA.TRAIN_CROP_SIZE {cfg.DATA.TRAIN_CROP_SIZE} is larger than the smallest short side {smallest} (DATA.TRAIN_JITTER_SCALES); "
         "make the crop smaller or the scales larger",
     )
@@ -213,13 +215,13 @@ def _check_network_sizes(cfg: Config) -> None:
     for key in ("RESNET.TEMPORAL_KERNELS", "RESNET.TEMPORAL_STRIDES"):
         values = _get(cfg, key)
         _check(len(values) == 4 and min(values) >= 1, f"{key} is {values}; expected four positive numbers, one for each stage")
-    kernels = [cfg.RESNET.STEM_TEMPORAL_KERNEL, *cfg.RESNET.TEMPORAL_KERNELS]
-    _check(all(k % 2 for k in kernels), f"RESNET.STEM_TEMPORAL_KERNEL and RESNET.TEMPORAL_KERNELS are {kernels}; expected odd numbers")
+    kernels = cfg.RESNET.TEMPORAL_KERNELS
+    _check(all(k % 2 for k in kernels), f"RESNET.TEMPORAL_KERNELS is {kernels}; expected odd numbers")
     stride = 1
     for s in cfg.RESNET.TEMPORAL_STRIDES:
         stride *= s
     _check(
-        cfg.DATA.NUM_FRAMES >= stride,
+        stride <= cfg.DATA.NUM_FRAMES,
         f"DATA.NUM_FRAMES {cfg.DATA.NUM_FRAMES} is less than {stride}, the product of RESNET.TEMPORAL_STRIDES; take more frames or smaller strides",
     )
 
@@ -232,9 +234,7 @@ def _check_schedule(cfg: Config) -> None:
     )
     _check(not solver.NESTEROV or solver.MOMENTUM > 0, "SOLVER.NESTEROV needs a SOLVER.MOMENTUM above 0")
     if solver.LR_POLICY == "cosine":
-        _check(
-            solver.COSINE_END_LR < solver.BASE_LR, f"SOLVER.COSINE_END_LR {solver.COSINE_END_LR} is not below SOLVER.BASE_LR {solver.BASE_LR}"
-        )
+        _check(solver.COSINE_END_LR < solver.BASE_LR, f"SOLVER.COSINE_END_LR {solver.COSINE_END_LR} is not below SOLVER.BASE_LR {solver.BASE_LR}")
     else:
         _check(
             len(solver.STEPS) == len(solver.LRS) > 0 and solver.STEPS[0] == 0 and list(solver.STEPS) == sorted(solver.STEPS),
@@ -287,10 +287,8 @@ def _convert(default: Any, value: Any, key: str, source: str) -> Any:
     """`value` with the type of `default`: a text is read as a Python literal where a text is not wanted, an int stands for a float."""
     original = value
     if isinstance(value, str) and not isinstance(default, str):
-        try:
+        with contextlib.suppress(ValueError, SyntaxError):
             value = ast.literal_eval(value)
-        except (ValueError, SyntaxError):
-            pass
     if isinstance(default, str) and isinstance(value, int | float) and source == "the command line":
         value = str(original)
     if isinstance(default, float) and isinstance(value, int) and not isinstance(value, bool):

@@ -33,7 +33,7 @@ from .runtime.seeding import Stream, integer_seed
 from .runtime.storage import atomic_write, make_output_dir, path_manager
 
 
-class Interrupted(Exception):
+class InterruptedRunError(Exception):
     """A run that ended in order on Ctrl-C or SIGTERM; the message says what was saved."""
 
     def __init__(self, signal_number: int, message: str) -> None:
@@ -57,7 +57,7 @@ class Position:
 def train(cfg: Config) -> None:
     """Train, validate and write checkpoints; goes on where an earlier run of the same OUTPUT_DIR stopped.
 
-    Raises InputError for what a user can put right, Interrupted after Ctrl-C or SIGTERM.
+    Raises InputError for what a user can put right, InterruptedRunError after Ctrl-C or SIGTERM.
     """
     processes, folder = _start(cfg)
     stop = StopRequest()
@@ -111,7 +111,7 @@ def train(cfg: Config) -> None:
         if _due(position.epoch, cfg.TRAIN.EVAL_PERIOD, cfg.SOLVER.MAX_EPOCH) and not position.validated():
             share_buffers(model)
             if not _validate(cfg, trainer, model, validation, position):
-                raise Interrupted(stop.signal, f"stopped while validating epoch {position.epoch}; saved {save()}")
+                raise InterruptedRunError(stop.signal, f"stopped while validating epoch {position.epoch}; saved {save()}")
             if processes.is_main and position.history[-1] is max(position.history, key=lambda past: past["top1"]):
                 save_checkpoint(folder / "checkpoints" / BEST, _state(cfg, model, optimizer, position))
             if _due(position.epoch, cfg.TRAIN.CHECKPOINT_PERIOD, cfg.SOLVER.MAX_EPOCH):
@@ -121,7 +121,7 @@ def train(cfg: Config) -> None:
         result = train_epoch(trainer, position.epoch, position.step, position.sums)
         if result.steps < steps:
             position.step, position.sums = result.steps, result.sums
-            raise Interrupted(stop.signal, f"stopped in epoch {position.epoch + 1} after step {result.steps} of {steps}; saved {save()}")
+            raise InterruptedRunError(stop.signal, f"stopped in epoch {position.epoch + 1} after step {result.steps} of {steps}; saved {save()}")
         _log_epoch(trainer, position.epoch, result)
         position.epoch, position.step, position.sums = position.epoch + 1, 0, None
         if _due(position.epoch, cfg.TRAIN.CHECKPOINT_PERIOD, cfg.SOLVER.MAX_EPOCH):
@@ -132,7 +132,7 @@ def train(cfg: Config) -> None:
 
 
 def test(cfg: Config) -> None:
-    """Multi-view testing; writes results.json and predictions.csv. Raises InputError, and Interrupted after Ctrl-C or SIGTERM."""
+    """Multi-view testing; writes results.json and predictions.csv. Raises InputError, and InterruptedRunErrorRunError after Ctrl-C or SIGTERM."""
     processes, folder = _start(cfg)
     stop = StopRequest()
     records = _records(cfg, "DATA.TEST_LIST")
@@ -151,7 +151,7 @@ def test(cfg: Config) -> None:
     checks = temporal_checks(cfg.RNG_SEED) if cfg.TEST.TEMPORAL_CHECKS else {}
     results = _evaluate(cfg, data, model, checks, processes, stop)
     if results is None:
-        raise Interrupted(stop.signal, "stopped while testing; nothing was written")
+        raise InterruptedRunError(stop.signal, "stopped while testing; nothing was written")
     _check_readable(results, records)
     if not processes.is_main:
         return
@@ -200,23 +200,29 @@ def _records(cfg: Config, key: str, max_missing_share: float = 1.0) -> list[Reco
         names = ", ".join(record.path for record in missing[:3])
         message = f"{len(missing)} of the {len(records)} videos of {key} do not exist, first {names}"
         if len(missing) == len(records) or len(missing) > max_missing_share * len(records):
-            raise InputError(f"{message}; correct DATA.PATH_TO_DATA_DIR, DATA.PATH_PREFIX or the list (DATA.MAX_BAD_SHARE is {cfg.DATA.MAX_BAD_SHARE})")
+            raise InputError(
+                f"{message}; correct DATA.PATH_TO_DATA_DIR, DATA.PATH_PREFIX or the list (DATA.MAX_BAD_SHARE is {cfg.DATA.MAX_BAD_SHARE})"
+            )
         log.warning("%s", message)
     return records
 
 
 def _check_batch_size(cfg: Config, num_records: int, num_processes: int) -> None:
-    if cfg.TRAIN.BATCH_SIZE > num_records:
+    if num_records < cfg.TRAIN.BATCH_SIZE:
         raise InputError(f"TRAIN.BATCH_SIZE {cfg.TRAIN.BATCH_SIZE} is more than the {num_records} videos of {cfg.DATA.TRAIN_LIST}; make it smaller")
     if cfg.TRAIN.BATCH_SIZE % num_processes:
-        raise InputError(f"TRAIN.BATCH_SIZE {cfg.TRAIN.BATCH_SIZE} does not divide among {num_processes} processes; take a multiple of {num_processes}")
+        raise InputError(
+            f"TRAIN.BATCH_SIZE {cfg.TRAIN.BATCH_SIZE} does not divide among {num_processes} processes; take a multiple of {num_processes}"
+        )
 
 
 def _resume(cfg: Config, folder: Path, model: nn.Module, optimizer: torch.optim.Optimizer) -> Position:
     """Load the latest checkpoint of the folder, else the weights to start from; returns where to go on."""
     checkpoints = list_checkpoints(folder / "checkpoints")
     if checkpoints and not cfg.TRAIN.AUTO_RESUME:
-        raise InputError(f"OUTPUT_DIR {folder} holds checkpoints of an earlier run; name another folder, or set TRAIN.AUTO_RESUME True to go on from them")
+        raise InputError(
+            f"OUTPUT_DIR {folder} holds checkpoints of an earlier run; name another folder, or set TRAIN.AUTO_RESUME True to go on from them"
+        )
     if checkpoints:
         state = load_checkpoint(checkpoints[-1])
         load_model_state(model, state, checkpoints[-1])

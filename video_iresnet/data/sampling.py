@@ -5,23 +5,23 @@ A clip of T frames, tau apart, spans (T - 1) * tau + 1 source frames. Where a vi
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import NamedTuple, Protocol
+import itertools
+from dataclasses import dataclass
+from typing import Protocol
 
 import numpy as np
 
 
 class Sampler(Protocol):
-    """The clips of one video of `length` frames, each a list of `num_frames` frame indices in [0, length)."""
-
-    num_frames: int
+    """The clips of one video of `length` frames, each a list of frame indices in [0, length)."""
 
     def random_clip(self, length: int, rng: np.random.Generator) -> list[int]: ...
 
     def uniform_clips(self, length: int, num_clips: int) -> list[list[int]]: ...
 
 
-class DenseSampler(NamedTuple):
+@dataclass(frozen=True)
+class DenseSampler:
     """Frames exactly `sampling_rate` apart, from a random start or from starts spread over the video."""
 
     num_frames: int
@@ -44,7 +44,8 @@ class DenseSampler(NamedTuple):
         return [self._clip(length, start) for start in starts]
 
 
-class SegmentSampler(NamedTuple):
+@dataclass(frozen=True)
+class SegmentSampler:
     """One frame of each of `num_frames` equal segments, as for Something-Something: a random one, or the middle one.
 
     The bounds are PySlowFast's: segment i runs from round(s * i) to round(s * (i + 1)), s = (length - 1) / num_frames, both ends
@@ -58,9 +59,8 @@ class SegmentSampler(NamedTuple):
 
     def random_clip(self, length: int, rng: np.random.Generator) -> list[int]:
         bounds = self._bounds(length)
-        return [int(rng.integers(first, last + 1)) for first, last in zip(bounds, bounds[1:], strict=False)]
+        return [int(rng.integers(first, last + 1)) for first, last in itertools.pairwise(bounds)]
 
     def uniform_clips(self, length: int, num_clips: int) -> list[list[int]]:
         bounds = self._bounds(length)
-        pairs: Sequence[tuple[int, int]] = list(zip(bounds, bounds[1:], strict=False))
-        return [[first + (last - first) * (k + 1) // (num_clips + 1) for first, last in pairs] for k in range(num_clips)]
+        return [[first + (last - first) * (k + 1) // (num_clips + 1) for first, last in itertools.pairwise(bounds)] for k in range(num_clips)]

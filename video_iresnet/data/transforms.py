@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import NamedTuple
+from dataclasses import dataclass
 
 import numpy as np
 from torch import Tensor
@@ -13,7 +13,8 @@ from .functional import crop, flip, resize
 Transform = Callable[[Tensor, np.random.Generator], Tensor]
 
 
-class ShortSideJitter(NamedTuple):
+@dataclass(frozen=True)
+class ShortSideJitter:
     """Crop a random square of `size` pixels from the video as if its short side were uniform in [smallest, largest].
 
     The square is cut from the source frame and then scaled, which gives the same picture as scaling the whole frame first, for less work.
@@ -33,7 +34,8 @@ class ShortSideJitter(NamedTuple):
         return resize(crop(clip, top, left, side), self.size, self.size)
 
 
-class RandomFlip(NamedTuple):
+@dataclass(frozen=True)
+class RandomFlip:
     """Mirror half of the clips."""
 
     def __call__(self, clip: Tensor, rng: np.random.Generator) -> Tensor:
@@ -41,7 +43,8 @@ class RandomFlip(NamedTuple):
         return flip(clip) if rng.random() < 0.5 else clip
 
 
-class InTurn(NamedTuple):
+@dataclass(frozen=True)
+class InTurn:
     """Several transforms, one after the other."""
 
     transforms: Sequence[Transform]

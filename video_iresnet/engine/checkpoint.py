@@ -50,7 +50,9 @@ def load_checkpoint(path: str | Path) -> dict[str, Any]:
         with path_manager.open(str(path), "rb") as file:
             state = torch.load(file, map_location="cpu", weights_only=True)
     except pickle.UnpicklingError as error:
-        raise InputError(f"checkpoint {path} holds more than tensors and numbers, or is damaged, and was not loaded; expected a .pyth of this project") from error
+        raise InputError(
+            f"checkpoint {path} is damaged or holds more than tensors, numbers and texts, and was not loaded; expected a .pyth of this project"
+        ) from error
     except (OSError, RuntimeError, EOFError, ValueError, KeyError) as error:
         raise InputError(f"checkpoint {path} cannot be read ({str(error).splitlines()[0]}); take another one, or remove it") from error
     if not isinstance(state, dict) or not isinstance(state.get("model_state"), dict):
@@ -64,7 +66,8 @@ def load_model_state(model: nn.Module, state: dict[str, Any], path: str | Path) 
     ours, theirs = model.state_dict(), state["model_state"]
     head = "fc.weight"
     if head in theirs and theirs[head].shape[1:] == ours[head].shape[1:] and len(theirs[head]) != len(ours[head]):
-        raise InputError(f"checkpoint {path} has {len(theirs[head])} classes, but MODEL.NUM_CLASSES is {len(ours[head])}; set it to {len(theirs[head])}")
+        classes = len(theirs[head])
+        raise InputError(f"checkpoint {path} has {classes} classes, but MODEL.NUM_CLASSES is {len(ours[head])}; set it to {classes}")
     missing = [key for key in ours if key not in theirs]
     unknown = [key for key in theirs if key not in ours]
     other = [key for key in ours if key in theirs and theirs[key].shape != ours[key].shape]

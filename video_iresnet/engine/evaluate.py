@@ -6,6 +6,7 @@ The network sees the same batches for any number of processes, results are kept 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass
 from typing import NamedTuple
 
 import torch
@@ -35,7 +36,8 @@ def frozen_frames(clip: list[int], record: int) -> list[int]:
     return [clip[len(clip) // 2]] * len(clip)
 
 
-class ShuffledFrames(NamedTuple):
+@dataclass(frozen=True)
+class ShuffledFrames:
     """One order per video, from (seed, record)."""
 
     seed: int
@@ -158,7 +160,7 @@ def _split(group: list[VideoViews], orders: list[str], probabilities: list[Tenso
             results.append(VideoResult(video.record, {}, {}, video.error))
             continue
         count = len(orders) * num_clips * num_crops
-        views = rows[row : row + count].unflatten(0, (len(orders), num_clips, num_crops))
+        views = rows[row : row + count].reshape(len(orders), num_clips, num_crops, -1)
         row += count
         by_views = {name: _predict(views[0][clips, crops]) for name, (clips, crops) in view_subsets(num_clips, num_crops).items()}
         by_check = {name: _predict(views[i]) for i, name in enumerate(orders) if name}

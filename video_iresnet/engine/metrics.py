@@ -17,7 +17,9 @@ class TrainSums:
     def add(self, loss: Tensor, logits: Tensor, labels: Tensor) -> None:
         """loss: the mean over (B, K) logits and (B,) labels."""
         best = logits.topk(min(TOP, logits.shape[1]), dim=1).indices == labels[:, None]
-        self.sums += torch.stack([loss.detach().double() * len(labels), best[:, 0].sum().double(), best.sum().double(), loss.new_full((), len(labels)).double()])
+        hits = torch.stack([loss.detach() * len(labels), best[:, 0].sum(), best.sum()])
+        self.sums[:3] += hits
+        self.sums[3] += len(labels)
 
     def values(self) -> list[float]:
         return [float(value) for value in self.sums.tolist()]

@@ -112,14 +112,20 @@ def train_epoch(trainer: Trainer, epoch: int, first_step: int, sums: list[float]
     own_sums = TrainSums(device, sums if trainer.processes.is_main else None)
     logged = own_sums.values()
     clock, epoch_clock = Clock(), Clock()
-    step = first_step
-    steps = range(first_step, trainer.steps_per_epoch)
-    bar = tqdm(total=trainer.steps_per_epoch, initial=first_step, desc=f"epoch {epoch + 1}/{trainer.num_epochs}", leave=False, disable=None if trainer.stats else True)
-    for step in steps:
+    bar = tqdm(
+        total=trainer.steps_per_epoch,
+        initial=first_step,
+        desc=f"epoch {epoch + 1}/{trainer.num_epochs}",
+        leave=False,
+        disable=None if trainer.stats else True,
+    )
+    for step in range(first_step, trainer.steps_per_epoch):
         before = time.perf_counter()
         batch = next(trainer.batches)
         waited = time.perf_counter() - before
         stop = _agree(trainer, batch.failures)
+        if not batch.clips.numel():
+            raise InputError(f"no clip for step {step + 1}: all videos tried cannot be read, the last because {batch.failures[-1].reason}")
 
         done = epoch * trainer.steps_per_epoch + step
         learning_rate = trainer.schedule(done / steps_total)
@@ -181,7 +187,9 @@ def _log_step(trainer: Trainer, epoch: int, step: int, values: dict[str, float],
         },
         epoch * trainer.steps_per_epoch + step + 1,
     )
-    bar.set_postfix_str(f"loss {values['loss']:.3f}, {100 * values['dt_data'] / values['dt']:.0f}% waiting for data, run ends in {hours(left * values['dt'])}")
+    bar.set_postfix_str(
+        f"loss {values['loss']:.3f}, {100 * values['dt_data'] / values['dt']:.0f}% waiting for data, run ends in {hours(left * values['dt'])}"
+    )
 
 
 def hours(seconds: float) -> str:

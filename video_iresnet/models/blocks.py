@@ -7,9 +7,9 @@ Sources: He et al., arXiv 1512.03385 (plain blocks); Duta et al., arXiv 2004.049
 from __future__ import annotations
 
 import enum
+from collections.abc import Callable
 from typing import NamedTuple
 
-import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
@@ -27,19 +27,20 @@ class Layers(NamedTuple):
             raise ValueError(f"temporal size {size[0]} in an image network, where only 1 is possible")
         return size[3 - self.dims :]
 
+    def _padding(self, kernel: Size) -> tuple[int, ...]:
+        return tuple(k // 2 for k in self._own(kernel))
+
     def conv(self, inputs: int, outputs: int, kernel: Size = ONE, stride: Size = ONE) -> nn.Module:
         """A convolution without bias, padded so that only `stride` changes the size."""
-        padding = self._own((kernel[0] // 2, kernel[1] // 2, kernel[2] // 2)) if self.dims == 3 else (kernel[1] // 2, kernel[2] // 2)
-        layer = nn.Conv2d if self.dims == 2 else nn.Conv3d
-        return layer(inputs, outputs, self._own(kernel), self._own(stride), padding, bias=False)
+        layer: Callable[..., nn.Module] = nn.Conv2d if self.dims == 2 else nn.Conv3d
+        return layer(inputs, outputs, self._own(kernel), self._own(stride), self._padding(kernel), bias=False)
 
     def norm(self, channels: int) -> nn.Module:
         return nn.BatchNorm2d(channels) if self.dims == 2 else nn.BatchNorm3d(channels)
 
     def max_pool(self, kernel: Size, stride: Size) -> nn.Module:
-        padding = tuple(k // 2 for k in self._own(kernel))
-        layer = nn.MaxPool2d if self.dims == 2 else nn.MaxPool3d
-        return layer(self._own(kernel), self._own(stride), padding)
+        layer: Callable[..., nn.Module] = nn.MaxPool2d if self.dims == 2 else nn.MaxPool3d
+        return layer(self._own(kernel), self._own(stride), self._padding(kernel))
 
 
 class Position(enum.Enum):

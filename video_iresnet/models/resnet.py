@@ -5,11 +5,10 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import NamedTuple
 
-import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from .blocks import BasicBlock, BlockSpec, Bottleneck, Layers, Position, ResidualBlock, Size
+from .blocks import BasicBlock, BlockSpec, Bottleneck, Layers, Position, ResidualBlock
 
 
 class Architecture(NamedTuple):
@@ -48,7 +47,6 @@ class ResNet(nn.Module):
         dims: int,
         num_classes: int,
         width: int,
-        stem_temporal_kernel: int,
         temporal_kernels: Sequence[int],
         temporal_strides: Sequence[int],
         dropout: float,
@@ -57,10 +55,11 @@ class ResNet(nn.Module):
     ) -> None:
         super().__init__()
         layers = Layers(dims)
-        self.conv1 = layers.conv(3, width, (stem_temporal_kernel, 7, 7), (1, 2, 2))
+        self.conv1 = layers.conv(3, width, (5 if dims == 3 else 1, 7, 7), (1, 2, 2))
         self.bn1 = layers.norm(width)
         self.maxpool = nn.Identity() if architecture.improved_shortcut else layers.max_pool((1, 3, 3), (1, 2, 2))
 
+        stages = []
         channels = width
         for s, depth in enumerate(blocks_per_stage):
             spatial = 2 if s > 0 or architecture.improved_shortcut else 1
@@ -77,7 +76,8 @@ class ResNet(nn.Module):
                 )
                 stage.append(block(layers, spec))
                 channels = spec.planes * block.expansion
-            self.add_module(f"layer{s + 1}", stage)
+            stages.append(stage)
+        self.layer1, self.layer2, self.layer3, self.layer4 = stages
         self.dropout = nn.Dropout(dropout)
         self.fc = nn.Linear(channels, num_classes)
         self._init_weights(zero_init_residual)
@@ -106,7 +106,6 @@ def create_model(
     dims: int = 3,
     num_classes: int = 400,
     width: int = 64,
-    stem_temporal_kernel: int = 5,
     temporal_kernels: Sequence[int] = (3, 3, 3, 3),
     temporal_strides: Sequence[int] = (1, 1, 2, 2),
     dropout: float = 0.0,
@@ -129,10 +128,10 @@ def create_model(
     for name, values in (("temporal_kernels", temporal_kernels), ("temporal_strides", temporal_strides)):
         if len(values) != 4 or min(values) < 1:
             raise ValueError(f"{name} is {list(values)}; expected four positive numbers, one for each stage")
-    if min(*(k % 2 for k in temporal_kernels), stem_temporal_kernel % 2) == 0:
-        raise ValueError(f"temporal kernels {stem_temporal_kernel} (stem) and {list(temporal_kernels)}; expected odd numbers, which keep frames centred")
+    if not all(kernel % 2 for kernel in temporal_kernels):
+        raise ValueError(f"temporal_kernels is {list(temporal_kernels)}; expected odd numbers, which keep frames centred")
     if dims == 2:
-        stem_temporal_kernel, temporal_kernels, temporal_strides = 1, (1, 1, 1, 1), (1, 1, 1, 1)
+        temporal_kernels = temporal_strides = (1, 1, 1, 1)
     block, blocks_per_stage = DEPTHS[depth]
     return ResNet(
         ARCHITECTURES[arch],
@@ -141,7 +140,6 @@ def create_model(
         dims=dims,
         num_classes=num_classes,
         width=width,
-        stem_temporal_kernel=stem_temporal_kernel,
         temporal_kernels=temporal_kernels,
         temporal_strides=temporal_strides,
         dropout=dropout,

@@ -25,7 +25,7 @@ class Processes:
         if use_gpu and torch.cuda.is_available():
             self.device = torch.device("cuda", int(os.environ.get("LOCAL_RANK", 0)))
             torch.cuda.set_device(self.device)
-        self._messages: dist.ProcessGroup | None = None
+        self._messages: Any = None
         if self.size > 1:
             if not dist.is_initialized():
                 dist.init_process_group("nccl" if self.device.type == "cuda" else "gloo")

@@ -44,7 +44,7 @@ class Stats:
 
     def __init__(self, output_dir: Path, first_step: int = 0) -> None:
         self._path = output_dir / "json_stats.log"
-        self._curves = SummaryWriter(output_dir / "tensorboard", purge_step=first_step)  # type: ignore[no-untyped-call]
+        self._curves = SummaryWriter(output_dir / "tensorboard", purge_step=first_step)
 
     def write(self, stats: dict[str, Any], step: int) -> None:
         """`step`: how many optimizer steps were done."""
@@ -53,10 +53,10 @@ class Stats:
             file.write(f"json_stats: {simplejson.dumps(rounded, sort_keys=True, ignore_nan=True)}\n")
         for key, value in stats.items():
             if isinstance(value, float):
-                self._curves.add_scalar(f"{stats['_type'].rstrip('_')}/{key}", value, step)  # type: ignore[no-untyped-call]
+                self._curves.add_scalar(f"{stats['_type'].rstrip('_')}/{key}", value, step)
 
     def close(self) -> None:
-        self._curves.close()  # type: ignore[no-untyped-call]
+        self._curves.close()
 
 
 def memory() -> str:
