@@ -174,9 +174,9 @@ def validate(cfg: Config) -> None:
     _check_least(cfg, "MODEL.NUM_CLASSES", 2)
     _check(0 <= cfg.MODEL.DROPOUT_RATE < 1, f"MODEL.DROPOUT_RATE is {cfg.MODEL.DROPOUT_RATE}; expected a share in [0, 1)")
     _check(0 <= cfg.DATA.MAX_BAD_SHARE <= 1, f"DATA.MAX_BAD_SHARE is {cfg.DATA.MAX_BAD_SHARE}; expected a share in [0, 1]")
-    _check(
-        len(cfg.DATA.MEAN) == 3 and len(cfg.DATA.STD) == 3 and min(cfg.DATA.STD) > 0, "DATA.MEAN and DATA.STD need three numbers each, STD above 0"
-    )
+    for key in ("DATA.MEAN", "DATA.STD"):
+        _check(len(_get(cfg, key)) == 3, f"{key} is {_get(cfg, key)}; expected three numbers, one for each colour")
+    _check(min(cfg.DATA.STD) > 0, f"DATA.STD is {cfg.DATA.STD}; expected numbers above 0")
     _check_network_sizes(cfg)
     _check_schedule(cfg)
     _check(cfg.TRAIN.ENABLE or cfg.TEST.ENABLE, "TRAIN.ENABLE and TEST.ENABLE are both False, which leaves nothing to do; set one to True")

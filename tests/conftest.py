@@ -1,0 +1,109 @@
+"""What tests share: videos that say which frame is which, a small data set, and the entry point as a function."""
+
+from __future__ import annotations
+
+import importlib.util
+import subprocess
+import sys
+from collections.abc import Callable
+from fractions import Fraction
+from pathlib import Path
+from types import ModuleType
+
+import av
+import numpy as np
+import pytest
+import torch
+from torch import Tensor
+
+ROOT = Path(__file__).resolve().parents[1]
+
+
+def load_script(path: str) -> ModuleType:
+    """A script of tools/ or data_prep/ as a module."""
+    spec = importlib.util.spec_from_file_location(Path(path).stem, ROOT / path)
+    assert spec
+    assert spec.loader
+    module = importlib.util.module_from_spec(spec)
+    sys.modules[spec.name] = module
+    spec.loader.exec_module(module)
+    return module
+
+
+def write_video(path: Path, num_frames: int, *, size: tuple[int, int] = (48, 64), codec: str = "libx264", gop: int = 12, times: list[int] | None = None) -> Path:
+    """Write a video of (height, width) `size` whose frame i shows the number i as a row of eight black or white squares.
+
+    `times`: presentation times in milliseconds, for a variable frame rate; else 25 frames a second.
+    """
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with av.open(str(path), "w") as container:
+        options = {"crf": "10", "g": str(gop)} if codec == "libx264" else {"g": str(gop), "qscale": "3"}
+        stream = container.add_stream(codec, rate=25, options=options)
+        stream.height, stream.width, stream.pix_fmt = *size, "yuv420p"
+        if times:
+            stream.codec_context.time_base = Fraction(1, 1000)
+        for number in range(num_frames):
+            frame = av.VideoFrame.from_ndarray(numbered_frame(number, size), format="rgb24")
+            if times:
+                frame.pts, frame.time_base = times[number], Fraction(1, 1000)
+            container.mux(stream.encode(frame))
+        container.mux(stream.encode())
+    return path
+
+
+def numbered_frame(number: int, size: tuple[int, int]) -> np.ndarray:
+    frame = np.full((*size, 3), 128, np.uint8)
+    width = size[1] // 8
+    for bit in range(8):
+        frame[:, bit * width : (bit + 1) * width] = 255 * (number >> bit & 1)
+    return frame
+
+
+def shown_numbers(frames: Tensor) -> list[int]:
+    """(T, H, W, 3) -> the number that each frame shows."""
+    width = frames.shape[2] // 8
+    middle = frames[:, frames.shape[1] // 2, :, 1].float()
+    bits = torch.stack([middle[:, bit * width + width // 4 : (bit + 1) * width - width // 4].mean(1) > 128 for bit in range(8)], 1)
+    return [int(number) for number in (bits * 2 ** torch.arange(8)).sum(1)]
+
+
+@pytest.fixture(scope="session")
+def moving_shapes() -> ModuleType:
+    return load_script("data_prep/moving_shapes.py")
+
+
+@pytest.fixture(scope="session")
+def shapes(tmp_path_factory: pytest.TempPathFactory, moving_shapes: ModuleType) -> Path:
+    """A small moving shapes data set: 24 training, 8 validation and 11 test videos."""
+    folder = tmp_path_factory.mktemp("shapes")
+    moving_shapes.write_data_set(folder, {"train": 24, "val": 8, "test": 11}, seed=0)
+    return folder
+
+
+@pytest.fixture(scope="session")
+def small(shapes: Path) -> list[str]:
+    """Overrides that make the demo config a run of seconds."""
+    text = f"""DATA.PATH_TO_DATA_DIR {shapes} DATA_LOADER.NUM_WORKERS 0 RESNET.WIDTH_PER_GROUP 4 TRAIN.BATCH_SIZE 8 SOLVER.MAX_EPOCH 2 LOG_PERIOD 1
+    DATA.TRAIN_JITTER_SCALES [32,36] DATA.TRAIN_CROP_SIZE 32 DATA.TEST_CROP_SIZE 32 DATA.NUM_FRAMES 4 TEST.NUM_ENSEMBLE_VIEWS 2 TEST.BATCH_SIZE 7"""
+    return text.split()
+
+
+RunNet = Callable[..., int]
+DEMO = str(ROOT / "configs/demo/iR3D18.yaml")
+
+
+@pytest.fixture
+def run_net() -> RunNet:
+    """tools/run_net.py's main, in this process: the exit code of `--cfg CONFIG` with overrides."""
+    module = load_script("tools/run_net.py")
+
+    def run(*overrides: str, cfg: str = DEMO) -> int:
+        return int(module.main(["--cfg", cfg, *overrides]))
+
+    return run
+
+
+def start(*arguments: str, launcher: tuple[str, ...] = (), cwd: Path = ROOT) -> subprocess.Popen[str]:
+    """Start Python on arguments in a process of its own, as a user's shell would."""
+    command = [sys.executable, *launcher, *arguments]
+    return subprocess.Popen(command, cwd=cwd, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)

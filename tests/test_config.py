@@ -1,0 +1,107 @@
+"""Configs: strict keys and types, overrides, cross-checks, and that every key lives."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+import pytest
+import torch
+from conftest import DEMO, ROOT
+
+from video_iresnet import build
+from video_iresnet.config import default_config, load_config
+from video_iresnet.runtime.errors import InputError
+
+CONFIGS = sorted((ROOT / "configs").rglob("*.yaml"))
+
+
+@pytest.mark.parametrize("path", CONFIGS, ids=lambda path: str(path.relative_to(ROOT)))
+def test_shipped_configs_build_and_run_forward(path: Path) -> None:
+    cfg = load_config(str(path))
+    with torch.device("meta"):
+        model = build.build_model(cfg)
+        clips = torch.empty(2, 3, cfg.DATA.NUM_FRAMES, cfg.DATA.TRAIN_CROP_SIZE, cfg.DATA.TRAIN_CROP_SIZE)
+        assert model(clips).shape == (2, cfg.MODEL.NUM_CLASSES)
+    assert 0 < build.build_schedule(cfg)(0.5) <= cfg.SOLVER.BASE_LR
+    assert path.read_text().startswith("#")
+
+
+def keys_of_defaults() -> set[str]:
+    cfg = default_config()
+    return {f"{name}.{key}" for name, node in cfg.items() if isinstance(node, dict) for key in node} | {
+        name for name, node in cfg.items() if not isinstance(node, dict)
+    }
+
+
+def test_every_key_is_read_and_every_key_read_exists() -> None:
+    read = set()
+    for name in ("run.py", "build.py"):
+        text = (ROOT / "video_iresnet" / name).read_text()
+        text = re.sub(r"solver\.([A-Z])", r"cfg.SOLVER.\1", text)
+        read |= {match.rstrip(".") for match in re.findall(r"cfg\.((?:[A-Z][A-Z_0-9]*\.?)+)", text)} - {"SOLVER"}
+    by_name = {key for key in keys_of_defaults() if key.endswith(("_LIST", "NUM_GPUS", "TRAIN.ENABLE", "TEST.ENABLE"))}  # needed_files, run_net.py
+    assert read <= keys_of_defaults()
+    assert keys_of_defaults() - read <= by_name
+
+
+def test_overrides_convert_like_yaml() -> None:
+    cfg = load_config(DEMO, ["SOLVER.WARMUP_EPOCHS", "3", "SOLVER.WEIGHT_DECAY", "5e-4", "DATA.TRAIN_JITTER_SCALES", "(50,60)", "OUTPUT_DIR", "7"])
+    assert isinstance(cfg.SOLVER.WARMUP_EPOCHS, float)
+    assert (cfg.SOLVER.WARMUP_EPOCHS, cfg.SOLVER.WEIGHT_DECAY, cfg.DATA.TRAIN_JITTER_SCALES, cfg.OUTPUT_DIR) == (3.0, 5e-4, [50, 60], "7")
+
+
+def test_resolved_config_loads_again(tmp_path: Path) -> None:
+    cfg = load_config(DEMO)
+    (tmp_path / "config.yaml").write_text(cfg.dump())
+    assert load_config(str(tmp_path / "config.yaml")) == cfg
+
+
+@pytest.mark.parametrize(
+    ("overrides", "message"),
+    [
+        ("SOLVER.BAS_LR 1", "unknown key SOLVER.BAS_LR in the command line; did you mean SOLVER.BASE_LR?"),
+        ("TRAIN 1", "unknown key TRAIN in the command line; did you mean TRAIN"),
+        ("SOLVER.BASE_LR fast", "SOLVER.BASE_LR in the command line is 'fast'; expected a number"),
+        ("TRAIN.BATCH_SIZE 1.5", "expected a whole number"),
+        ("TRAIN.ENABLE 1", "expected True or False"),
+        ("DATA.TRAIN_JITTER_SCALES 256", "expected a list of whole numbers|expected a list like"),
+        ("DATA.TRAIN_JITTER_SCALES [256,a]", "expected a list"),
+        ("DATA.NUM_FRAMES", "override DATA.NUM_FRAMES has no value"),
+        ("MODEL.ARCH resnext", "MODEL.ARCH is resnext; expected one of resnet, iresnet"),
+        ("RESNET.DEPTH 51", "RESNET.DEPTH is 51; expected one of 18, 34, 50, 101"),
+        ("DATA.TRAIN_CROP_SIZE 64", "DATA.TRAIN_CROP_SIZE 64 is larger than the smallest short side 48"),
+        ("DATA.NUM_FRAMES 2", "DATA.NUM_FRAMES 2 is less than 4, the product of RESNET.TEMPORAL_STRIDES"),
+        ("RESNET.TEMPORAL_KERNELS [3,3,2,3]", "expected odd numbers"),
+        ("RESNET.TEMPORAL_STRIDES [1,1,2]", "expected four positive numbers"),
+        ("SOLVER.WARMUP_EPOCHS 11", "leaves nothing of SOLVER.MAX_EPOCH"),
+        ("SOLVER.COSINE_END_LR 0.5", "is not below SOLVER.BASE_LR"),
+        ("SOLVER.LR_POLICY steps_with_relative_lrs", "do not fit"),
+        ("TEST.NUM_SPATIAL_CROPS 2", "expected one of 1, 3"),
+        ("TRAIN.BATCH_SIZE 0", "expected at least 1"),
+        ("DATA.MEAN [0.5]", "expected three numbers"),
+        ("TRAIN.ENABLE False TEST.ENABLE False", "nothing to do"),
+    ],
+)
+def test_wrong_values_are_one_clear_line(overrides: str, message: str) -> None:
+    with pytest.raises(InputError, match=f"^[^\n]*({message})[^\n]*$".replace("[256,", r"\[256,").replace("?$", r"\?$")):
+        load_config(DEMO, overrides.split())
+
+
+def test_wrong_files_are_one_clear_line(tmp_path: Path) -> None:
+    with pytest.raises(InputError, match=r"cannot read config .*absent.yaml: No such file"):
+        load_config(str(tmp_path / "absent.yaml"))
+    for text, message in [
+        ("TRAIN: [", "is not plain YAML"),
+        ("TRAIN: !!python/object/apply:os.system ['true']", "is not plain YAML"),
+        ("just text", "holds no keys"),
+        ("SOLVER:\n  BASE_LR: 1e-2\n  LRR: 2", r"unknown key SOLVER.LRR in .*; did you mean SOLVER.L"),
+    ]:
+        (tmp_path / "c.yaml").write_text(text)
+        with pytest.raises(InputError, match=f"^[^\n]*{message}[^\n]*$"):
+            load_config(str(tmp_path / "c.yaml"))
+
+
+def test_base_is_inherited() -> None:
+    cfg = load_config(str(ROOT / "configs/kinetics/R3D50.yaml"))
+    assert (cfg.MODEL.ARCH, cfg.SOLVER.MAX_EPOCH, cfg.SOLVER.WARMUP_EPOCHS) == ("resnet", 196, 34.0)
