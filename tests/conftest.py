@@ -30,7 +30,9 @@ def load_script(path: str) -> ModuleType:
     return module
 
 
-def write_video(path: Path, num_frames: int, *, size: tuple[int, int] = (48, 64), codec: str = "libx264", gop: int = 12, times: list[int] | None = None) -> Path:
+def write_video(
+    path: Path, num_frames: int, *, size: tuple[int, int] = (48, 64), codec: str = "libx264", gop: int = 12, times: list[int] | None = None
+) -> Path:
     """Write a video of (height, width) `size` whose frame i shows the number i as a row of eight black or white squares.
 
     `times`: presentation times in milliseconds, for a variable frame rate; else 25 frames a second.

@@ -46,7 +46,10 @@ def test_ucf101_lists(tmp_path: Path) -> None:
     (tmp_path / "classInd.txt").write_text("1 ApplyEyeMakeup\n2 Archery\n3 Baby Crawling\n")
     classes = read_class_names(str(tmp_path / "classInd.txt"))
     assert classes == ClassNames(("ApplyEyeMakeup", "Archery", "Baby Crawling"), (1, 2, 3))
-    assert read(tmp_path, "Archery/v_g01.avi 2\nApplyEyeMakeup/v.avi 1\n", class_names=classes) == [("Archery/v_g01.avi", 1), ("ApplyEyeMakeup/v.avi", 0)]
+    assert read(tmp_path, "Archery/v_g01.avi 2\nApplyEyeMakeup/v.avi 1\n", class_names=classes) == [
+        ("Archery/v_g01.avi", 1),
+        ("ApplyEyeMakeup/v.avi", 0),
+    ]
     assert read(tmp_path, "Baby Crawling/v.avi\n", class_names=classes) == [("Baby Crawling/v.avi", 2)]
     with pytest.raises(InputError, match=r"label 0 of line 1 of .* is outside \[1, 3\]"):
         read(tmp_path, "Archery/v.avi 0\n", class_names=classes)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pickle
 import re
+import warnings
 from pathlib import Path
 from typing import Any
 
@@ -47,14 +48,17 @@ def prune_checkpoints(folder: Path, kept: int) -> None:
 def load_checkpoint(path: str | Path) -> dict[str, Any]:
     """A checkpoint's contents, on the CPU. Raises InputError where the file is not one of ours."""
     try:
-        with path_manager.open(str(path), "rb") as file:
+        with path_manager.open(str(path), "rb") as file, warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # what PyTorch warns of in foreign files, the errors below say
             state = torch.load(file, map_location="cpu", weights_only=True)
     except pickle.UnpicklingError as error:
         raise InputError(
             f"checkpoint {path} is damaged or holds more than tensors, numbers and texts, and was not loaded; expected a .pyth of this project"
         ) from error
     except (OSError, RuntimeError, EOFError, ValueError, KeyError) as error:
-        raise InputError(f"checkpoint {path} cannot be read ({str(error).splitlines()[0]}); take another one, or remove it") from error
+        raise InputError(
+            f"checkpoint {path} cannot be read ({(str(error) or type(error).__name__).splitlines()[0]}); take another one, or remove it"
+        ) from error
     if not isinstance(state, dict) or not isinstance(state.get("model_state"), dict):
         keys = ", ".join(map(str, list(state)[:4])) if isinstance(state, dict) else type(state).__name__
         raise InputError(f"checkpoint {path} has no model_state (it holds {keys}); expected a .pyth of this project")

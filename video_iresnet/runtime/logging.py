@@ -25,7 +25,9 @@ class _Console(logging.StreamHandler):  # type: ignore[type-arg]
 
 def setup_logging(output_dir: Path, rank: int) -> None:
     """The main process logs to the console and to OUTPUT_DIR/stdout.log; the others print warnings and errors alone."""
-    log.handlers.clear()
+    for handler in log.handlers[:]:
+        log.removeHandler(handler)
+        handler.close()
     log.propagate = False
     log.setLevel(logging.INFO if rank == 0 else logging.WARNING)
     layout = logging.Formatter("[%(asctime)s][%(levelname)s] %(filename)s: %(lineno)3d: %(message)s", "%m/%d %H:%M:%S")

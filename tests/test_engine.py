@@ -1,0 +1,223 @@
+"""Schedules, optimizer, metrics, checkpoints, evaluation and the bookkeeping of bad videos, in numbers."""
+
+from __future__ import annotations
+
+import pickle
+import resource
+from pathlib import Path
+
+import pytest
+import torch
+from torch import nn
+
+from video_iresnet.data.dataset import Failure, VideoViews
+from video_iresnet.data.records import Record
+from video_iresnet.engine import schedule
+from video_iresnet.engine.checkpoint import checkpoint_name, list_checkpoints, load_checkpoint, load_model_state, prune_checkpoints, save_checkpoint
+from video_iresnet.engine.evaluate import Prediction, accuracy, evaluate, temporal_checks, view_subsets
+from video_iresnet.engine.metrics import TrainSums, train_stats
+from video_iresnet.engine.optim import build_sgd
+from video_iresnet.engine.train import BadVideos, hours
+from video_iresnet.models import create_model
+from video_iresnet.runtime.distributed import Processes, StopRequest
+from video_iresnet.runtime.errors import InputError
+
+
+def test_cosine_with_warm_up_is_pyslowfasts() -> None:
+    rate = schedule.warm_up(schedule.cosine(0.1, 0.0), 0.01, 34 / 196)
+    for epoch, expected in {0: 0.01, 17: 0.051379, 34: 0.092757, 98: 0.05}.items():
+        assert rate(epoch / 196) == pytest.approx(expected, abs=1e-6)
+
+
+def test_steps_with_warm_up_are_pyslowfasts() -> None:
+    rate = schedule.warm_up(schedule.steps(0.03, [0, 14 / 22, 18 / 22], [1, 0.1, 0.01]), 1e-4, 0.19 / 22)
+    for epoch, expected in {0.1: 0.01583684, 0.19: 0.03, 13.9: 0.03, 14: 0.003, 18: 0.0003}.items():
+        assert rate(epoch / 22) == pytest.approx(expected, abs=1e-8)
+
+
+def test_normalisation_has_its_own_weight_decay() -> None:
+    model = create_model("iresnet", 18, width=4, num_classes=3)
+    optimizer = build_sgd(model, momentum=0.9, nesterov=True, weight_decay=0.1, bn_weight_decay=0.0)
+    others, norms = optimizer.param_groups
+    assert (others["weight_decay"], norms["weight_decay"], norms["nesterov"]) == (0.1, 0.0, True)
+    assert len(others["params"]) + len(norms["params"]) == len(list(model.parameters()))
+    assert {id(p) for p in norms["params"]} == {id(p) for m in model.modules() if isinstance(m, nn.BatchNorm3d) for p in m.parameters()}
+
+
+def test_metrics_are_exact_for_ragged_batches() -> None:
+    torch.manual_seed(0)
+    logits, labels = torch.randn(10, 7), torch.randint(7, (10,))
+    sums = TrainSums(torch.device("cpu"))
+    for part in (slice(0, 7), slice(7, 10)):
+        sums.add(nn.functional.cross_entropy(logits[part], labels[part]), logits[part], labels[part])
+    stats = train_stats(sums.values())
+    assert stats["loss"] == pytest.approx(nn.functional.cross_entropy(logits, labels).item(), rel=1e-6)
+    assert stats["top1_err"] == pytest.approx(100 * (logits.argmax(1) != labels).float().mean().item())
+    in_top5 = (logits.topk(5).indices == labels[:, None]).any(1)
+    assert stats["top5_err"] == pytest.approx(100 * (~in_top5).float().mean().item())
+    few = TrainSums(torch.device("cpu"))
+    few.add(torch.tensor(1.0), torch.tensor([[0.1, 0.9]]), torch.tensor([0]))
+    assert train_stats(few.values())["top5_err"] == 0
+
+
+def test_accuracy_counts_unreadable_videos_as_wrong() -> None:
+    records = [Record("", "", label) for label in (0, 1, 2, 3)]
+    right, second = Prediction([0, 4], [0.9, 0.1]), Prediction([4, 1], [0.9, 0.1])
+    assert accuracy([right, second, None, Prediction([9], [1.0])], records) == (25.0, 50.0, 100 / 3, 200 / 3)
+
+
+def test_view_subsets() -> None:
+    assert view_subsets(10, 3) == {
+        "1x1": (slice(4, 5), slice(1, 2)),
+        "1x3": (slice(4, 5), slice(None)),
+        "10x1": (slice(None), slice(1, 2)),
+        "10x3": (slice(None), slice(None)),
+    }
+    assert list(view_subsets(1, 1)) == ["1x1"]
+
+
+class Remember(nn.Module):
+    """Logits from the mean of the first and of the last frame; remembers the sizes of its batches."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.batches: list[int] = []
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        self.batches.append(len(x))
+        return torch.stack([x[:, :, 0].mean((1, 2, 3)), x[:, :, -1].mean((1, 2, 3))], 1)
+
+
+def test_evaluation_averages_probabilities_over_views() -> None:
+    """Three videos, one unreadable; 2 clips x 1 crop; against a computation by hand."""
+    values = torch.tensor([1.0, 2.0, 4.0])
+    frames = values.to(torch.uint8).view(3, 1, 1, 1).expand(3, 4, 4, 3)
+    video = VideoViews(0, frames, [[0, 1], [1, 2]], [(0, 0)], "")
+    group = [video, VideoViews(1, torch.empty(0), [], [], "broken"), video._replace(record=2)]
+    model = Remember()
+    results = evaluate(
+        model,
+        [group],
+        crop_size=4,
+        batch_size=3,
+        to_network=torch.Tensor.float,
+        checks=temporal_checks(0),
+        processes=Processes(use_gpu=False),
+        stop=StopRequest(),
+    )
+    assert results is not None
+    assert [result.record for result in results] == [0, 1, 2]
+    assert results[1].error == "broken"
+    assert not results[1].by_views
+    assert model.batches == [3, 3, 3, 3, 3, 1]
+    both = (torch.tensor([[1.0, 2.0], [2.0, 4.0]]).softmax(1)).mean(0)
+    full = results[2].by_views["2x1"]
+    assert full.classes == [1, 0]
+    assert full.probabilities == pytest.approx([both[1].item(), both[0].item()], rel=1e-6)
+    assert results[0].by_views["1x1"].probabilities[0] == pytest.approx(torch.tensor([1.0, 2.0]).softmax(0)[1].item(), rel=1e-6)
+    assert results[0].by_check["reversed"].classes == [0, 1]
+    assert results[0].by_check["frozen"].probabilities == pytest.approx([0.5, 0.5])
+
+
+def test_temporal_orders() -> None:
+    orders = temporal_checks(5)
+    clip = [3, 5, 7, 9, 9]
+    assert orders["reversed"](clip, 0) == [9, 9, 7, 5, 3]
+    assert orders["frozen"](clip, 0) == [7] * 5
+    assert sorted(orders["shuffled"](clip, 0)) == clip
+    assert orders["shuffled"](list(range(16)), 1) != orders["shuffled"](list(range(16)), 2)
+
+
+def test_checkpoints_are_ordered_and_pruned(tmp_path: Path) -> None:
+    names = [checkpoint_name(9), checkpoint_name(9, 12), checkpoint_name(9, 101), checkpoint_name(10), checkpoint_name(100000)]
+    for name in [*reversed(names), "checkpoint_best.pyth", "checkpoint_epoch_x.pyth"]:
+        save_checkpoint(tmp_path / name, {"model_state": {}})
+    assert [path.name for path in list_checkpoints(tmp_path)] == names
+    prune_checkpoints(tmp_path, 2)
+    assert [path.name for path in list_checkpoints(tmp_path)] == names[-2:]
+    assert (tmp_path / "checkpoint_best.pyth").exists()
+
+
+def test_full_disk_leaves_the_previous_checkpoint(tmp_path: Path) -> None:
+    path = tmp_path / "a.pyth"
+    save_checkpoint(path, {"model_state": {"w": torch.arange(3)}})
+    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (100_000, limits[1]))
+    try:
+        with pytest.raises(InputError, match=r"cannot write .*a\.pyth: .*; what stood there before is untouched$"):
+            save_checkpoint(path, {"model_state": {"w": torch.zeros(1_000_000)}})
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+    assert load_checkpoint(path)["model_state"]["w"].tolist() == [0, 1, 2]
+    assert [file.name for file in tmp_path.iterdir()] == ["a.pyth"]
+
+
+class Payload:
+    def __reduce__(self) -> tuple[object, tuple[str]]:
+        return Path.touch, (Path("executed"),)
+
+
+def test_foreign_checkpoints_are_refused_and_never_executed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    torch.save({"model_state": Payload()}, tmp_path / "code.pyth")
+    (tmp_path / "plain.pkl").write_bytes(pickle.dumps(Payload()))
+    (tmp_path / "text.pyth").write_text("hello")
+    (tmp_path / "empty.pyth").touch()
+    torch.save({"state_dict": {}, "arch": "x"}, tmp_path / "foreign.pyth")
+    torch.save(torch.zeros(2), tmp_path / "tensor.pyth")
+    save_checkpoint(tmp_path / "whole.pyth", {"model_state": {"w": torch.zeros(9999)}})
+    (tmp_path / "cut.pyth").write_bytes((tmp_path / "whole.pyth").read_bytes()[:5000])
+    for name, message in {
+        "code.pyth": "damaged or holds more than tensors",
+        "plain.pkl": "damaged or holds more than tensors",
+        "text.pyth": "damaged or holds more|cannot be read",
+        "empty.pyth": "cannot be read",
+        "foreign.pyth": r"has no model_state \(it holds state_dict, arch\)",
+        "tensor.pyth": r"has no model_state \(it holds Tensor\)",
+        "cut.pyth": "cannot be read",
+        "absent.pyth": "cannot be read",
+    }.items():
+        with pytest.raises(InputError, match=f"^checkpoint [^\n]*{name} [^\n]*({message})[^\n]*$"):
+            load_checkpoint(tmp_path / name)
+    assert not (tmp_path / "executed").exists()
+
+
+def test_weights_of_another_network_are_refused() -> None:
+    model = create_model("iresnet", 18, width=4, num_classes=8)
+    for other, message in [
+        (create_model("iresnet", 18, width=4, num_classes=5), "has 5 classes, but MODEL.NUM_CLASSES is 8; set it to 5"),
+        (create_model("iresnet", 34, width=4, num_classes=8), "lacks 20 of the tensors, layer1.1.bn2.weight first"),
+        (create_model("iresnet", 18, width=8, num_classes=8), "has in other shapes .*conv1.weight first"),
+        (create_model("resnet", 18, width=4, num_classes=8), "has, beyond the network's, 1[0-9]* of the tensors|lacks"),
+    ]:
+        with pytest.raises(InputError, match=f"^checkpoint x.pyth [^\n]*{message}"):
+            load_model_state(model, {"model_state": other.state_dict()}, "x.pyth")
+    load_model_state(model, {"model_state": create_model("iresnet", 18, width=4, num_classes=8).state_dict()}, "x.pyth")
+
+
+def test_bad_videos_are_logged_once_and_limited(caplog: pytest.LogCaptureFixture) -> None:
+    records = [Record(f"{i}.mp4", f"/v/{i}.mp4", 0) for i in range(10)]
+    bad = BadVideos(records, 0.2)
+    bad.add([Failure(3, "empty")])
+    bad.add([Failure(3, "empty"), Failure(4, "cut")])
+    assert bad.reasons == {3: "empty", 4: "cut"}
+    with pytest.raises(InputError, match=r"3 of 10 training videos .* DATA.MAX_BAD_SHARE 0.2 .* /v/3.mp4 \(empty\)"):
+        bad.add([Failure(5, "cut")])
+
+
+def test_a_batch_can_be_learnt_by_heart() -> None:
+    torch.manual_seed(0)
+    model = create_model("iresnet", 18, width=4, num_classes=4)
+    optimizer = build_sgd(model, momentum=0.9, nesterov=True, weight_decay=0.0, bn_weight_decay=0.0)
+    optimizer.param_groups[0]["lr"] = optimizer.param_groups[1]["lr"] = 0.05
+    clips, labels = torch.randn(8, 3, 4, 32, 32), torch.arange(8) % 4
+    for _ in range(30):
+        loss = nn.functional.cross_entropy(model(clips), labels)
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+    assert loss < 0.05
+
+
+def test_hours() -> None:
+    assert [hours(s) for s in (0, 61.9, 12345)] == ["0:00:00", "0:01:01", "3:25:45"]

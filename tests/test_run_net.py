@@ -1,0 +1,311 @@
+"""Whole runs through tools/run_net.py: training, resuming, testing on several processes, and every kind of bad input."""
+
+from __future__ import annotations
+
+import csv
+import json
+import os
+import re
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+import torch
+import torch.distributed.run
+from conftest import DEMO, ROOT, RunNet, start, write_video
+
+from video_iresnet.engine.checkpoint import list_checkpoints, load_checkpoint
+
+TORCHRUN = ("-m", "torch.distributed.run", "--standalone")
+
+
+def last_weights(folder: Path) -> dict[str, torch.Tensor]:
+    return dict(load_checkpoint(list_checkpoints(folder / "checkpoints")[-1])["model_state"])
+
+
+def assert_same_weights(a: Path, b: Path) -> None:
+    ours, theirs = last_weights(a), last_weights(b)
+    assert ours.keys() == theirs.keys()
+    assert all(torch.equal(ours[key], theirs[key]) for key in ours)
+
+
+def stats_of(folder: Path, kind: str) -> list[dict[str, object]]:
+    lines = [json.loads(line.removeprefix("json_stats: ")) for line in (folder / "json_stats.log").read_text().splitlines()]
+    return [line for line in lines if line["_type"] == kind]
+
+
+@pytest.fixture(scope="module")
+def trained(small: list[str], tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A finished run of the demo config at a small size."""
+    folder = tmp_path_factory.mktemp("trained")
+    process = start("tools/run_net.py", "--cfg", DEMO, *small, "OUTPUT_DIR", str(folder))
+    output, _ = process.communicate(timeout=300)
+    assert process.returncode == 0, output
+    return folder
+
+
+def test_a_run_leaves_what_it_promises(trained: Path) -> None:
+    assert {path.name for path in trained.iterdir()} == {
+        "config.yaml", "stdout.log", "json_stats.log", "tensorboard", "checkpoints", "results.json", "predictions.csv",
+    }  # fmt: skip
+    assert {path.name for path in (trained / "checkpoints").iterdir()} == {
+        "checkpoint_epoch_00001.pyth", "checkpoint_epoch_00002.pyth", "checkpoint_best.pyth",
+    }  # fmt: skip
+    steps = stats_of(trained, "train_iter_")
+    assert [(s["epoch"], s["iter"]) for s in steps] == [(f"{e}/2", f"{i}/3") for e in (1, 2) for i in (1, 2, 3)]
+    assert {"dt", "dt_data", "dt_net", "eta", "loss", "lr", "gpu_mem", "top1_err", "top5_err"} <= set(steps[0])
+    assert [s["epoch"] for s in stats_of(trained, "train_epoch")] == ["1/2", "2/2"]
+    assert [s["epoch"] for s in stats_of(trained, "val_epoch")] == ["2/2"]
+    assert list((trained / "tensorboard").glob("events.*"))
+    state = load_checkpoint(trained / "checkpoints/checkpoint_epoch_00002.pyth")
+    assert (state["epoch"], state["step"], len(state["class_names"])) == (1, 0, 8)
+
+
+def test_results_agree_with_predictions(trained: Path) -> None:
+    results = json.loads((trained / "results.json").read_text())
+    with open(trained / "predictions.csv") as file:
+        rows = list(csv.DictReader(file))
+    assert len(rows) == results["num_videos"] == 11
+    top1 = 100 * sum(row["label"] == row["top1"] for row in rows) / 11
+    top5 = 100 * sum(row["label"] in [row[f"top{k}"] for k in range(1, 6)] for row in rows) / 11
+    assert (results["top1_acc"], results["top5_acc"]) == pytest.approx((top1, top5))
+    assert (results["num_failed"], results["protocol"]) == (0, "2x3 @32, clips of 4x2")
+    assert set(results["by_views"]) == {"1x1", "1x3", "2x1", "2x3"}
+    assert set(results["temporal_checks"]) == {"reversed", "shuffled", "frozen"}
+    assert results["checkpoint"].endswith("checkpoint_epoch_00002.pyth")
+    assert all(sorted(p, reverse=True) == p for p in ([float(row[f"prob{k}"]) for k in range(1, 6)] for row in rows))
+
+
+def test_the_same_seed_gives_the_same_run(trained: Path, small: list[str], tmp_path: Path, run_net: RunNet) -> None:
+    assert run_net(*small, "OUTPUT_DIR", str(tmp_path), "DATA_LOADER.NUM_WORKERS", "2") == 0
+    assert_same_weights(trained, tmp_path)
+    assert (tmp_path / "predictions.csv").read_bytes() == (trained / "predictions.csv").read_bytes()
+    assert [s["loss"] for s in stats_of(tmp_path, "train_iter_")] == [s["loss"] for s in stats_of(trained, "train_iter_")]
+
+
+def wait_for_step(process: subprocess.Popen[str], folder: Path, epoch: int, step: int) -> None:
+    """Until the run has logged a step."""
+    wanted = f'"epoch": "{epoch}/'
+    for _ in range(1200):
+        log = folder / "json_stats.log"
+        if log.exists() and any(wanted in line and f'"iter": "{step}/' in line for line in log.read_text().splitlines()):
+            return
+        assert process.poll() is None, process.communicate()[0]
+        time.sleep(0.05)
+    raise AssertionError("the run did not get there")
+
+
+# Enough short steps that a signal arrives in the middle of an epoch.
+LONG = ["TRAIN.BATCH_SIZE", "2", "MODEL.DROPOUT_RATE", "0.5", "TEST.ENABLE", "False"]
+
+
+@pytest.fixture(scope="module")
+def uninterrupted(small: list[str], tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("uninterrupted")
+    process = start("tools/run_net.py", "--cfg", DEMO, *small, *LONG, "OUTPUT_DIR", str(folder))
+    output, _ = process.communicate(timeout=300)
+    assert process.returncode == 0, output
+    return folder
+
+
+@pytest.mark.parametrize(("number", "code"), [(signal.SIGKILL, -9), (signal.SIGINT, 130), (signal.SIGTERM, 143)])
+def test_a_run_that_was_ended_goes_on_as_if_nothing_had_happened(
+    number: signal.Signals, code: int, uninterrupted: Path, small: list[str], tmp_path: Path
+) -> None:
+    command = ["tools/run_net.py", "--cfg", DEMO, *small, *LONG, "OUTPUT_DIR", str(tmp_path)]
+    process = start(*command)
+    wait_for_step(process, tmp_path, 2, 3)
+    process.send_signal(number)
+    output, _ = process.communicate(timeout=60)
+    assert process.returncode == code, output
+    if number != signal.SIGKILL:
+        assert re.search(
+            r"stopped in epoch 2 after step \d+ of 12; saved .*checkpoint_epoch_00001_step_0000\d+.pyth\ngo on with: python tools/run_net.py --cfg",
+            output,
+        )
+        assert "Traceback" not in output
+    again = start(*command)
+    output, _ = again.communicate(timeout=120)
+    assert again.returncode == 0, output
+    assert "going on from" in output
+    assert_same_weights(uninterrupted, tmp_path)
+    assert stats_of(tmp_path, "train_epoch")[-1]["loss"] == stats_of(uninterrupted, "train_epoch")[-1]["loss"] or number == signal.SIGKILL
+
+
+def test_a_finished_run_is_left_alone(trained: Path, small: list[str], run_net: RunNet) -> None:
+    before = {path.name: path.stat().st_mtime_ns for path in (trained / "checkpoints").iterdir()}
+    assert run_net(*small, "OUTPUT_DIR", str(trained), "TEST.ENABLE", "False") == 0
+    assert {path.name: path.stat().st_mtime_ns for path in (trained / "checkpoints").iterdir()} == before
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("world_size", [2, 3])
+def test_results_do_not_depend_on_processes(world_size: int, trained: Path, small: list[str], tmp_path: Path) -> None:
+    test = [
+        "TRAIN.ENABLE",
+        "False",
+        "TEST.CHECKPOINT_FILE_PATH",
+        str(trained / "checkpoints/checkpoint_epoch_00002.pyth"),
+        "OUTPUT_DIR",
+        str(tmp_path),
+    ]
+    process = start("tools/run_net.py", "--cfg", DEMO, *small, *test, launcher=(*TORCHRUN, f"--nproc-per-node={world_size}"))
+    output, _ = process.communicate(timeout=300)
+    assert process.returncode == 0, output
+    assert (tmp_path / "predictions.csv").read_bytes() == (trained / "predictions.csv").read_bytes()
+    ours, theirs = (json.loads((folder / "results.json").read_text()) for folder in (tmp_path, trained))
+    assert ours | {"seconds": 0} == theirs | {"seconds": 0}
+
+
+@pytest.mark.slow
+def test_training_on_two_processes(small: list[str], tmp_path: Path, trained: Path) -> None:
+    """NUM_GPUS starts them, here on the CPU; the first loss is that of one process, since the batch is the same."""
+    process = start("tools/run_net.py", "--cfg", DEMO, *small, "NUM_GPUS", "2", "OUTPUT_DIR", str(tmp_path), "TEST.ENABLE", "False")
+    output, _ = process.communicate(timeout=300)
+    assert process.returncode == 0, output
+    assert "2 process(es)" in output
+    assert len(stats_of(tmp_path, "train_epoch")) == 2
+    assert all(torch.isfinite(tensor).all() for tensor in last_weights(tmp_path).values())
+
+
+@pytest.fixture(scope="module")
+def large_videos(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("large")
+    for i in range(4):
+        write_video(folder / f"{i}.mp4", 90, size=(120, 160))
+    for name, count in {"train.csv": 4, "val.csv": 1, "test.csv": 1}.items():
+        (folder / name).write_text("".join(f"{i}.mp4 {i * 40}\n" for i in range(count)))
+    return folder
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("config", ["kinetics/iR3D50.yaml", "ssv2/iR3D50.yaml"])
+def test_full_size_configs_take_two_steps(config: str, large_videos: Path, tmp_path: Path, run_net: RunNet) -> None:
+    overrides = ["DATA.PATH_TO_DATA_DIR", str(large_videos), "TRAIN.BATCH_SIZE", "2", "DATA_LOADER.NUM_WORKERS", "0", "SOLVER.MAX_EPOCH", "1"]
+    overrides += ["SOLVER.WARMUP_EPOCHS", "0", "SOLVER.BASE_LR", "0.001", "OUTPUT_DIR", str(tmp_path), "LOG_PERIOD", "1", "TEST.ENABLE", "False"]
+    assert run_net(*overrides, cfg=str(ROOT / "configs" / config)) == 0
+    assert [s["iter"] for s in stats_of(tmp_path, "train_iter_")] == ["1/2", "2/2"]
+    assert int(last_weights(tmp_path)["bn1.num_batches_tracked"]) == 2
+
+
+def test_two_configs_run_one_after_the_other(
+    small: list[str], shapes: Path, tmp_path: Path, run_net: RunNet, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for name in ("a", "b"):
+        (tmp_path / f"{name}.yaml").write_text(f"_BASE_: {DEMO}\nOUTPUT_DIR: {tmp_path}/{name}\n")
+    assert (
+        run_net(str(tmp_path / "b.yaml"), "--opts", *small, "SOLVER.MAX_EPOCH", "1", "SOLVER.WARMUP_EPOCHS", "0", cfg=str(tmp_path / "a.yaml")) == 0
+    )
+    assert (tmp_path / "a/results.json").exists()
+    assert (tmp_path / "b/results.json").exists()
+
+
+def test_a_test_counts_broken_videos_as_failed(trained: Path, shapes: Path, small: list[str], tmp_path: Path, run_net: RunNet) -> None:
+    lines = (shapes / "test.csv").read_text().splitlines()
+    (tmp_path / "empty.mp4").touch()
+    (tmp_path / "test.csv").write_text("\n".join(f"{shapes}/{line}" for line in lines[:6]) + f"\n{tmp_path}/empty.mp4 0\n{tmp_path}/gone.mp4 1\n")
+    (tmp_path / "classes.txt").write_bytes((shapes / "classes.txt").read_bytes())
+    checkpoint = str(trained / "checkpoints/checkpoint_best.pyth")
+    test = ["TRAIN.ENABLE", "False", "TEST.CHECKPOINT_FILE_PATH", checkpoint, "OUTPUT_DIR", str(tmp_path / "out")]
+    assert run_net(*small, *test, "DATA.PATH_TO_DATA_DIR", str(tmp_path)) == 0
+    results = json.loads((tmp_path / "out/results.json").read_text())
+    assert (results["num_videos"], results["num_failed"]) == (8, 2)
+    assert results["top1_acc"] == pytest.approx(results["top1_acc_readable"] * 6 / 8)
+    with open(tmp_path / "out/predictions.csv") as file:
+        rows = list(csv.DictReader(file))
+    assert [bool(row["error"]) for row in rows] == [False] * 6 + [True] * 2
+    assert rows[6]["top1"] == ""
+
+
+def test_fewer_than_five_classes(shapes: Path, small: list[str], tmp_path: Path, run_net: RunNet) -> None:
+    for name in ("train", "val", "test"):
+        lines = [line.split() for line in (shapes / f"{name}.csv").read_text().splitlines()]
+        (tmp_path / f"{name}.csv").write_text("".join(f"{shapes}/{path},{int(label) % 2}\n" for path, label in lines))
+    more = ["DATA.PATH_TO_DATA_DIR", str(tmp_path), "OUTPUT_DIR", str(tmp_path / "out"), "MODEL.NUM_CLASSES", "2", "DATA.CLASS_NAMES", ""]
+    assert run_net(*small, *more, "SOLVER.MAX_EPOCH", "1", "SOLVER.WARMUP_EPOCHS", "0") == 0
+    results = json.loads((tmp_path / "out/results.json").read_text())
+    assert results["top5_acc"] == 100
+    assert (tmp_path / "out/predictions.csv").read_text().startswith("video,label,top1,top2,prob1,prob2,error\n")
+
+
+def test_training_replaces_and_limits_broken_videos(
+    shapes: Path, small: list[str], tmp_path: Path, run_net: RunNet, capsys: pytest.CaptureFixture[str]
+) -> None:
+    lines = (shapes / "train.csv").read_text().splitlines()
+    (tmp_path / "empty.mp4").touch()
+    (tmp_path / "train.csv").write_text("\n".join(f"{shapes}/{line}" for line in lines[:-1]) + f"\n{tmp_path}/empty.mp4 0\n")
+    more = ["DATA.TRAIN_LIST", str(tmp_path / "train.csv"), "TEST.ENABLE", "False", "TRAIN.BATCH_SIZE", "24"]
+    assert run_net(*small, *more, "OUTPUT_DIR", str(tmp_path / "a"), "DATA.MAX_BAD_SHARE", "0.1") == 0
+    assert capsys.readouterr().out.count("empty.mp4: Invalid data") == 1
+    assert run_net(*small, *more, "OUTPUT_DIR", str(tmp_path / "b")) == 1
+    assert re.search(r"error: 1 of 24 training videos cannot be read, .*empty.mp4 \(Invalid data", capsys.readouterr().err)
+
+
+BAD_INPUT = {
+    "SOLVER.BAS_LR 1": "unknown key SOLVER.BAS_LR",
+    "TRAIN.BATCH_SIZE many": "expected a whole number",
+    "DATA.TRAIN_LIST gone.csv": r"DATA.TRAIN_LIST: .*gone.csv does not exist",
+    "DATA.TEST_LIST gone.csv": r"DATA.TEST_LIST: .*gone.csv does not exist",
+    "DATA.TRAIN_LIST EMPTY": "is empty",
+    "DATA.VAL_LIST MALFORMED": "line 2 of",
+    "DATA.TEST_LIST RANGE": r"label 8 of line 1 of .* is outside \[0, 7\]|label 8 of line 1 of .* is outside \[0, 8\)",
+    "DATA.TRAIN_LIST MISSING": r"4 of the 8 videos of DATA.TRAIN_LIST do not exist, first \S*gone0.mp4, \S*gone1.mp4, \S*gone2.mp4;",
+    "DATA.CLASS_NAMES RANGE": "names 1 classes, but MODEL.NUM_CLASSES is 8",
+    "TRAIN.BATCH_SIZE 25": "TRAIN.BATCH_SIZE 25 is more than the 24 videos",
+    "TRAIN.ENABLE False": "no weights to test",
+    "TRAIN.ENABLE False TEST.CHECKPOINT_FILE_PATH gone.pyth": "TEST.CHECKPOINT_FILE_PATH: gone.pyth does not exist",
+    "TRAIN.ENABLE False TEST.CHECKPOINT_FILE_PATH EMPTY": "checkpoint .* cannot be read",
+    "TRAIN.CHECKPOINT_FILE_PATH TRAINED RESNET.DEPTH 34": r"lacks \d+ of the tensors, layer1.2.bn0.weight first",
+    "TRAIN.CHECKPOINT_FILE_PATH TRAINED MODEL.NUM_CLASSES 9 DATA.CLASS_NAMES NONE": "has 8 classes, but MODEL.NUM_CLASSES is 9",
+    "OUTPUT_DIR EMPTY": "OUTPUT_DIR .* cannot be written to",
+    "OUTPUT_DIR /proc/nowhere": "OUTPUT_DIR /proc/nowhere cannot be written to",
+    "SOLVER.BASE_LR 1e30 SOLVER.WARMUP_EPOCHS 0": "the loss is (nan|inf)",
+}
+
+
+@pytest.mark.parametrize("overrides", BAD_INPUT)
+def test_bad_input_is_one_clear_line(
+    overrides: str, shapes: Path, trained: Path, small: list[str], tmp_path: Path, run_net: RunNet, capsys: pytest.CaptureFixture[str]
+) -> None:
+    lists = (shapes / "train.csv").read_text().splitlines()
+    names = {
+        "EMPTY": "",
+        "MALFORMED": f"{shapes}/{lists[0]}\nno label here\n",
+        "RANGE": f"{shapes}/videos/train_0000.mp4 8\n",
+        "MISSING": "".join(f"{shapes}/{line}\n" for line in lists[:4]) + "".join(f"gone{i}.mp4 0\n" for i in range(4)),
+    }
+    for name, text in names.items():
+        (tmp_path / name).write_text(text)
+    words = [str(tmp_path / word) if word in names else word for word in overrides.split()]
+    words = [str(trained / "checkpoints/checkpoint_best.pyth") if word == "TRAINED" else "" if word == "NONE" else word for word in words]
+    assert run_net(*small, "OUTPUT_DIR", str(tmp_path / "out"), *words) == 1
+    error = capsys.readouterr().err
+    assert re.fullmatch(f"error: [^\n]*({BAD_INPUT[overrides]})[^\n]*\n", error), error
+
+
+def test_an_earlier_run_is_not_overwritten(trained: Path, small: list[str], run_net: RunNet, capsys: pytest.CaptureFixture[str]) -> None:
+    assert run_net(*small, "OUTPUT_DIR", str(trained), "TRAIN.AUTO_RESUME", "False") == 1
+    assert "holds checkpoints of an earlier run" in capsys.readouterr().err
+
+
+def test_training_can_start_from_weights(
+    trained: Path, small: list[str], tmp_path: Path, run_net: RunNet, capsys: pytest.CaptureFixture[str]
+) -> None:
+    checkpoint = str(trained / "checkpoints/checkpoint_epoch_00002.pyth")
+    more = ["TRAIN.CHECKPOINT_FILE_PATH", checkpoint, "SOLVER.BASE_LR", "1e-9", "SOLVER.WARMUP_START_LR", "0", "TEST.ENABLE", "False"]
+    assert run_net(*small, "OUTPUT_DIR", str(tmp_path), *more, "SOLVER.WARMUP_EPOCHS", "0") == 0
+    assert "starting from the weights of" in capsys.readouterr().out
+    torch.testing.assert_close(last_weights(tmp_path)["fc.weight"], last_weights(trained)["fc.weight"], rtol=1e-5, atol=1e-7)
+
+
+@pytest.mark.skipif(not Path("/proc").exists(), reason="reads /proc")
+def test_it_runs_from_any_folder_without_an_installed_package(tmp_path: Path) -> None:
+    environment = {key: value for key, value in os.environ.items() if key != "PYTHONPATH"}
+    code = "import sys; sys.path[:] = [p for p in sys.path if 'editable' not in p]; sys.argv = ['run_net.py', '--help']; import runpy; "
+    code += f"runpy.run_path({str(ROOT / 'tools/run_net.py')!r}, run_name='__main__')"
+    done = subprocess.run([sys.executable, "-c", code], cwd=tmp_path, env=environment, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    assert "--cfg" in done.stdout
