@@ -16,6 +16,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 # Threads that wait should sleep: decoding shares the cores. Read when torch is imported.
 os.environ.setdefault("OMP_WAIT_POLICY", "passive")
 
+from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
 from torch.distributed.run import main as torchrun
 
 from video_iresnet.config import load_config
@@ -40,8 +41,7 @@ def main(arguments: list[str]) -> int:
         configs = [load_config(path, overrides) for path in paths]
         num_processes = configs[0].NUM_GPUS
         if num_processes > 1 and "RANK" not in os.environ:
-            torchrun(["--standalone", f"--nproc-per-node={num_processes}", __file__, *arguments])
-            return 0
+            return launch(num_processes, arguments)
         for cfg in configs:
             if cfg.TRAIN.ENABLE:
                 train(cfg)
@@ -58,6 +58,15 @@ def main(arguments: list[str]) -> int:
         print("stopped at once; the last checkpoint is intact", file=sys.stderr)
         return 130
     close_processes()
+    return 0
+
+
+def launch(num_processes: int, arguments: list[str]) -> int:
+    """This command again, in several processes of this machine."""
+    try:
+        torchrun(["--standalone", f"--nproc-per-node={num_processes}", __file__, *arguments])
+    except ChildFailedError as error:  # the process has said why
+        return abs(error.get_first_failure()[1].exitcode)
     return 0
 
 

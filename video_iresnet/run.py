@@ -171,7 +171,7 @@ def test(cfg: Config) -> None:
     stats.close()
     for line in _table(summary).splitlines():
         log.info("%s", line)
-    log.info("results in %s, one line a video in %s", folder / "results.json", folder / "predictions.csv")
+    log.info("results: %s; one line a video: %s; curves: tensorboard --logdir %s", folder / "results.json", folder / "predictions.csv", folder)
 
 
 def _start(cfg: Config) -> tuple[Processes, Path]:

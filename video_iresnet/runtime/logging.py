@@ -41,12 +41,12 @@ def setup_logging(output_dir: Path, rank: int) -> None:
 
 class Stats:
     """Records of a run: `json_stats: {...}` lines in json_stats.log, in PySlowFast's form (sorted keys, floats rounded to 5 decimals), and
-    their numbers as curves in tensorboard/. `first_step`: where this run starts; curves of an earlier one are cut there.
+    their numbers as curves in tensorboard/. `first_step`: where this run starts; curves of an earlier one are cut there (0: nowhere).
     """
 
     def __init__(self, output_dir: Path, first_step: int = 0) -> None:
         self._path = output_dir / "json_stats.log"
-        self._curves = SummaryWriter(output_dir / "tensorboard", purge_step=first_step)
+        self._curves = SummaryWriter(output_dir / "tensorboard", purge_step=first_step or None)
 
     def write(self, stats: dict[str, Any], step: int) -> None:
         """`step`: how many optimizer steps were done."""
