@@ -127,6 +127,11 @@ def test_a_run_that_was_ended_goes_on_as_if_nothing_had_happened(
             output,
         )
         assert "Traceback" not in output
+    if number == signal.SIGINT:
+        other = start(*command, "TRAIN.BATCH_SIZE", "8")
+        output, _ = other.communicate(timeout=60)
+        assert other.returncode == 1
+        assert "but now an epoch has 3 steps" in output
     again = start(*command)
     output, _ = again.communicate(timeout=120)
     assert again.returncode == 0, output
@@ -135,9 +140,12 @@ def test_a_run_that_was_ended_goes_on_as_if_nothing_had_happened(
     assert stats_of(tmp_path, "train_epoch")[-1]["loss"] == stats_of(uninterrupted, "train_epoch")[-1]["loss"] or number == signal.SIGKILL
 
 
-def test_a_finished_run_is_left_alone(trained: Path, small: list[str], run_net: RunNet) -> None:
+@pytest.mark.parametrize("epochs", ["2", "1"])
+def test_a_finished_run_is_left_alone(epochs: str, trained: Path, small: list[str], run_net: RunNet, capsys: pytest.CaptureFixture[str]) -> None:
     before = {path.name: path.stat().st_mtime_ns for path in (trained / "checkpoints").iterdir()}
-    assert run_net(*small, "OUTPUT_DIR", str(trained), "TEST.ENABLE", "False") == 0
+    shorter = ["SOLVER.MAX_EPOCH", epochs, "SOLVER.WARMUP_EPOCHS", "0"]
+    assert run_net(*small, *shorter, "OUTPUT_DIR", str(trained), "TEST.ENABLE", "False") == 0
+    assert "2 epochs were done before" in capsys.readouterr().out
     assert {path.name: path.stat().st_mtime_ns for path in (trained / "checkpoints").iterdir()} == before
 
 
@@ -160,9 +168,18 @@ def test_results_do_not_depend_on_processes(world_size: int, trained: Path, smal
     assert ours | {"seconds": 0} == theirs | {"seconds": 0}
 
 
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU, and there is none")
+def test_training_and_testing_on_a_gpu(small: list[str], tmp_path: Path, run_net: RunNet) -> None:
+    assert run_net(*small, "NUM_GPUS", "1", "OUTPUT_DIR", str(tmp_path)) == 0
+    assert ", cuda" in (tmp_path / "stdout.log").read_text()
+    assert json.loads((tmp_path / "results.json").read_text())["num_failed"] == 0
+
+
 @pytest.mark.slow
-def test_training_on_two_processes(small: list[str], tmp_path: Path, trained: Path) -> None:
-    """NUM_GPUS starts them, here on the CPU; the first loss is that of one process, since the batch is the same."""
+@pytest.mark.skipif(torch.cuda.is_available(), reason="starts its processes on the CPU, and there is a GPU")
+def test_training_on_two_processes(small: list[str], tmp_path: Path) -> None:
+    """NUM_GPUS starts them, here on the CPU."""
     process = start("tools/run_net.py", "--cfg", DEMO, *small, "NUM_GPUS", "2", "OUTPUT_DIR", str(tmp_path), "TEST.ENABLE", "False")
     output, _ = process.communicate(timeout=300)
     assert process.returncode == 0, output
@@ -210,9 +227,10 @@ def test_a_test_counts_broken_videos_as_failed(trained: Path, shapes: Path, smal
     (tmp_path / "classes.txt").write_bytes((shapes / "classes.txt").read_bytes())
     checkpoint = str(trained / "checkpoints/checkpoint_best.pyth")
     test = ["TRAIN.ENABLE", "False", "TEST.CHECKPOINT_FILE_PATH", checkpoint, "OUTPUT_DIR", str(tmp_path / "out")]
-    assert run_net(*small, *test, "DATA.PATH_TO_DATA_DIR", str(tmp_path)) == 0
+    assert run_net(*small, *test, "DATA.PATH_TO_DATA_DIR", str(tmp_path), "DATA.TEST_SHORT_SIDE", "40") == 0
     results = json.loads((tmp_path / "out/results.json").read_text())
     assert (results["num_videos"], results["num_failed"]) == (8, 2)
+    assert results["protocol"] == "2x3 @32 of short side 40, clips of 4x2"
     assert results["top1_acc"] == pytest.approx(results["top1_acc_readable"] * 6 / 8)
     with open(tmp_path / "out/predictions.csv") as file:
         rows = list(csv.DictReader(file))

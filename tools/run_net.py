@@ -47,7 +47,7 @@ def main(arguments: list[str]) -> int:
                 train(cfg)
             if cfg.TEST.ENABLE:
                 test(cfg)
-    except InputError as error:
+    except (InputError, OSError) as error:
         print(f"error: {error}", file=sys.stderr)
         return 1
     except InterruptedRunError as interruption:

@@ -109,7 +109,7 @@ def build_test_data(cfg: Config, records: list[Record]) -> ViewDataset:
         open_video=PyAVReader,
         num_clips=cfg.TEST.NUM_ENSEMBLE_VIEWS,
         num_crops=cfg.TEST.NUM_SPATIAL_CROPS,
-        short_side=cfg.DATA.TEST_CROP_SIZE,
+        short_side=cfg.DATA.TEST_SHORT_SIDE or cfg.DATA.TEST_CROP_SIZE,
         crop_size=cfg.DATA.TEST_CROP_SIZE,
     )
 

@@ -86,8 +86,10 @@ def default_config() -> Config:
     cfg.DATA.TRAIN_JITTER_SCALES = [256, 320]
     # Pixels of the square that the network sees in training and validation.
     cfg.DATA.TRAIN_CROP_SIZE = 224
-    # The same in testing; the short side is scaled to it.
+    # The same in testing.
     cfg.DATA.TEST_CROP_SIZE = 256
+    # The short side in testing; 0: that of the crop.
+    cfg.DATA.TEST_SHORT_SIDE = 0
     # Mirror half of the training clips; not for classes that tell left from right.
     cfg.DATA.RANDOM_FLIP = True
 
@@ -212,6 +214,10 @@ def _check_network_sizes(cfg: Config) -> None:
     )
     for key in ("DATA.TRAIN_CROP_SIZE", "DATA.TEST_CROP_SIZE"):
         _check_least(cfg, key, 32)
+    _check(
+        cfg.DATA.TEST_SHORT_SIDE == 0 or cfg.DATA.TEST_SHORT_SIDE >= cfg.DATA.TEST_CROP_SIZE,
+        f"DATA.TEST_SHORT_SIDE {cfg.DATA.TEST_SHORT_SIDE} is smaller than DATA.TEST_CROP_SIZE {cfg.DATA.TEST_CROP_SIZE}; make it larger, or 0",
+    )
     for key in ("RESNET.TEMPORAL_KERNELS", "RESNET.TEMPORAL_STRIDES"):
         values = _get(cfg, key)
         _check(len(values) == 4 and min(values) >= 1, f"{key} is {values}; expected four positive numbers, one for each stage")

@@ -71,10 +71,18 @@ def train(cfg: Config) -> None:
     model = build.build_model(cfg).to(processes.device, memory_format=torch.channels_last_3d)  # type: ignore[call-overload]
     optimizer = build.build_optimizer(cfg, model)
     position = _resume(cfg, folder, model, optimizer)
+    if position.epoch > cfg.SOLVER.MAX_EPOCH or (position.epoch == cfg.SOLVER.MAX_EPOCH and position.validated()):
+        log.info("training is complete: %d epochs were done before; to train anew, name another OUTPUT_DIR", position.epoch)
+        return
     batches = EpochBatches(
         len(records), cfg.TRAIN.BATCH_SIZE, seed=cfg.RNG_SEED, rank=processes.rank, world_size=processes.size, start=(position.epoch, position.step)
     )
     steps = batches.steps_per_epoch
+    if position.step >= steps:
+        raise InputError(
+            f"{folder} stands after step {position.step} of an epoch, but now an epoch has {steps} steps; "
+            "go on with the TRAIN.BATCH_SIZE and the list of before, or name another OUTPUT_DIR"
+        )
     on_gpu = processes.device.type == "cuda"
     loader = clip_loader(build.build_training_data(cfg, records), batches, num_workers=cfg.DATA_LOADER.NUM_WORKERS, pin_memory=on_gpu)
     trainer = Trainer(
@@ -132,7 +140,7 @@ def train(cfg: Config) -> None:
 
 
 def test(cfg: Config) -> None:
-    """Multi-view testing; writes results.json and predictions.csv. Raises InputError, and InterruptedRunErrorRunError after Ctrl-C or SIGTERM."""
+    """Multi-view testing; writes results.json and predictions.csv. Raises InputError, and InterruptedRunError after Ctrl-C or SIGTERM."""
     processes, folder = _start(cfg)
     stop = StopRequest()
     records = _records(cfg, "DATA.TEST_LIST")

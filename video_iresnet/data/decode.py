@@ -48,10 +48,7 @@ class PyAVReader:
         self.path = path
         self._reformatter = VideoReformatter()
         self._size: tuple[int, int] | None = None
-        try:
-            self._container: InputContainer = av.open(path_manager.get_local_path(path))
-        except (OSError, ValueError) as error:  # every FFmpeg error is one of these
-            raise DecodeError(_reason(error)) from error
+        self._open()
         try:
             self._times, self._keyframes = self._scan()
             self._restart()
@@ -75,38 +72,41 @@ class PyAVReader:
 
     def _scan(self) -> tuple[list[int], list[int]]:
         """The presentation times of all frames, and those of the keyframes, both ascending."""
-        if not self._container.streams.video:
-            raise DecodeError("it has no video stream")
-        stream = self._container.streams.video[0]
-        self._stream = stream
-        stream.thread_type = "NONE"
-        stream.codec_context.thread_count = 1
         try:
-            packets = [packet for packet in self._container.demux(stream) if packet.size]
+            packets = [(packet.pts, packet.is_keyframe, packet.is_discard) for packet in self._container.demux(self._stream) if packet.size]
         except (OSError, ValueError) as error:
             raise DecodeError(_reason(error)) from error
         # The sample table of MP4 and MOV is exact, so fewer packets mean that the end of the file is missing.
-        if "mp4" in self._container.format.name and len(packets) < stream.frames:
-            raise DecodeError(f"it is truncated: {len(packets)} of {stream.frames} frames are there")
-        shown = [packet for packet in packets if not packet.is_discard]
-        times = sorted({packet.pts for packet in shown if packet.pts is not None})
+        if "mp4" in self._container.format.name and len(packets) < self._stream.frames:
+            raise DecodeError(f"it is truncated: {len(packets)} of {self._stream.frames} frames are there")
+        shown = [(time, is_keyframe) for time, is_keyframe, is_discarded in packets if not is_discarded]
+        times = sorted({time for time, _ in shown if time is not None})
         self._count_frames = len(times) < len(shown)
         if self._count_frames:
             self._restart()
             times = [index for index, _ in enumerate(self._decode())]
         if not times:
             raise DecodeError("it has no frames")
-        keyframes = sorted(packet.pts for packet in shown if packet.is_keyframe and packet.pts is not None)
+        keyframes = sorted(time for time, is_keyframe in shown if is_keyframe and time is not None)
         return times, [] if self._count_frames else keyframes
+
+    def _open(self) -> None:
+        try:
+            self._container: InputContainer = av.open(path_manager.get_local_path(self.path))
+        except (OSError, ValueError) as error:  # every FFmpeg error is one of these
+            raise DecodeError(_reason(error)) from error
+        if not self._container.streams.video:
+            self._container.close()
+            raise DecodeError("it has no video stream")
+        self._stream = self._container.streams.video[0]
+        self._stream.thread_type = "NONE"
+        self._stream.codec_context.thread_count = 1
 
     def _restart(self, time: int | None = None) -> None:
         """Stand before the first frame, or before the keyframe at `time`."""
         if time is None:
             self._container.close()
-            self._container = av.open(path_manager.get_local_path(self.path))
-            self._stream = self._container.streams.video[0]
-            self._stream.thread_type = "NONE"
-            self._stream.codec_context.thread_count = 1
+            self._open()
         else:
             self._container.seek(time, stream=self._stream)
         self._at_start = time is None

@@ -10,6 +10,8 @@ from typing import Any
 import torch
 import torch.distributed as dist
 
+from .errors import InputError
+
 
 class Processes:
     """The processes of a run. Without torchrun there is one, and every method below is then local and free.
@@ -24,6 +26,10 @@ class Processes:
         self.device = torch.device("cpu")
         if use_gpu and torch.cuda.is_available():
             self.device = torch.device("cuda", int(os.environ.get("LOCAL_RANK", 0)))
+            if self.local_size > torch.cuda.device_count():
+                raise InputError(
+                    f"{self.local_size} processes, but {torch.cuda.device_count()} GPUs; start one process for each GPU, or set NUM_GPUS 0"
+                )
             torch.cuda.set_device(self.device)
         self._messages: Any = None
         if self.size > 1:
