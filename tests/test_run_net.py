@@ -188,6 +188,18 @@ def test_training_on_two_processes(small: list[str], tmp_path: Path) -> None:
     assert all(torch.isfinite(tensor).all() for tensor in last_weights(tmp_path).values())
 
 
+@pytest.mark.slow
+@pytest.mark.skipif(torch.cuda.is_available(), reason="starts its processes on the CPU, and there is a GPU")
+def test_two_processes_stop_in_order(small: list[str], tmp_path: Path) -> None:
+    process = start("tools/run_net.py", "--cfg", DEMO, *small, *LONG, "TRAIN.BATCH_SIZE", "4", "NUM_GPUS", "2", "OUTPUT_DIR", str(tmp_path))
+    wait_for_step(process, tmp_path, 1, 3)
+    process.send_signal(signal.SIGINT)
+    output, _ = process.communicate(timeout=60)
+    assert process.returncode == 130, output
+    assert "Traceback" not in output
+    assert re.search(r"saved .*checkpoint_epoch_0000\d_step_0000\d+.pyth\ngo on with: torchrun --nproc-per-node 2 ", output)
+
+
 @pytest.fixture(scope="module")
 def large_videos(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("large")

@@ -16,6 +16,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 # Threads that wait should sleep: decoding shares the cores. Read when torch is imported.
 os.environ.setdefault("OMP_WAIT_POLICY", "passive")
 
+from torch.distributed.elastic.multiprocessing.api import SignalException
 from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
 from torch.distributed.run import main as torchrun
 
@@ -67,6 +68,8 @@ def launch(num_processes: int, arguments: list[str]) -> int:
         torchrun(["--standalone", f"--nproc-per-node={num_processes}", __file__, *arguments])
     except ChildFailedError as error:  # the process has said why
         return abs(error.get_first_failure()[1].exitcode)
+    except SignalException as error:  # the processes have saved and said how to go on
+        return 128 + int(error.sigval)
     return 0
 
 
