@@ -97,7 +97,7 @@ def test_stage_positions() -> None:
 
 
 def test_stage_blocks_compute_their_formulas() -> None:
-    """Section by section: start F(x) + S(x); first middle F(relu x) + relu x; end relu(BN(F(relu BN x) + x))."""
+    """Start F(x) + S(x); first middle F(relu x) + relu x; end relu(BN(F(relu BN x) + x))."""
     torch.manual_seed(0)
     start, first, *_, end = create_model("iresnet", 50, width=4).double().eval().layer2
 

@@ -44,7 +44,7 @@ class Layers(NamedTuple):
 
 
 class Position(enum.Enum):
-    """Where a block stands decides where its normalisations and ReLUs are (table in section 1 of the released code's description)."""
+    """Where a block stands decides where its normalisations and ReLUs are, as in the authors' released 2D code."""
 
     PLAIN = "plain"  # the ordinary residual block, wherever it stands
     START = "start"  # first of a stage
