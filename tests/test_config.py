@@ -71,6 +71,7 @@ def test_resolved_config_loads_again(tmp_path: Path) -> None:
         ("MODEL.ARCH resnext", "MODEL.ARCH is resnext; expected one of resnet, iresnet"),
         ("RESNET.DEPTH 51", "RESNET.DEPTH is 51; expected one of 18, 34, 50, 101"),
         ("DATA.TRAIN_CROP_SIZE 64", "DATA.TRAIN_CROP_SIZE 64 is larger than the smallest short side 48"),
+        ("DATA.TRAIN_JITTER_SCALES []", "expected the smallest and the largest"),
         ("DATA.TEST_SHORT_SIDE 40", "DATA.TEST_SHORT_SIDE 40 is smaller than DATA.TEST_CROP_SIZE 48"),
         ("DATA.NUM_FRAMES 2", "DATA.NUM_FRAMES 2 is less than 4, the product of RESNET.TEMPORAL_STRIDES"),
         ("RESNET.TEMPORAL_KERNELS [3,3,2,3]", "expected odd numbers"),

@@ -8,6 +8,7 @@ from __future__ import annotations
 import ast
 import contextlib
 import difflib
+import math
 import os
 from collections.abc import Iterator, Sequence
 from typing import Any, TypeAlias
@@ -203,10 +204,9 @@ def needed_files(cfg: Config) -> dict[str, str]:
 
 
 def _check_network_sizes(cfg: Config) -> None:
-    smallest, *rest = cfg.DATA.TRAIN_JITTER_SCALES
-    _check(
-        len(rest) == 1 and smallest <= rest[0], f"DATA.TRAIN_JITTER_SCALES is {cfg.DATA.TRAIN_JITTER_SCALES}; expected the smallest and the largest"
-    )
+    scales = cfg.DATA.TRAIN_JITTER_SCALES
+    _check(len(scales) == 2 and scales[0] <= scales[1], f"DATA.TRAIN_JITTER_SCALES is {scales}; expected the smallest and the largest")
+    smallest = scales[0]
     _check(
         smallest >= cfg.DATA.TRAIN_CROP_SIZE,
         f"DATA.TRAIN_CROP_SIZE {cfg.DATA.TRAIN_CROP_SIZE} is larger than the smallest short side {smallest} (DATA.TRAIN_JITTER_SCALES); "
@@ -223,9 +223,7 @@ def _check_network_sizes(cfg: Config) -> None:
         _check(len(values) == 4 and min(values) >= 1, f"{key} is {values}; expected four positive numbers, one for each stage")
     kernels = cfg.RESNET.TEMPORAL_KERNELS
     _check(all(k % 2 for k in kernels), f"RESNET.TEMPORAL_KERNELS is {kernels}; expected odd numbers")
-    stride = 1
-    for s in cfg.RESNET.TEMPORAL_STRIDES:
-        stride *= s
+    stride = math.prod(cfg.RESNET.TEMPORAL_STRIDES)
     _check(
         stride <= cfg.DATA.NUM_FRAMES,
         f"DATA.NUM_FRAMES {cfg.DATA.NUM_FRAMES} is less than {stride}, the product of RESNET.TEMPORAL_STRIDES; take more frames or smaller strides",

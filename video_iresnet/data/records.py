@@ -59,10 +59,8 @@ def read_records(path: str, *, root: str, num_classes: int, class_names: ClassNa
         match = pattern.fullmatch(line)
         if match:
             name, label = match["path"].strip(), int(match["label"])
-            if to_class is not None and to_class.get(label, label) != label:
-                label = to_class[label]
-            elif to_class is not None and label not in to_class:
-                label = -1
+            if to_class is not None:
+                label = to_class.get(label, -1)
             if not 0 <= label < num_classes:
                 known = f"[{min(to_class)}, {max(to_class)}]" if to_class else f"[0, {num_classes})"
                 raise InputError(f"label {match['label']} of {where} is outside {known}; correct the list, or MODEL.NUM_CLASSES ({num_classes})")
