@@ -51,6 +51,27 @@ def test_overrides_convert_like_yaml() -> None:
     assert (cfg.SOLVER.WARMUP_EPOCHS, cfg.SOLVER.WEIGHT_DECAY, cfg.DATA.TRAIN_JITTER_SCALES, cfg.OUTPUT_DIR) == (3.0, 5e-4, [50, 60], "7")
 
 
+@pytest.mark.parametrize("kernels", ["slow", "[1,1,3,3]", "[3,[3,1],[3,1],[1,3]]"])
+def test_temporal_kernels_are_a_name_or_a_list(kernels: str, tmp_path: Path) -> None:
+    cfg = load_config(DEMO, ["RESNET.TEMPORAL_KERNELS", kernels])
+    (tmp_path / "config.yaml").write_text(cfg.dump())
+    again = load_config(str(tmp_path / "config.yaml"))
+    assert again == cfg
+    stages = build.build_model(again).stages
+    assert [stage[0].conv1.kernel_size[0] for stage in stages] == ([3, 3, 3, 1] if kernels.startswith("[3") else [1, 1, 3, 3])
+
+
+def test_network_keys_reach_the_network() -> None:
+    text = """MODEL.ARCH resgroup RESNET.DEPTH 50 RESNET.TEMPORAL_STRIDES [1,2,1,1] RESNET.TEMPORAL_POOL 2 RESNET.STEM_TEMPORAL_KERNEL 3
+    RESNET.STEM_TEMPORAL_STRIDE 2 RESNET.STEM_POOL False MODEL.HEAD_PER_POSITION True MODEL.ACT_CHECKPOINT True DATA.TRAIN_CROP_SIZE 48"""
+    net = build.build_model(load_config(DEMO, text.split()))
+    assert (net.conv1.kernel_size[0], net.conv1.stride[0], net.layer2[0].conv2.stride[0], net.temporal_pool.kernel_size) == (3, 2, 2, (2, 1, 1))
+    assert (net.plan.stem.pool, net.plan.head_window, net.layer4.checkpoint_activations) == (False, (1, 2, 2), True)
+    net = build.build_model(load_config(DEMO, ["RESNET.SHORTCUT_TEMPORAL_KERNEL", "1", "RESNET.RECTIFY_IDENTITY", "False"]))
+    assert net.layer3[0].downsample[0].kernel_size == (1, 3, 3)
+    assert not net.layer1[1].rectify_identity
+
+
 def test_resolved_config_loads_again(tmp_path: Path) -> None:
     cfg = load_config(DEMO)
     (tmp_path / "config.yaml").write_text(cfg.dump())
@@ -68,12 +89,21 @@ def test_resolved_config_loads_again(tmp_path: Path) -> None:
         ("DATA.TRAIN_JITTER_SCALES 256", "expected a list of whole numbers|expected a list like"),
         ("DATA.TRAIN_JITTER_SCALES [256,a]", "expected a list"),
         ("DATA.NUM_FRAMES", "override DATA.NUM_FRAMES has no value"),
-        ("MODEL.ARCH resnext", "MODEL.ARCH is resnext; expected one of resnet, iresnet"),
-        ("RESNET.DEPTH 51", "RESNET.DEPTH is 51; expected one of 18, 34, 50, 101"),
+        ("MODEL.ARCH resnext", "MODEL.ARCH is resnext; expected one of resnet, resstage, iresnet"),
+        ("RESNET.DEPTH 51", "RESNET.DEPTH is 51; expected one of 18, 34, 50, 101, 152, 200, 302, 404, 1001"),
+        ("MODEL.ARCH resgroup", "RESNET.DEPTH is 18; expected one of 50, 101, 152"),
+        ("TRAIN.CHECKPOINT_INFLATE True", "TRAIN.CHECKPOINT_INFLATE is True; expected one of average, center"),
+        ("RESNET.TEMPORAL_KERNELS fast", "RESNET: temporal_kernels is 'fast'; expected full, i3d, slow, c2d, or numbers for four stages"),
+        ("RESNET.TEMPORAL_KERNELS [3,3]", "or numbers for four stages"),
+        ("RESNET.TEMPORAL_KERNELS [3,3.0,3,3]", "RESNET: temporal_kernels is .*expected"),
+        ("RESNET.TEMPORAL_POOL -1", "RESNET.TEMPORAL_POOL is -1; expected at least 0"),
+        ("RESNET.STEM_TEMPORAL_KERNEL 4", "expected odd numbers"),
+        ("RESNET.STEM_TEMPORAL_STRIDE 0", "expected at least 1"),
+        ("RESNET.SHORTCUT_TEMPORAL_KERNEL 2", "expected an odd number, or 0"),
         ("DATA.TRAIN_CROP_SIZE 64", "DATA.TRAIN_CROP_SIZE 64 is larger than the smallest short side 48"),
         ("DATA.TRAIN_JITTER_SCALES []", "expected the smallest and the largest"),
         ("DATA.TEST_SHORT_SIDE 40", "DATA.TEST_SHORT_SIDE 40 is smaller than DATA.TEST_CROP_SIZE 48"),
-        ("DATA.NUM_FRAMES 2", "DATA.NUM_FRAMES 2 is less than 4, the product of RESNET.TEMPORAL_STRIDES"),
+        ("DATA.NUM_FRAMES 2", "DATA.NUM_FRAMES 2 is less than 4, the product of the temporal strides"),
         ("RESNET.TEMPORAL_KERNELS [3,3,2,3]", "expected odd numbers"),
         ("RESNET.TEMPORAL_STRIDES [1,1,2]", "expected four positive numbers"),
         ("SOLVER.WARMUP_EPOCHS 11", "leaves nothing of SOLVER.MAX_EPOCH"),

@@ -18,7 +18,7 @@ from video_iresnet.engine.evaluate import Prediction, accuracy, evaluate, tempor
 from video_iresnet.engine.metrics import TrainSums, train_stats
 from video_iresnet.engine.optim import build_sgd
 from video_iresnet.engine.train import BadVideos, hours
-from video_iresnet.models import create_model
+from video_iresnet.models import WeightsError, create_model
 from video_iresnet.runtime.distributed import Processes, StopRequest
 from video_iresnet.runtime.errors import InputError
 
@@ -168,29 +168,35 @@ def test_foreign_checkpoints_are_refused_and_never_executed(tmp_path: Path, monk
     save_checkpoint(tmp_path / "whole.pyth", {"model_state": {"w": torch.zeros(9999)}})
     (tmp_path / "cut.pyth").write_bytes((tmp_path / "whole.pyth").read_bytes()[:5000])
     for name, message in {
-        "code.pyth": "damaged or holds more than tensors",
-        "plain.pkl": "damaged or holds more than tensors",
-        "text.pyth": "damaged or holds more|cannot be read",
+        "code.pyth": r"damaged or hold more than tensors, numbers and texts \([\w.]+\), and were not loaded",
+        "plain.pkl": "damaged or hold more than tensors",
+        "text.pyth": "damaged or hold more|cannot be read",
         "empty.pyth": "cannot be read",
         "foreign.pyth": r"has no model_state \(it holds state_dict, arch\)",
-        "tensor.pyth": r"has no model_state \(it holds Tensor\)",
+        "tensor.pyth": "hold a Tensor; expected a state dict",
         "cut.pyth": "cannot be read",
         "absent.pyth": "cannot be read",
     }.items():
-        with pytest.raises(InputError, match=f"^checkpoint [^\n]*{name} [^\n]*({message})[^\n]*$"):
+        with pytest.raises(WeightsError, match=f"^(checkpoint|weights) [^\n]*{name} [^\n]*({message})[^\n]*$"):
             load_checkpoint(tmp_path / name)
     assert not (tmp_path / "executed").exists()
 
 
-def test_weights_of_another_network_are_refused() -> None:
+def test_a_checkpoint_of_another_network_is_refused() -> None:
     model = create_model("iresnet", 18, width=4, num_classes=8)
     for other, message in [
-        (create_model("iresnet", 18, width=4, num_classes=5), "has 5 classes, but MODEL.NUM_CLASSES is 8; set it to 5"),
-        (create_model("iresnet", 34, width=4, num_classes=8), "lacks 20 of the tensors, layer1.1.bn2.weight first"),
-        (create_model("iresnet", 18, width=8, num_classes=8), "has in other shapes .*conv1.weight first"),
-        (create_model("resnet", 18, width=4, num_classes=8), "has, beyond the network's, 1[0-9]* of the tensors|lacks"),
+        (create_model("iresnet", 18, width=4, num_classes=5), "5 classes in the file, 8 in the network"),
+        (
+            create_model("iresnet", 34, width=4, num_classes=8),
+            "iresnet-34 for video, width 4.* fit .* expected all; it lacks 16 tensors, layer1.1.bn2.weight first",
+        ),
+        (create_model("iresnet", 18, width=8, num_classes=8), r"conv1.weight is \(8, 3, 5, 7, 7\), expected \(4, 3, 5, 7, 7\)"),
+        (
+            create_model("resnet", 18, width=4, num_classes=8),
+            "resnet-18 for video.* are of another shortcut than iresnet-18 for video, width 4: layer2.0.downsample.1.weight",
+        ),
     ]:
-        with pytest.raises(InputError, match=f"^checkpoint x.pyth [^\n]*{message}"):
+        with pytest.raises(WeightsError, match=f"^weights x.pyth[^\n]*{message}[^\n]*$"):
             load_model_state(model, {"model_state": other.state_dict()}, "x.pyth")
     load_model_state(model, {"model_state": create_model("iresnet", 18, width=4, num_classes=8).state_dict()}, "x.pyth")
 

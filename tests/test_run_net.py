@@ -287,9 +287,12 @@ BAD_INPUT = {
     "TRAIN.BATCH_SIZE 25": "TRAIN.BATCH_SIZE 25 is more than the 24 videos",
     "TRAIN.ENABLE False": "no weights to test",
     "TRAIN.ENABLE False TEST.CHECKPOINT_FILE_PATH gone.pyth": "TEST.CHECKPOINT_FILE_PATH: gone.pyth does not exist",
-    "TRAIN.ENABLE False TEST.CHECKPOINT_FILE_PATH EMPTY": "checkpoint .* cannot be read",
-    "TRAIN.CHECKPOINT_FILE_PATH TRAINED RESNET.DEPTH 34": r"lacks \d+ of the tensors, layer1.2.bn0.weight first",
-    "TRAIN.CHECKPOINT_FILE_PATH TRAINED MODEL.NUM_CLASSES 9 DATA.CLASS_NAMES NONE": "has 8 classes, but MODEL.NUM_CLASSES is 9",
+    "TRAIN.ENABLE False TEST.CHECKPOINT_FILE_PATH EMPTY": "weights .* cannot be read",
+    "TRAIN.CHECKPOINT_FILE_PATH TRAINED RESNET.DEPTH 34": r"looks like|fit \d+.\d % of the tensors of iresnet-34 .*; it lacks \d+ tensors, layer1.2.bn0.weight first",
+    "TRAIN.ENABLE False TEST.CHECKPOINT_FILE_PATH TRAINED MODEL.NUM_CLASSES 9 DATA.CLASS_NAMES NONE": "8 classes in the file, 9 in the network",
+    "TRAIN.ENABLE False TEST.CHECKPOINT_FILE_PATH TRAINED MODEL.ARCH resnet": "was trained with MODEL.ARCH iresnet, but it is resnet; set it to iresnet",
+    "TRAIN.ENABLE False TEST.CHECKPOINT_FILE_PATH TRAINED RESNET.TEMPORAL_STRIDES [1,2,2,1]": r"was trained with RESNET.TEMPORAL_STRIDES \[\], but",
+    "TRAIN.ENABLE False TEST.CHECKPOINT_FILE_PATH TRAINED DATA.CLASS_NAMES OTHER": "was trained on classes of other names or order",
     "OUTPUT_DIR EMPTY": "OUTPUT_DIR .* cannot be written to",
     "OUTPUT_DIR /proc/nowhere": "OUTPUT_DIR /proc/nowhere cannot be written to",
     "SOLVER.BASE_LR 1e30 SOLVER.WARMUP_EPOCHS 0": "the loss is (nan|inf)",
@@ -305,6 +308,7 @@ def test_bad_input_is_one_clear_line(
         "EMPTY": "",
         "MALFORMED": f"{shapes}/{lists[0]}\nno label here\n",
         "RANGE": f"{shapes}/videos/train_0000.mp4 8\n",
+        "OTHER": "".join(f"class {i}\n" for i in range(8)),
         "MISSING": "".join(f"{shapes}/{line}\n" for line in lists[:4]) + "".join(f"gone{i}.mp4 0\n" for i in range(4)),
     }
     for name, text in names.items():

@@ -21,6 +21,7 @@ from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
 from torch.distributed.run import main as torchrun
 
 from video_iresnet.config import load_config
+from video_iresnet.models import WeightsError
 from video_iresnet.run import InterruptedRunError, test, train
 from video_iresnet.runtime.distributed import close_processes
 from video_iresnet.runtime.errors import InputError
@@ -48,7 +49,7 @@ def main(arguments: list[str]) -> int:
                 train(cfg)
             if cfg.TEST.ENABLE:
                 test(cfg)
-    except (InputError, OSError) as error:
+    except (InputError, WeightsError, OSError) as error:
         print(f"error: {error}", file=sys.stderr)
         return 1
     except InterruptedRunError as interruption:

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 from torch.optim import Optimizer
 
-from .config import Config, needed_files
+from .config import Config, needed_files, temporal_stride
 from .data.dataset import ClipDataset, ViewDataset
 from .data.decode import PyAVReader
 from .data.functional import to_network
@@ -29,11 +29,25 @@ def build_model(cfg: Config) -> ResNet:
         num_classes=cfg.MODEL.NUM_CLASSES,
         width=cfg.RESNET.WIDTH_PER_GROUP,
         temporal_kernels=cfg.RESNET.TEMPORAL_KERNELS,
-        temporal_strides=cfg.RESNET.TEMPORAL_STRIDES,
+        temporal_strides=cfg.RESNET.TEMPORAL_STRIDES or None,
+        temporal_pool=cfg.RESNET.TEMPORAL_POOL or None,
+        stem_temporal_kernel=cfg.RESNET.STEM_TEMPORAL_KERNEL or None,
+        stem_temporal_stride=cfg.RESNET.STEM_TEMPORAL_STRIDE,
+        stem_pool=cfg.RESNET.STEM_POOL,
+        shortcut_temporal_kernel=cfg.RESNET.SHORTCUT_TEMPORAL_KERNEL or None,
         dropout=cfg.MODEL.DROPOUT_RATE,
+        head_window=_head_window(cfg) if cfg.MODEL.HEAD_PER_POSITION else None,
         rectify_identity=cfg.RESNET.RECTIFY_IDENTITY,
         zero_init_residual=cfg.RESNET.ZERO_INIT_RESIDUAL,
+        checkpoint_activations=cfg.MODEL.ACT_CHECKPOINT,
     )
+
+
+def _head_window(cfg: Config) -> tuple[int, int, int]:
+    """The size (t, h, w) of the last features in training."""
+    time = -(-cfg.DATA.NUM_FRAMES // temporal_stride(cfg))
+    space = -(-cfg.DATA.TRAIN_CROP_SIZE // 32)
+    return time, space, space
 
 
 def build_optimizer(cfg: Config, model: torch.nn.Module) -> Optimizer:

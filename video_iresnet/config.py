@@ -17,9 +17,13 @@ import yaml
 from fvcore.common.config import CfgNode
 
 from .models import ARCHITECTURES, DEPTHS
+from .models.inflate import METHODS
+from .models.resnet import GROUPED_DEPTHS, temporal_pattern
 from .runtime.errors import InputError
 
 Config: TypeAlias = CfgNode
+# Texts in whose place a list may stand.
+NAME_OR_LIST = ("RESNET.TEMPORAL_KERNELS",)
 
 
 def default_config() -> Config:
@@ -46,8 +50,10 @@ def default_config() -> Config:
     cfg.TRAIN.CHECKPOINTS_KEPT = 3
     # Go on from the latest checkpoint of OUTPUT_DIR, where there is one.
     cfg.TRAIN.AUTO_RESUME = True
-    # Weights to start from; epoch and optimizer start anew.
+    # Weights to start from, of this project or others (README lists the layouts); epoch and optimizer start anew.
     cfg.TRAIN.CHECKPOINT_FILE_PATH = ""
+    # How an image network's kernels become a video network's: average (divided over time) or center (PySlowFast: True is average).
+    cfg.TRAIN.CHECKPOINT_INFLATE = "average"
 
     cfg.TEST = CfgNode()
     cfg.TEST.ENABLE = True
@@ -99,21 +105,34 @@ def default_config() -> Config:
     cfg.DATA_LOADER.NUM_WORKERS = 8
 
     cfg.MODEL = CfgNode()
-    # resnet or iresnet.
+    # resnet, resstage, iresnet, resgroup, resgroupfix, iresgroup or iresgroupfix. PySlowFast's c2d, i3d and slow are RESNET.TEMPORAL_KERNELS here.
     cfg.MODEL.ARCH = "iresnet"
     cfg.MODEL.NUM_CLASSES = 400
     cfg.MODEL.DROPOUT_RATE = 0.5
+    # Classify every window of the training features' size and average the probabilities, as PySlowFast does for larger test crops; else
+    # average the features.
+    cfg.MODEL.HEAD_PER_POSITION = False
+    # Keep only the inputs of blocks for the backward pass and compute the rest twice: less memory, about a third more time.
+    cfg.MODEL.ACT_CHECKPOINT = False
 
     cfg.RESNET = CfgNode()
-    # 18 and 34 (basic blocks), 50 and 101 (bottlenecks).
+    # 18 and 34 (basic blocks), 50, 101, 152, 200, 302, 404, 1001 (bottlenecks); grouped architectures: 50, 101, 152.
     cfg.RESNET.DEPTH = 50
     # Channels of the stem and of stage 1's inner convolutions; each later stage doubles them.
     cfg.RESNET.WIDTH_PER_GROUP = 64
-    # Temporal kernels of the 3x3 convolutions of the four stages.
-    cfg.RESNET.TEMPORAL_KERNELS = [3, 3, 3, 3]
-    # Temporal strides of the four stages.
-    cfg.RESNET.TEMPORAL_STRIDES = [1, 1, 2, 2]
-    # iresnet: True computes what the authors' released code computes, False what their paper draws.
+    # full (3x3x3), i3d, slow, c2d, or the temporal kernels of the 3x3 convolutions of the four stages, as numbers or as lists for the blocks in turn.
+    cfg.RESNET.TEMPORAL_KERNELS = "full"
+    # Temporal strides of the four stages. An empty list here, or 0 in the next two: as TEMPORAL_KERNELS has it.
+    cfg.RESNET.TEMPORAL_STRIDES = []
+    # Size and stride of the temporal max pool after stage 1; 1: none.
+    cfg.RESNET.TEMPORAL_POOL = 0
+    cfg.RESNET.STEM_TEMPORAL_KERNEL = 0
+    cfg.RESNET.STEM_TEMPORAL_STRIDE = 1
+    # False leaves out the max pool of the stem; iResNets have none.
+    cfg.RESNET.STEM_POOL = True
+    # Temporal kernel of the improved shortcut's pool; 0: that of the block's 3x3 convolution.
+    cfg.RESNET.SHORTCUT_TEMPORAL_KERNEL = 0
+    # Stage blocks: True computes what the authors' released code computes, False what their paper draws.
     cfg.RESNET.RECTIFY_IDENTITY = True
     # Start with residual branches that return zero.
     cfg.RESNET.ZERO_INIT_RESIDUAL = False
@@ -164,7 +183,8 @@ def load_config(path: str, overrides: Sequence[str] = ()) -> Config:
 def validate(cfg: Config) -> None:
     """The checks that concern several keys, and the ranges of single ones. Raises InputError."""
     _check_choice(cfg, "MODEL.ARCH", list(ARCHITECTURES))
-    _check_choice(cfg, "RESNET.DEPTH", list(DEPTHS))
+    _check_choice(cfg, "RESNET.DEPTH", list(DEPTHS if ARCHITECTURES[cfg.MODEL.ARCH].groups is None else GROUPED_DEPTHS))
+    _check_choice(cfg, "TRAIN.CHECKPOINT_INFLATE", list(METHODS))
     _check_choice(cfg, "SOLVER.LR_POLICY", ["cosine", "steps_with_relative_lrs"])
     _check_choice(cfg, "DATA.SAMPLER", ["dense", "segments"])
     _check_choice(cfg, "TEST.NUM_SPATIAL_CROPS", [1, 3])
@@ -172,6 +192,9 @@ def validate(cfg: Config) -> None:
         _check_least(cfg, key, 1)
     for key in ("TEST.NUM_ENSEMBLE_VIEWS", "DATA.NUM_FRAMES", "DATA.SAMPLING_RATE", "RESNET.WIDTH_PER_GROUP", "SOLVER.MAX_EPOCH", "LOG_PERIOD"):
         _check_least(cfg, key, 1)
+    _check_least(cfg, "RESNET.STEM_TEMPORAL_STRIDE", 1)
+    for key in ("RESNET.TEMPORAL_POOL", "RESNET.STEM_TEMPORAL_KERNEL", "RESNET.SHORTCUT_TEMPORAL_KERNEL"):
+        _check_least(cfg, key, 0)
     for key in ("NUM_GPUS", "RNG_SEED", "DATA_LOADER.NUM_WORKERS", "SOLVER.WARMUP_EPOCHS", "SOLVER.WEIGHT_DECAY", "BN.WEIGHT_DECAY"):
         _check_least(cfg, key, 0)
     _check_least(cfg, "MODEL.NUM_CLASSES", 2)
@@ -218,16 +241,26 @@ def _check_network_sizes(cfg: Config) -> None:
         cfg.DATA.TEST_SHORT_SIDE == 0 or cfg.DATA.TEST_SHORT_SIDE >= cfg.DATA.TEST_CROP_SIZE,
         f"DATA.TEST_SHORT_SIDE {cfg.DATA.TEST_SHORT_SIDE} is smaller than DATA.TEST_CROP_SIZE {cfg.DATA.TEST_CROP_SIZE}; make it larger, or 0",
     )
-    for key in ("RESNET.TEMPORAL_KERNELS", "RESNET.TEMPORAL_STRIDES"):
-        values = _get(cfg, key)
-        _check(len(values) == 4 and min(values) >= 1, f"{key} is {values}; expected four positive numbers, one for each stage")
-    kernels = cfg.RESNET.TEMPORAL_KERNELS
-    _check(all(k % 2 for k in kernels), f"RESNET.TEMPORAL_KERNELS is {kernels}; expected odd numbers")
-    stride = math.prod(cfg.RESNET.TEMPORAL_STRIDES)
+    kernel = cfg.RESNET.SHORTCUT_TEMPORAL_KERNEL
+    _check(kernel == 0 or kernel % 2 == 1, f"RESNET.SHORTCUT_TEMPORAL_KERNEL is {kernel}; expected an odd number, or 0")
+    try:
+        stride = temporal_stride(cfg)
+    except ValueError as error:
+        raise InputError(f"RESNET: {error}") from error
     _check(
         stride <= cfg.DATA.NUM_FRAMES,
-        f"DATA.NUM_FRAMES {cfg.DATA.NUM_FRAMES} is less than {stride}, the product of RESNET.TEMPORAL_STRIDES; take more frames or smaller strides",
+        f"DATA.NUM_FRAMES {cfg.DATA.NUM_FRAMES} is less than {stride}, the product of the temporal strides of stem, pool and stages (RESNET); "
+        "take more frames or smaller strides",
     )
+
+
+def temporal_stride(cfg: Config) -> int:
+    """How many frames of the input stand behind one moment of the last features. Raises ValueError."""
+    resnet = cfg.RESNET
+    pattern = temporal_pattern(
+        resnet.TEMPORAL_KERNELS, resnet.TEMPORAL_STRIDES or None, resnet.TEMPORAL_POOL or None, resnet.STEM_TEMPORAL_KERNEL or None
+    )
+    return int(resnet.STEM_TEMPORAL_STRIDE * pattern.pool * math.prod(pattern.strides))
 
 
 def _check_schedule(cfg: Config) -> None:
@@ -290,9 +323,11 @@ def _set(cfg: Config, key: str, value: Any, source: str) -> None:
 def _convert(default: Any, value: Any, key: str, source: str) -> Any:
     """`value` with the type of `default`: a text is read as a Python literal where a text is not wanted, an int stands for a float."""
     original = value
-    if isinstance(value, str) and not isinstance(default, str):
+    if isinstance(value, str) and (not isinstance(default, str) or (key in NAME_OR_LIST and value.startswith("["))):
         with contextlib.suppress(ValueError, SyntaxError):
             value = ast.literal_eval(value)
+    if key in NAME_OR_LIST and isinstance(value, list):
+        return value
     if isinstance(default, str) and isinstance(value, int | float) and source == "the command line":
         value = str(original)
     if isinstance(default, float) and isinstance(value, int) and not isinstance(value, bool):

@@ -12,6 +12,7 @@ from typing import Any
 
 import simplejson
 import torch
+import yaml
 from tabulate import tabulate
 from torch import nn
 from torch.nn.parallel import DistributedDataParallel
@@ -26,6 +27,8 @@ from .engine.checkpoint import BEST, checkpoint_name, list_checkpoints, load_che
 from .engine.evaluate import Accuracy, FrameOrder, VideoResult, accuracy, evaluate, temporal_checks, view_subsets
 from .engine.metrics import TOP, train_stats
 from .engine.train import BadVideos, EpochResult, Trainer, epoch_line, hours, train_epoch
+from .models import ResNet, load_weights, read_weights
+from .models.weights import Weights
 from .runtime.distributed import Processes, StopRequest
 from .runtime.errors import InputError
 from .runtime.logging import Stats, log, setup_logging
@@ -145,12 +148,19 @@ def test(cfg: Config) -> None:
     stop = StopRequest()
     records = _records(cfg, "DATA.TEST_LIST")
     path = _test_checkpoint(cfg, folder)
-    state = load_checkpoint(path)
+    weights = read_weights(path_manager.get_local_path(path))
+    if _other_class_names(cfg, weights.class_names):
+        raise InputError(
+            f"{path} was trained on classes of other names or order ({', '.join(weights.class_names[:3])}, ...) than DATA.CLASS_NAMES "
+            f"{cfg.DATA.CLASS_NAMES}; take the list of its training"
+        )
+    _check_same_network(cfg, weights)
     model = build.build_model(cfg).to(processes.device, memory_format=torch.channels_last_3d)  # type: ignore[call-overload]
-    load_model_state(model, state, path)
+    report = load_weights(model, weights, strict=True)
     data = build.build_test_data(cfg, records)
     protocol = f"{data.protocol}, clips of {build.clip_text(cfg)}"
-    log.info("testing %s (epoch %s) on %d videos, %s", path, state.get("epoch", "unknown"), len(records), protocol)
+    epoch = weights.info.get("epoch")
+    log.info("testing %s (epoch %s) on %d videos, %s", report.source, "unknown" if epoch is None else epoch, len(records), protocol)
 
     if processes.device.type == "cpu":
         # The order of additions inside a convolution depends on the number of threads, so it must not depend on the number of processes.
@@ -166,8 +176,8 @@ def test(cfg: Config) -> None:
     summary = _summary(cfg, records, results, list(checks)) | {
         "protocol": protocol,
         "checkpoint": str(path),
-        "epoch": state.get("epoch"),
-        "class_names": state.get("class_names", []),
+        "epoch": epoch,
+        "class_names": weights.class_names,
         "seconds": round(time.perf_counter() - begin, 1),
     }
     with atomic_write(folder / "results.json") as file:
@@ -224,7 +234,7 @@ def _check_batch_size(cfg: Config, num_records: int, num_processes: int) -> None
         )
 
 
-def _resume(cfg: Config, folder: Path, model: nn.Module, optimizer: torch.optim.Optimizer) -> Position:
+def _resume(cfg: Config, folder: Path, model: ResNet, optimizer: torch.optim.Optimizer) -> Position:
     """Load the latest checkpoint of the folder, else the weights to start from; returns where to go on."""
     checkpoints = list_checkpoints(folder / "checkpoints")
     if checkpoints and not cfg.TRAIN.AUTO_RESUME:
@@ -239,9 +249,30 @@ def _resume(cfg: Config, folder: Path, model: nn.Module, optimizer: torch.optim.
         log.info("going on from %s: %d epochs and %d steps are done", checkpoints[-1], position.epoch, position.step)
         return position
     if cfg.TRAIN.CHECKPOINT_FILE_PATH:
-        load_model_state(model, load_checkpoint(cfg.TRAIN.CHECKPOINT_FILE_PATH), cfg.TRAIN.CHECKPOINT_FILE_PATH)
+        path = path_manager.get_local_path(cfg.TRAIN.CHECKPOINT_FILE_PATH)
+        report = load_weights(model, path, inflate=cfg.TRAIN.CHECKPOINT_INFLATE)
         log.info("starting from the weights of %s", cfg.TRAIN.CHECKPOINT_FILE_PATH)
+        for line in str(report).splitlines():
+            log.info("%s", line)
+        if "fc.weight" in report.loaded and _other_class_names(cfg, report.class_names):
+            log.warning("the head keeps the weights of %s, whose classes have other names: %s, ...", path, ", ".join(report.class_names[:3]))
     return Position()
+
+
+def _other_class_names(cfg: Config, class_names: Sequence[str]) -> bool:
+    """Whether weights name their classes otherwise than the config does; False where one of both names none."""
+    ours = build.build_class_names(cfg)
+    return bool(ours and class_names and list(ours.names) != list(class_names))
+
+
+def _check_same_network(cfg: Config, weights: Weights) -> None:
+    """Raises InputError where weights of this project were trained with other values of keys that change what their network computes."""
+    trained = yaml.safe_load(weights.info.get("cfg", "")) or {}
+    for section, keys in {"MODEL": ["ARCH"], "RESNET": [key for key in cfg.RESNET if key != "ZERO_INIT_RESIDUAL"]}.items():
+        for key in keys if "RECTIFY_IDENTITY" in trained.get("RESNET", {}) else []:
+            then, now = trained[section].get(key, cfg[section][key]), cfg[section][key]
+            if then != now:
+                raise InputError(f"{weights.name} was trained with {section}.{key} {then}, but it is {now}; set it to {then}")
 
 
 def _state(cfg: Config, model: nn.Module, optimizer: torch.optim.Optimizer, position: Position) -> dict[str, Any]:

@@ -2,17 +2,17 @@
 
 from __future__ import annotations
 
-import pickle
+import json
 import re
-import warnings
 from pathlib import Path
 from typing import Any
 
+import safetensors.torch
 import torch
-from torch import nn
 
-from ..runtime.errors import InputError
-from ..runtime.storage import atomic_write, path_manager
+from ..models import ResNet, WeightsError, load_weights, read_weights
+from ..models.weights import Weights, read_file
+from ..runtime.storage import atomic_write
 
 NAME = re.compile(r"checkpoint_epoch_(\d+)(?:_step_(\d+))?\.pyth")
 BEST = "checkpoint_best.pyth"
@@ -46,36 +46,25 @@ def prune_checkpoints(folder: Path, kept: int) -> None:
 
 
 def load_checkpoint(path: str | Path) -> dict[str, Any]:
-    """A checkpoint's contents, on the CPU. Raises InputError where the file is not one of ours."""
-    try:
-        with path_manager.open(str(path), "rb") as file, warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # what PyTorch warns of in foreign files, the errors below say
-            state = torch.load(file, map_location="cpu", weights_only=True)
-    except pickle.UnpicklingError as error:
-        raise InputError(
-            f"checkpoint {path} is damaged or holds more than tensors, numbers and texts, and was not loaded; expected a .pyth of this project"
-        ) from error
-    except (OSError, RuntimeError, EOFError, ValueError, KeyError) as error:
-        raise InputError(
-            f"checkpoint {path} cannot be read ({(str(error) or type(error).__name__).splitlines()[0]}); take another one, or remove it"
-        ) from error
-    if not isinstance(state, dict) or not isinstance(state.get("model_state"), dict):
-        keys = ", ".join(map(str, list(state)[:4])) if isinstance(state, dict) else type(state).__name__
-        raise InputError(f"checkpoint {path} has no model_state (it holds {keys}); expected a .pyth of this project")
+    """A checkpoint that `save_checkpoint` wrote, on the CPU. Raises WeightsError."""
+    state = read_file(path)
+    if not isinstance(state.get("model_state"), dict):
+        raise WeightsError(f"checkpoint {path} has no model_state (it holds {', '.join(list(state)[:4])}); expected a .pyth of this project")
     return state
 
 
-def load_model_state(model: nn.Module, state: dict[str, Any], path: str | Path) -> None:
-    """Copy the weights into a model of the same architecture and class count. Raises InputError where it differs."""
-    ours, theirs = model.state_dict(), state["model_state"]
-    head = "fc.weight"
-    if head in theirs and theirs[head].shape[1:] == ours[head].shape[1:] and len(theirs[head]) != len(ours[head]):
-        classes = len(theirs[head])
-        raise InputError(f"checkpoint {path} has {classes} classes, but MODEL.NUM_CLASSES is {len(ours[head])}; set it to {classes}")
-    missing = [key for key in ours if key not in theirs]
-    unknown = [key for key in theirs if key not in ours]
-    other = [key for key in ours if key in theirs and theirs[key].shape != ours[key].shape]
-    for what, keys in (("lacks", missing), ("has, beyond the network's,", unknown), ("has in other shapes", other)):
-        if keys:
-            raise InputError(f"checkpoint {path} {what} {len(keys)} of the tensors, {keys[0]} first; MODEL and RESNET must be as in its training")
-    model.load_state_dict(theirs)
+def load_model_state(model: ResNet, state: dict[str, Any], path: str | Path) -> None:
+    """Copy the weights of one of our checkpoints into the network it was made from. Raises WeightsError where that is another one."""
+    load_weights(model, Weights(str(path), state["model_state"], [], {}), strict=True)
+
+
+def export_safetensors(checkpoint: str | Path, path: Path) -> None:
+    """Write the weights of a checkpoint as safetensors, with all that is not a tensor or the optimizer's (class names, config, ...) as JSON.
+
+    Raises WeightsError where the checkpoint cannot be read, InputError where the file cannot be written.
+    """
+    weights = read_weights(checkpoint)
+    info = {key: json.dumps(value) for key, value in weights.info.items() if not key.startswith("optimizer")}
+    contents = safetensors.torch.save({key: value.contiguous() for key, value in weights.tensors.items()}, info)
+    with atomic_write(path, "wb") as file:
+        file.write(contents)

@@ -1,5 +1,17 @@
-"""Networks; needs torch alone, and works when this folder is copied elsewhere."""
+"""Networks and weights; needs torch alone, and works when this folder is copied elsewhere."""
 
-from .resnet import ARCHITECTURES, DEPTHS, ResNet, create_model
+from .resnet import ARCHITECTURES, DEPTHS, TEMPORAL_PATTERNS, ResNet, create_cifar_model, create_model
+from .weights import LoadReport, WeightsError, load_weights, read_weights
 
-__all__ = ["ARCHITECTURES", "DEPTHS", "ResNet", "create_model"]
+__all__ = [
+    "ARCHITECTURES",
+    "DEPTHS",
+    "TEMPORAL_PATTERNS",
+    "LoadReport",
+    "ResNet",
+    "WeightsError",
+    "create_cifar_model",
+    "create_model",
+    "load_weights",
+    "read_weights",
+]

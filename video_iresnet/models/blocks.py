@@ -1,7 +1,8 @@
 """Residual blocks and shortcuts for images (dims=2) and video (dims=3).
 
 Sizes are ordered (t, h, w) everywhere; an image network has a temporal size of one, which is dropped here.
-Sources: He et al., arXiv 1512.03385 (plain blocks); Duta et al., arXiv 2004.04989 and its released 2D code (stage blocks, improved shortcut).
+Sources: He et al., arXiv 1512.03385 (plain blocks); Duta et al., arXiv 2004.04989 and its released 2D code (stage blocks, improved shortcut,
+grouped bottlenecks).
 """
 
 from __future__ import annotations
@@ -22,25 +23,26 @@ class Layers(NamedTuple):
 
     dims: int
 
-    def _own(self, size: Size) -> tuple[int, ...]:
+    def own(self, size: Size) -> tuple[int, ...]:
+        """The size without time for images, where only one moment exists."""
         if self.dims == 2 and size[0] != 1:
             raise ValueError(f"temporal size {size[0]} in an image network, where only 1 is possible")
         return size[3 - self.dims :]
 
     def _padding(self, kernel: Size) -> tuple[int, ...]:
-        return tuple(k // 2 for k in self._own(kernel))
+        return tuple(k // 2 for k in self.own(kernel))
 
-    def conv(self, inputs: int, outputs: int, kernel: Size = ONE, stride: Size = ONE) -> nn.Module:
+    def conv(self, inputs: int, outputs: int, kernel: Size = ONE, stride: Size = ONE, groups: int = 1) -> nn.Module:
         """A convolution without bias, padded so that only `stride` changes the size."""
         layer: Callable[..., nn.Module] = nn.Conv2d if self.dims == 2 else nn.Conv3d
-        return layer(inputs, outputs, self._own(kernel), self._own(stride), self._padding(kernel), bias=False)
+        return layer(inputs, outputs, self.own(kernel), self.own(stride), self._padding(kernel), groups=groups, bias=False)
 
     def norm(self, channels: int) -> nn.Module:
         return nn.BatchNorm2d(channels) if self.dims == 2 else nn.BatchNorm3d(channels)
 
     def max_pool(self, kernel: Size, stride: Size) -> nn.Module:
         layer: Callable[..., nn.Module] = nn.MaxPool2d if self.dims == 2 else nn.MaxPool3d
-        return layer(self._own(kernel), self._own(stride), self._padding(kernel))
+        return layer(self.own(kernel), self.own(stride), self._padding(kernel))
 
 
 class Position(enum.Enum):
@@ -86,43 +88,54 @@ class Position(enum.Enum):
 
 
 class BlockSpec(NamedTuple):
-    """What a block needs to know: channels, the stride and temporal kernel of its 3x3 convolutions, its position and its shortcut."""
+    """What a block needs to know.
+
+    `planes`: channels between its convolutions. `stride`: that of its first 3x3 convolution. `temporal_kernels`: those of its first two
+    convolutions. `shortcut_pool`: the kernel of the improved shortcut's max pool, or None for the ordinary shortcut.
+    """
 
     inputs: int
     planes: int
+    outputs: int
+    groups: int
     stride: Size
-    temporal_kernel: int
+    temporal_kernels: tuple[int, int]
     position: Position
-    improved_shortcut: bool
+    shortcut_pool: Size | None
     rectify_identity: bool
 
+    def without_time(self) -> BlockSpec:
+        """The same block of an image network."""
+        pool = self.shortcut_pool and (1, *self.shortcut_pool[1:])
+        return self._replace(stride=(1, *self.stride[1:]), temporal_kernels=(1, 1), shortcut_pool=pool)
 
-def shortcut(layers: Layers, spec: BlockSpec, outputs: int) -> nn.Module:
+
+def shortcut(layers: Layers, spec: BlockSpec) -> nn.Module:
     """The projection shortcut of a block, (B, inputs, ...) -> (B, outputs, ...).
 
     Ordinary: a 1x1 convolution of the block's stride and BN. Improved: where the stride is not 1, a max pool of that stride with the
     kernel of the block's 3x3 convolution sees every activation; a 1x1 convolution of stride 1 and BN follow where the channels change.
     """
     strided = spec.stride != ONE
-    if not strided and spec.inputs == outputs:
+    if not strided and spec.inputs == spec.outputs:
         return nn.Identity()
-    if not spec.improved_shortcut:
-        return nn.Sequential(layers.conv(spec.inputs, outputs, stride=spec.stride), layers.norm(outputs))
-    modules = [layers.max_pool((spec.temporal_kernel, 3, 3), spec.stride)] if strided else []
-    if spec.inputs != outputs:
-        modules += [layers.conv(spec.inputs, outputs), layers.norm(outputs)]
+    if spec.shortcut_pool is None:
+        return nn.Sequential(layers.conv(spec.inputs, spec.outputs, stride=spec.stride), layers.norm(spec.outputs))
+    modules = [layers.max_pool(spec.shortcut_pool, spec.stride)] if strided else []
+    if spec.inputs != spec.outputs:
+        modules += [layers.conv(spec.inputs, spec.outputs), layers.norm(spec.outputs)]
     return nn.Sequential(*modules)
 
 
 class ResidualBlock(nn.Module):
-    """(B, inputs, t, h, w) -> (B, planes * expansion, t', h', w'): what basic blocks and bottlenecks share.
+    """(B, inputs, t, h, w) -> (B, outputs, t', h', w'): what basic blocks and bottlenecks share.
 
     `rectify_identity` keeps a behaviour that the released weights depend on: where a block begins with a bare ReLU, the released code
     applies it in place, so that the identity path is rectified too.
     """
 
-    expansion: int
     num_convs: int
+    first_conv_is_spatial: bool
 
     def __init__(self, layers: Layers, spec: BlockSpec) -> None:
         super().__init__()
@@ -130,7 +143,7 @@ class ResidualBlock(nn.Module):
         self.rectify_identity = spec.rectify_identity
         if spec.position.norm_first:
             self.bn0 = layers.norm(spec.inputs)
-        self.downsample = shortcut(layers, spec, spec.planes * self.expansion)
+        self.downsample = shortcut(layers, spec)
 
     def branch(self, x: Tensor) -> Tensor:
         """The convolutions of the residual branch, without the last normalisation."""
@@ -163,19 +176,19 @@ class ResidualBlock(nn.Module):
 
 
 class BasicBlock(ResidualBlock):
-    """Two 3x3 convolutions."""
+    """Two 3x3 convolutions; the stride is on the first."""
 
-    expansion = 1
     num_convs = 2
+    first_conv_is_spatial = True
 
     def __init__(self, layers: Layers, spec: BlockSpec) -> None:
         super().__init__(layers, spec)
-        kernel = (spec.temporal_kernel, 3, 3)
-        self.conv1 = layers.conv(spec.inputs, spec.planes, kernel, spec.stride)
+        first, second = spec.temporal_kernels
+        self.conv1 = layers.conv(spec.inputs, spec.planes, (first, 3, 3), spec.stride)
         self.bn1 = layers.norm(spec.planes)
-        self.conv2 = layers.conv(spec.planes, spec.planes, kernel)
+        self.conv2 = layers.conv(spec.planes, spec.outputs, (second, 3, 3))
         if spec.position.norm_before_addition or spec.position.norm_after_addition:
-            self.bn2 = layers.norm(spec.planes)
+            self.bn2 = layers.norm(spec.outputs)
 
     def branch(self, x: Tensor) -> Tensor:
         out = F.relu(self.bn1(self.conv1(x)))
@@ -183,20 +196,21 @@ class BasicBlock(ResidualBlock):
 
 
 class Bottleneck(ResidualBlock):
-    """1x1, 3x3 and 1x1 convolutions; the stride is on the 3x3 one."""
+    """1x1, 3x3 (grouped, where `groups` is not 1) and 1x1 convolutions; the stride is on the 3x3 one."""
 
-    expansion = 4
     num_convs = 3
+    first_conv_is_spatial = False
 
     def __init__(self, layers: Layers, spec: BlockSpec) -> None:
         super().__init__(layers, spec)
-        self.conv1 = layers.conv(spec.inputs, spec.planes)
+        first, second = spec.temporal_kernels
+        self.conv1 = layers.conv(spec.inputs, spec.planes, (first, 1, 1))
         self.bn1 = layers.norm(spec.planes)
-        self.conv2 = layers.conv(spec.planes, spec.planes, (spec.temporal_kernel, 3, 3), spec.stride)
+        self.conv2 = layers.conv(spec.planes, spec.planes, (second, 3, 3), spec.stride, spec.groups)
         self.bn2 = layers.norm(spec.planes)
-        self.conv3 = layers.conv(spec.planes, spec.planes * self.expansion)
+        self.conv3 = layers.conv(spec.planes, spec.outputs)
         if spec.position.norm_before_addition or spec.position.norm_after_addition:
-            self.bn3 = layers.norm(spec.planes * self.expansion)
+            self.bn3 = layers.norm(spec.outputs)
 
     def branch(self, x: Tensor) -> Tensor:
         out = F.relu(self.bn1(self.conv1(x)))

@@ -1,26 +1,40 @@
-"""The one network class, and the named architectures as values."""
+"""The one network class, and the named architectures, depths and temporal patterns as values."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import contextlib
+import functools
+import math
+from collections.abc import Iterator, Sequence
 from typing import NamedTuple
 
 from torch import Tensor, nn
 from torch.nn import functional as F
+from torch.utils.checkpoint import checkpoint
 
-from .blocks import BasicBlock, BlockSpec, Bottleneck, Layers, Position, ResidualBlock
+from .blocks import ONE, BasicBlock, BlockSpec, Bottleneck, Layers, Position, ResidualBlock, Size
 
 
 class Architecture(NamedTuple):
-    """The two ideas of the paper, each on or off."""
+    """The ideas of the paper: stage-wise blocks, the improved shortcut, and grouped 3x3 convolutions that have the most channels.
+
+    `groups`: those of each stage's 3x3 convolutions; then a block has 4 times the inner channels and half of these come out.
+    """
 
     stage_blocks: bool
     improved_shortcut: bool
+    groups: tuple[int, int, int, int] | None = None
 
 
+RESGROUP, RESGROUPFIX = (8, 16, 32, 64), (64, 64, 64, 64)
 ARCHITECTURES = {
     "resnet": Architecture(stage_blocks=False, improved_shortcut=False),
+    "resstage": Architecture(stage_blocks=True, improved_shortcut=False),
     "iresnet": Architecture(stage_blocks=True, improved_shortcut=True),
+    "resgroup": Architecture(stage_blocks=False, improved_shortcut=False, groups=RESGROUP),
+    "resgroupfix": Architecture(stage_blocks=False, improved_shortcut=False, groups=RESGROUPFIX),
+    "iresgroup": Architecture(stage_blocks=True, improved_shortcut=True, groups=RESGROUP),
+    "iresgroupfix": Architecture(stage_blocks=True, improved_shortcut=True, groups=RESGROUPFIX),
 }
 
 DEPTHS: dict[int, tuple[type[ResidualBlock], tuple[int, int, int, int]]] = {
@@ -28,58 +42,107 @@ DEPTHS: dict[int, tuple[type[ResidualBlock], tuple[int, int, int, int]]] = {
     34: (BasicBlock, (3, 4, 6, 3)),
     50: (Bottleneck, (3, 4, 6, 3)),
     101: (Bottleneck, (3, 4, 23, 3)),
+    152: (Bottleneck, (3, 8, 36, 3)),
+    200: (Bottleneck, (3, 24, 36, 3)),
+    302: (Bottleneck, (4, 34, 58, 4)),
+    404: (Bottleneck, (4, 46, 80, 4)),
+    1001: (Bottleneck, (4, 155, 170, 4)),
 }
+GROUPED_DEPTHS = (50, 101, 152)
+
+
+class TemporalPattern(NamedTuple):
+    """Where a video network looks along time.
+
+    `kernels`: for each stage the temporal kernels that its blocks take in turn. `on_first_conv`: they belong to each block's first convolution
+    (the 1x1 of a bottleneck), as in I3D and Slow; otherwise to its 3x3 convolutions. `strides`: temporal strides of the stages. `pool`: size and
+    stride of the temporal max pool after stage 1.
+    """
+
+    kernels: tuple[tuple[int, ...], ...]
+    on_first_conv: bool
+    stem_kernel: int
+    strides: tuple[int, ...]
+    pool: int
+
+
+# i3d, slow, c2d: Wang et al., Non-local Neural Networks, and Feichtenhofer et al., SlowFast, as PySlowFast has them.
+TEMPORAL_PATTERNS = {
+    "full": TemporalPattern(((3,), (3,), (3,), (3,)), False, 5, (1, 1, 2, 2), 1),
+    "i3d": TemporalPattern(((3,), (3, 1), (3, 1), (1, 3)), True, 5, (1, 1, 1, 1), 2),
+    "slow": TemporalPattern(((1,), (1,), (3,), (3,)), True, 1, (1, 1, 1, 1), 1),
+    "c2d": TemporalPattern(((1,), (1,), (1,), (1,)), True, 1, (1, 1, 1, 1), 2),
+}
+TemporalKernels = str | Sequence[int | Sequence[int]]
+
+
+class Stem(NamedTuple):
+    channels: int
+    kernel: Size
+    stride: Size
+    pool: bool
+
+
+class Plan(NamedTuple):
+    """Everything that decides a network's layers, as values."""
+
+    dims: int
+    stem: Stem
+    block: type[ResidualBlock]
+    stages: tuple[tuple[BlockSpec, ...], ...]
+    temporal_pool: int
+    num_classes: int
+    dropout: float
+    head_window: Size | None
+
+    def without_time(self) -> Plan:
+        """The plan of the image network that sees each frame as this video network does."""
+        stem = self.stem._replace(kernel=(1, *self.stem.kernel[1:]), stride=(1, *self.stem.stride[1:]))
+        stages = tuple(tuple(spec.without_time() for spec in stage) for stage in self.stages)
+        window = self.head_window and (1, *self.head_window[1:])
+        return self._replace(dims=2, stem=stem, stages=stages, temporal_pool=1, head_window=window)
+
+
+class Stage(nn.Sequential):
+    """Residual blocks one after the other.
+
+    `checkpoint_activations` keeps the inputs of blocks alone for the backward pass, which computes the rest again.
+    """
+
+    def __init__(self, *blocks: nn.Module, checkpoint_activations: bool) -> None:
+        super().__init__(*blocks)
+        self.checkpoint_activations = checkpoint_activations
+
+    def forward(self, x: Tensor) -> Tensor:
+        for block in self:
+            if self.checkpoint_activations and self.training:
+                contexts = functools.partial(_first_and_second_pass, block)
+                x = checkpoint(block, x, use_reentrant=False, preserve_rng_state=False, context_fn=contexts)
+            else:
+                x = block(x)
+        return x
 
 
 class ResNet(nn.Module):
-    """(B, 3, T, H, W) normalised clips -> (B, num_classes) logits; with `dims` 2, (B, 3, H, W) images.
+    """(B, 3, T, H, W) normalised clips -> (B, num_classes) logits; of an image network (B, 3, H, W) images.
 
-    Any size works: the head averages over all positions. `temporal_kernels` holds, for each stage, the temporal kernel of its 3x3 convolutions.
-    With the improved shortcut there is no stem max pool: the pool of stage 1's shortcut does its work.
+    Any size works. The head averages the features over all positions; with a `head_window` of the plan it classifies the average of every
+    window of that size and averages the probabilities, so that crops larger than in training are seen as in training.
     """
 
-    def __init__(
-        self,
-        architecture: Architecture,
-        block: type[ResidualBlock],
-        blocks_per_stage: Sequence[int],
-        *,
-        dims: int,
-        num_classes: int,
-        width: int,
-        temporal_kernels: Sequence[int],
-        temporal_strides: Sequence[int],
-        dropout: float,
-        rectify_identity: bool,
-        zero_init_residual: bool,
-    ) -> None:
+    def __init__(self, plan: Plan, *, zero_init_residual: bool = False, checkpoint_activations: bool = False) -> None:
         super().__init__()
-        layers = Layers(dims)
-        self.conv1 = layers.conv(3, width, (5 if dims == 3 else 1, 7, 7), (1, 2, 2))
-        self.bn1 = layers.norm(width)
-        self.maxpool = nn.Identity() if architecture.improved_shortcut else layers.max_pool((1, 3, 3), (1, 2, 2))
-
-        stages = []
-        channels = width
-        for s, depth in enumerate(blocks_per_stage):
-            spatial = 2 if s > 0 or architecture.improved_shortcut else 1
-            stage = nn.Sequential()
-            for i in range(depth):
-                spec = BlockSpec(
-                    inputs=channels,
-                    planes=width * 2**s,
-                    stride=(temporal_strides[s], spatial, spatial) if i == 0 else (1, 1, 1),
-                    temporal_kernel=temporal_kernels[s],
-                    position=Position.in_stage(i, depth) if architecture.stage_blocks else Position.PLAIN,
-                    improved_shortcut=architecture.improved_shortcut,
-                    rectify_identity=rectify_identity,
-                )
-                stage.append(block(layers, spec))
-                channels = spec.planes * block.expansion
-            stages.append(stage)
-        self.layer1, self.layer2, self.layer3, self.layer4 = stages
-        self.dropout = nn.Dropout(dropout)
-        self.fc = nn.Linear(channels, num_classes)
+        layers = Layers(plan.dims)
+        self.plan = plan
+        self.conv1 = layers.conv(3, plan.stem.channels, plan.stem.kernel, plan.stem.stride)
+        self.bn1 = layers.norm(plan.stem.channels)
+        self.maxpool = layers.max_pool((1, 3, 3), (1, 2, 2)) if plan.stem.pool else nn.Identity()
+        for number, specs in enumerate(plan.stages, start=1):
+            self.add_module(f"layer{number}", Stage(*(plan.block(layers, spec) for spec in specs), checkpoint_activations=checkpoint_activations))
+        size = plan.temporal_pool
+        self.temporal_pool = nn.MaxPool3d((size, 1, 1), (size, 1, 1)) if size > 1 else nn.Identity()
+        self.dropout = nn.Dropout(plan.dropout)
+        self.fc = nn.Linear(plan.stages[-1][-1].outputs, plan.num_classes)
         self._init_weights(zero_init_residual)
 
     def _init_weights(self, zero_init_residual: bool) -> None:
@@ -92,11 +155,47 @@ class ResNet(nn.Module):
                 if isinstance(module, ResidualBlock):
                     module.zero_init()
 
+    @property
+    def stages(self) -> list[Stage]:
+        return [getattr(self, f"layer{number}") for number in range(1, len(self.plan.stages) + 1)]
+
     def forward(self, x: Tensor) -> Tensor:
         x = self.maxpool(F.relu(self.bn1(self.conv1(x))))
-        x = self.layer4(self.layer3(self.layer2(self.layer1(x))))
-        x = x.flatten(2).mean(2)
-        return self.fc(self.dropout(x))  # type: ignore[no-any-return]
+        for number, stage in enumerate(self.stages):
+            x = stage(x)
+            if number == 0:
+                x = self.temporal_pool(x)
+        return self._head(x)
+
+    def _head(self, x: Tensor) -> Tensor:
+        """(B, C, t, h, w) features -> (B, num_classes) logits. With a window, the logits are the logarithms of mean probabilities."""
+        if self.plan.head_window is None:
+            return self.fc(self.dropout(x.flatten(2).mean(2)))  # type: ignore[no-any-return]
+        window = [min(sizes) for sizes in zip(Layers(self.plan.dims).own(self.plan.head_window), x.shape[2:], strict=True)]
+        average = F.avg_pool2d if self.plan.dims == 2 else F.avg_pool3d
+        logits = self.fc(self.dropout(average(x, window, stride=1).flatten(2).transpose(1, 2)))
+        if logits.shape[1] == 1:
+            return logits[:, 0]  # type: ignore[no-any-return]
+        return logits.log_softmax(2).logsumexp(1) - math.log(logits.shape[1])  # type: ignore[no-any-return]
+
+
+def _first_and_second_pass(block: nn.Module) -> tuple[contextlib.AbstractContextManager[None], contextlib.AbstractContextManager[None]]:
+    """The surroundings of a checkpointed block's two passes: the second must not count its batch into the BN statistics again."""
+    return contextlib.nullcontext(), _statistics_set_aside(block)
+
+
+@contextlib.contextmanager
+def _statistics_set_aside(block: nn.Module) -> Iterator[None]:
+    """Let a block's normalisations update copies of their statistics."""
+    norms = [module for module in block.modules() if isinstance(module, nn.modules.batchnorm._BatchNorm)]
+    kept = [dict(norm._buffers) for norm in norms]
+    for norm in norms:
+        norm._buffers.update({name: buffer.clone() for name, buffer in norm._buffers.items() if buffer is not None})
+    try:
+        yield
+    finally:
+        for norm, buffers in zip(norms, kept, strict=True):
+            norm._buffers.update(buffers)
 
 
 def create_model(
@@ -106,43 +205,147 @@ def create_model(
     dims: int = 3,
     num_classes: int = 400,
     width: int = 64,
-    temporal_kernels: Sequence[int] = (3, 3, 3, 3),
-    temporal_strides: Sequence[int] = (1, 1, 2, 2),
+    temporal_kernels: TemporalKernels = "full",
+    temporal_strides: Sequence[int] | None = None,
+    temporal_pool: int | None = None,
+    stem_temporal_kernel: int | None = None,
+    stem_temporal_stride: int = 1,
+    stem_pool: bool = True,
+    shortcut_temporal_kernel: int | None = None,
     dropout: float = 0.0,
+    head_window: Size | None = None,
     rectify_identity: bool = True,
     zero_init_residual: bool = False,
+    checkpoint_activations: bool = False,
 ) -> ResNet:
     """A network that maps (B, 3, T, H, W) clips (or, with `dims` 2, (B, 3, H, W) images) to (B, num_classes) logits.
 
-    `arch`: resnet (the ordinary network) or iresnet. `width`: channels of the stem; 64 in the literature. The temporal options apply to video
-    alone. `rectify_identity`: True computes what the released iResNet code computes, False what the paper draws.
+    `arch`: one of ARCHITECTURES. `depth`: one of DEPTHS; grouped architectures exist at 50, 101 and 152. `width`: channels of the stem; 64 in the
+    literature. `rectify_identity`: True computes what the released iResNet code computes, False what the paper draws. `stem_pool` False leaves out
+    the max pool of the stem; iResNets have none, because their first stage has stride 2. `head_window` (t, h, w): see ResNet.
+
+    For video: `temporal_kernels` is one of TEMPORAL_PATTERNS, or for each stage a number (or the numbers its blocks take in turn), the temporal
+    kernel of its 3x3 convolutions. Where `temporal_strides`, `temporal_pool` (after stage 1; 1 is none) and `stem_temporal_kernel` are None, they
+    are the pattern's (of an explicit list: those of "full"). `shortcut_temporal_kernel`: of the improved shortcut's pool; None: that of the
+    block's 3x3 convolution. All of these are ignored for images.
 
     Raises ValueError where a name or a number is not one of the possible ones.
     """
     if arch not in ARCHITECTURES:
         raise ValueError(f"unknown architecture {arch!r}; expected one of {', '.join(ARCHITECTURES)}")
-    if depth not in DEPTHS:
-        raise ValueError(f"unknown depth {depth}; expected one of {', '.join(map(str, DEPTHS))}")
-    if dims not in (2, 3):
-        raise ValueError(f"dims is {dims}; expected 2 (images) or 3 (video)")
-    for name, values in (("temporal_kernels", temporal_kernels), ("temporal_strides", temporal_strides)):
-        if len(values) != 4 or min(values) < 1:
-            raise ValueError(f"{name} is {list(values)}; expected four positive numbers, one for each stage")
-    if not all(kernel % 2 for kernel in temporal_kernels):
-        raise ValueError(f"temporal_kernels is {list(temporal_kernels)}; expected odd numbers, which keep frames centred")
-    if dims == 2:
-        temporal_kernels = temporal_strides = (1, 1, 1, 1)
+    architecture = ARCHITECTURES[arch]
+    depths = DEPTHS if architecture.groups is None else GROUPED_DEPTHS
+    if depth not in depths:
+        raise ValueError(f"unknown depth {depth} of {arch}; expected one of {', '.join(map(str, depths))}")
+    pattern = temporal_pattern(temporal_kernels, temporal_strides, temporal_pool, stem_temporal_kernel)
+    for name, value in (("temporal_pool", pattern.pool), ("stem_temporal_stride", stem_temporal_stride)):
+        _check(value >= 1, f"{name} is {value}; expected 1 or more")
+    _check_odd("shortcut_temporal_kernel", [shortcut_temporal_kernel or 1])
+    stem = Stem(width, (pattern.stem_kernel, 7, 7), (stem_temporal_stride, 2, 2), stem_pool and not architecture.improved_shortcut)
+    first_stride = 2 if architecture.improved_shortcut else 1
     block, blocks_per_stage = DEPTHS[depth]
-    return ResNet(
-        ARCHITECTURES[arch],
-        block,
-        blocks_per_stage,
-        dims=dims,
-        num_classes=num_classes,
-        width=width,
-        temporal_kernels=temporal_kernels,
-        temporal_strides=temporal_strides,
-        dropout=dropout,
-        rectify_identity=rectify_identity,
-        zero_init_residual=zero_init_residual,
-    )
+    stages = _plan_stages(architecture, block, blocks_per_stage, (first_stride, 2, 2, 2), width, pattern, shortcut_temporal_kernel, rectify_identity)
+    plan = Plan(3, stem, block, stages, pattern.pool, num_classes, dropout, head_window)
+    return ResNet(_of_dims(plan, dims), zero_init_residual=zero_init_residual, checkpoint_activations=checkpoint_activations)
+
+
+def create_cifar_model(
+    arch: str,
+    depth: int,
+    *,
+    dims: int = 2,
+    num_classes: int = 10,
+    width: int = 16,
+    rectify_identity: bool = True,
+    checkpoint_activations: bool = False,
+) -> ResNet:
+    """A network of three stages for small images (B, 3, H, W), or with `dims` 3 for small clips, with (B, num_classes) logits.
+
+    `arch`: resnet, resstage or iresnet. `depth`: any 9n+2, with n bottlenecks a stage, and 3002 (333, 334 and 333). The stem is a 3x3 convolution;
+    spatial strides are 1, 2, 2 (He et al., arXiv 1603.05027; the depths of Duta et al.). Raises ValueError.
+    """
+    possible = [name for name, architecture in ARCHITECTURES.items() if architecture.groups is None]
+    _check(arch in possible, f"unknown architecture {arch!r} for small images; expected one of {', '.join(possible)}")
+    n, rest = divmod(depth - 2, 9)
+    _check(depth == 3002 or (n >= 2 and rest == 0), f"unknown depth {depth} for small images; expected 9n+2 of at least 20, or 3002")
+    blocks_per_stage = (333, 334, 333) if depth == 3002 else (n, n, n)
+    pattern = TemporalPattern(((3,), (3,), (3,)), False, 3, (1, 1, 1), 1)
+    stages = _plan_stages(ARCHITECTURES[arch], Bottleneck, blocks_per_stage, (1, 2, 2), width, pattern, None, rectify_identity)
+    plan = Plan(3, Stem(width, (3, 3, 3), ONE, False), Bottleneck, stages, 1, num_classes, 0.0, None)
+    return ResNet(_of_dims(plan, dims), checkpoint_activations=checkpoint_activations)
+
+
+def temporal_pattern(
+    kernels: TemporalKernels, strides: Sequence[int] | None = None, pool: int | None = None, stem_kernel: int | None = None
+) -> TemporalPattern:
+    """The pattern of that name or those kernels, with what is not None in the place of its own. Raises ValueError."""
+    if isinstance(kernels, str):
+        _check(kernels in TEMPORAL_PATTERNS, f"temporal_kernels is {kernels!r}; expected {', '.join(TEMPORAL_PATTERNS)}, or numbers for four stages")
+        pattern = TEMPORAL_PATTERNS[kernels]
+    else:
+        _check(len(kernels) == 4, f"temporal_kernels is {list(kernels)}; expected {', '.join(TEMPORAL_PATTERNS)}, or numbers for four stages")
+        each = tuple(tuple(kernel) if isinstance(kernel, Sequence) else (kernel,) for kernel in kernels)
+        _check_odd("temporal_kernels", [kernel for stage in each for kernel in stage or (0,)])
+        pattern = TEMPORAL_PATTERNS["full"]._replace(kernels=each)
+    if strides is not None:
+        _check(len(strides) == 4 and min(strides) >= 1, f"temporal_strides is {list(strides)}; expected four positive numbers, one for each stage")
+        pattern = pattern._replace(strides=tuple(strides))
+    if stem_kernel is not None:
+        _check_odd("stem_temporal_kernel", [stem_kernel])
+        pattern = pattern._replace(stem_kernel=stem_kernel)
+    return pattern if pool is None else pattern._replace(pool=pool)
+
+
+def _plan_stages(
+    architecture: Architecture,
+    block: type[ResidualBlock],
+    blocks_per_stage: Sequence[int],
+    spatial_strides: Sequence[int],
+    width: int,
+    pattern: TemporalPattern,
+    shortcut_temporal_kernel: int | None,
+    rectify_identity: bool,
+) -> tuple[tuple[BlockSpec, ...], ...]:
+    stages = []
+    channels = width
+    for s, depth in enumerate(blocks_per_stage):
+        planes, groups = width * 2**s, 1
+        outputs = planes * 4 if block is Bottleneck else planes
+        if architecture.groups is not None:
+            planes, outputs, groups = planes * 4, planes * 2, architecture.groups[s]
+            _check(planes % groups == 0, f"width {width} gives {planes} channels in stage {s + 1}, which {groups} groups do not divide")
+        specs = []
+        for i in range(depth):
+            kernel = pattern.kernels[s][i % len(pattern.kernels[s])]
+            first_and_second = (kernel if pattern.on_first_conv or block.first_conv_is_spatial else 1, 1 if pattern.on_first_conv else kernel)
+            pool_kernel = shortcut_temporal_kernel or first_and_second[0 if block.first_conv_is_spatial else 1]
+            spec = BlockSpec(
+                inputs=channels,
+                planes=planes,
+                outputs=outputs,
+                groups=groups,
+                stride=(pattern.strides[s], spatial_strides[s], spatial_strides[s]) if i == 0 else ONE,
+                temporal_kernels=first_and_second,
+                position=Position.in_stage(i, depth) if architecture.stage_blocks else Position.PLAIN,
+                shortcut_pool=(pool_kernel, 3, 3) if architecture.improved_shortcut else None,
+                rectify_identity=rectify_identity,
+            )
+            specs.append(spec)
+            channels = outputs
+        stages.append(tuple(specs))
+    return tuple(stages)
+
+
+def _of_dims(plan: Plan, dims: int) -> Plan:
+    _check(dims in (2, 3), f"dims is {dims}; expected 2 (images) or 3 (video)")
+    return plan if dims == 3 else plan.without_time()
+
+
+def _check_odd(name: str, kernels: Sequence[int]) -> None:
+    fine = all(isinstance(kernel, int) and kernel >= 1 and kernel % 2 for kernel in kernels)
+    _check(fine, f"{name} is {list(kernels)}; expected odd numbers, which keep frames centred")
+
+
+def _check(condition: bool, message: str) -> None:
+    if not condition:
+        raise ValueError(message)

@@ -1,0 +1,277 @@
+"""Weights from files: read as data and never as code, fitted to a network, and reported tensor by tensor."""
+
+from __future__ import annotations
+
+import json
+import os
+import pickle
+import re
+import warnings
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor
+
+from .inflate import METHODS, identical_frames_difference, inflate_kernel
+from .released import LAYOUTS, describe, roles, to_our_names
+from .resnet import ResNet
+
+HEAD = ("fc.weight", "fc.bias")
+# Under names like these files hold their tensors: released iResNet and torchvision; PySlowFast, PyTorchVideo and ours; others.
+STATES = ("state_dict", "model_state", "model_state_dict", "model")
+# ResNet-50 shares 87 % of its tensors with iResNet-50, iResNet-101 half of them.
+MIN_SHARE = 0.8
+# Of the check on identical frames, in float64.
+MAX_DIFFERENCE = 1e-6
+
+
+class WeightsError(ValueError):
+    """A file cannot be read, or does not fit; the message is one line with the file, the tensor, what was expected and the remedy."""
+
+
+class Weights(NamedTuple):
+    """The tensors of a file, and what it says beside them."""
+
+    name: str
+    tensors: dict[str, Tensor]
+    class_names: list[str]
+    info: dict[str, Any]
+
+
+@dataclass(frozen=True)
+class LoadReport:
+    """What `load_weights` did.
+
+    `loaded`, `inflated`: the network's tensors that were set. `missing`: those that keep their initial values. `skipped`: the file's tensors that
+    were not used, with the reason. `difference`: see inflate.identical_frames_difference; None where nothing was inflated, or where the file
+    lacks a convolution.
+    """
+
+    source: str
+    target: str
+    loaded: list[str]
+    inflated: list[str]
+    missing: list[str]
+    skipped: dict[str, str]
+    share: float
+    method: str | None = None
+    difference: float | None = None
+    class_names: list[str] = field(default_factory=list)
+
+    @property
+    def complete(self) -> bool:
+        return not self.missing and not self.skipped
+
+    def __str__(self) -> str:
+        lines = [f"{self.source} -> {self.target}: {100 * self.share:.1f} % of the backbone's tensors"]
+        lines.append(f"  loaded   {len(self.loaded):5d}")
+        lines.append(f"  inflated {len(self.inflated):5d}" + (f" ({self.method})" if self.inflated else ""))
+        lines.append(f"  skipped  {len(self.skipped):5d}")
+        reasons: dict[str, list[str]] = {}
+        for name, reason in self.skipped.items():
+            reasons.setdefault(reason, []).append(name)
+        lines += [f"    {reason}: {_some(names)}" for reason, names in reasons.items()]
+        lines.append(f"  missing  {len(self.missing):5d}" + (f" (they start anew): {_some(self.missing)}" if self.missing else ""))
+        if self.difference is not None:
+            lines.append(f"  identical frames give the image network's logits to {self.difference:.1e}" + self._remark())
+        return "\n".join(lines)
+
+    def _remark(self) -> str:
+        return "" if self.method == "center" else " (averaged kernels see zeros before the first and after the last frame)"
+
+
+def _some(names: list[str]) -> str:
+    shown = ", ".join(names[:4])
+    return shown if len(names) <= 4 else f"{shown} and {len(names) - 4} more"
+
+
+def load_weights(
+    net: ResNet,
+    source: str | os.PathLike[str] | Weights,
+    *,
+    inflate: str | None = None,
+    min_share: float = MIN_SHARE,
+    strict: bool = False,
+) -> LoadReport:
+    """Copy the weights of a file into a network, whoever wrote it; the layout is recognised.
+
+    Known: video_iresnet (.pyth, .safetensors), the released iResNet family, torchvision's 2D ResNets and video ResNets, PyTorchVideo's and
+    PySlowFast's slow, c2d and i3d. `inflate`: "average" or "center" (see inflate.inflate_kernel), for an image network's weights in a video network.
+    A head of another class count starts anew. `strict`: every tensor must be there, the head included, as in testing.
+
+    Raises WeightsError, with the network unchanged, where the file cannot be read, where a tensor has another shape, or where the tensors that fit
+    are less than `min_share` of the tensors of the larger one of both backbones.
+    """
+    if inflate not in (None, *METHODS):
+        raise ValueError(f"inflate is {inflate!r}; expected None or one of {', '.join(METHODS)}")
+    weights = source if isinstance(source, Weights) else read_weights(source)
+    known = to_our_names(weights.tensors)
+    if known is None:
+        raise WeightsError(
+            f"weights {weights.name} have no layout that is known (the first tensors are {_some(list(weights.tensors))}); "
+            f"expected that of {'; '.join(layout.name for layout in LAYOUTS)}"
+        )
+    layout, file_names = known
+    theirs = {name: weights.tensors[key] for name, key in file_names.items()}
+    fit = _fit(net.state_dict(), theirs, file_names, weights.name, inflate)
+    title = f"{weights.name} ({layout.name}: {describe(theirs)})"
+    _check_fit(fit, title, describe(net.state_dict()), file_names, 1.0 if strict else min_share, strict)
+    if fit.inflated:
+        # A tensor of the image network is that of the file, or the video network's own where the file has none.
+        image_tensors = {name: fit.images.get(name, tensor) for name, tensor in net.state_dict().items()}
+    with torch.no_grad():
+        for name, tensor in net.state_dict().items():
+            if name in fit.values:
+                tensor.copy_(fit.values[name])
+    difference = None
+    if fit.inflated and not any(name in fit.missing for name, tensor in net.state_dict().items() if tensor.ndim > 2):
+        difference = identical_frames_difference(net, image_tensors)
+        if inflate == "center" and not difference < MAX_DIFFERENCE:
+            raise WeightsError(
+                f"weights {weights.name}: after inflating, identical frames give logits that differ by {difference:.1e} from the image network's; "
+                f"expected less than {MAX_DIFFERENCE:.0e}; the file may hold values that are not numbers"
+            )
+    skipped = {file_names[name]: reason for name, reason in fit.skipped.items()}
+    inflated = [name for name in fit.values if name in fit.inflated]
+    loaded = [name for name in fit.values if name not in fit.inflated]
+    target = describe(net.state_dict())
+    return LoadReport(
+        title, target, loaded, inflated, fit.missing, skipped, fit.share, inflate if inflated else None, difference, weights.class_names
+    )
+
+
+@dataclass
+class _Fit:
+    """Which of the file's tensors go where, under our names."""
+
+    values: dict[str, Tensor] = field(default_factory=dict)
+    images: dict[str, Tensor] = field(default_factory=dict)
+    inflated: set[str] = field(default_factory=set)
+    missing: list[str] = field(default_factory=list)
+    skipped: dict[str, str] = field(default_factory=dict)
+    moved: list[str] = field(default_factory=list)
+    share: float = 0.0
+
+
+def _fit(ours: dict[str, Tensor], theirs: dict[str, Tensor], file_names: dict[str, str], path: str, inflate: str | None) -> _Fit:
+    fit = _Fit()
+    our_roles, their_roles = roles(ours), roles(theirs)
+    for role, name in our_roles.items():
+        if role not in their_roles:
+            if not _is_counter(name):  # older files have no counters, and nothing depends on them
+                fit.missing.append(name)
+            continue
+        if their_roles[role] != name:
+            fit.moved.append(name)
+        value = theirs[their_roles[role]]
+        expected = ours[name].shape
+        if value.shape == expected:
+            fit.values[name] = fit.images[name] = value
+        elif value.ndim == 4 and len(expected) == 5 and (*value.shape[:2], *value.shape[2:]) == (*expected[:2], *expected[3:]):
+            if inflate is None:
+                raise WeightsError(
+                    f"weights {path} are an image network's: {file_names[their_roles[role]]} is {tuple(value.shape)}, expected {tuple(expected)}; "
+                    f"inflate them with inflate='average' or 'center' (TRAIN.CHECKPOINT_INFLATE), or create_model(..., dims=2)"
+                )
+            fit.values[name] = inflate_kernel(value, expected[2], inflate)
+            fit.images[name] = value
+            fit.inflated.add(name)
+        elif name in HEAD:
+            fit.skipped[their_roles[role]] = f"{len(value)} classes in the file, {expected[0]} in the network, whose head starts anew"
+            fit.missing.append(name)
+        else:
+            raise WeightsError(
+                f"weights {path}: {file_names[their_roles[role]]} is {tuple(value.shape)}, expected {tuple(expected)}; the file looks like "
+                f"{describe(theirs)}, the network is {describe(ours)}; create it with the file's architecture, depth, width and temporal kernels"
+            )
+    for role, name in their_roles.items():
+        if role not in our_roles and not _is_counter(name):
+            fit.skipped[name] = "no such tensor in the network"
+    fit.share = sum(map(_in_backbone, fit.values)) / max(sum(map(_in_backbone, ours)), sum(map(_in_backbone, theirs)), 1)
+    return fit
+
+
+def _check_fit(fit: _Fit, source: str, target: str, file_names: dict[str, str], min_share: float, strict: bool) -> None:
+    head = next((reason for name, reason in fit.skipped.items() if name in HEAD), None)
+    if strict and head:
+        raise WeightsError(f"weights {source}: {head}; expected as many (MODEL.NUM_CLASSES)")
+    if strict and fit.moved:
+        raise WeightsError(f"weights {source} are of another shortcut than {target}: {fit.moved[0]} has another place; set MODEL.ARCH to the file's")
+    if fit.share < min_share or (strict and (fit.missing or fit.skipped)):
+        lacks = f"; it lacks {len(fit.missing)} tensors, {fit.missing[0]} first" if fit.missing else ""
+        unknown = [file_names[name] for name in fit.skipped if name not in HEAD]
+        unused = f"; {len(unknown)} of its tensors have no place, {unknown[0]} first" if unknown else ""
+        expected = "all" if strict else f"at least {100 * min_share:.0f} %"
+        raise WeightsError(
+            f"weights {source} fit {100 * fit.share:.1f} % of the tensors of {target}, expected {expected}"
+            f"{lacks}{unused}; set architecture and depth (MODEL.ARCH, RESNET.DEPTH) to the file's"
+        )
+
+
+def _is_counter(name: str) -> bool:
+    return name.endswith("num_batches_tracked")
+
+
+def _in_backbone(name: str) -> bool:
+    return name not in HEAD and not _is_counter(name)
+
+
+def read_weights(path: str | os.PathLike[str]) -> Weights:
+    """The tensors of a .pth, .pyth, .pt or .safetensors file, on the CPU. Raises WeightsError."""
+    contents = read_file(path)
+    state = next((contents[key] for key in STATES if isinstance(contents.get(key), Mapping)), contents)
+    tensors = {key: value for key, value in state.items() if isinstance(value, Tensor)}
+    if not tensors:
+        raise WeightsError(
+            f"weights {path} hold no tensors (but {_some(list(map(str, contents)))}); expected a state dict, or one under {_some(list(STATES))}"
+        )
+    info = {key: value for key, value in contents.items() if value is not state and not isinstance(value, Tensor)}
+    return Weights(str(path), tensors, list(info.get("class_names", [])), info)
+
+
+def read_file(path: str | os.PathLike[str]) -> dict[str, Any]:
+    """The contents of a file that torch.save or safetensors wrote; the format is recognised by its first bytes. Raises WeightsError.
+
+    Of a safetensors file, the tensors stand under "model_state", and metadata that is JSON beside them.
+    """
+    try:
+        with open(path, "rb") as file:
+            start = file.read(9)
+        if start[8:] == b"{":
+            return _read_safetensors(path)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # what PyTorch warns of in foreign files, the errors below say
+            contents = torch.load(path, map_location="cpu", weights_only=True)
+    except pickle.UnpicklingError as error:
+        asked = re.search(r"GLOBAL (\S+)", str(error))
+        raise WeightsError(
+            f"weights {path} are damaged or hold more than tensors, numbers and texts{f' ({asked[1]})' if asked else ''}, and were not loaded, "
+            "since loading could run code; expected a file of tensors"
+        ) from error
+    except (OSError, RuntimeError, EOFError, ValueError, KeyError) as error:
+        reason = error.strerror if isinstance(error, OSError) and error.strerror else (str(error) or type(error).__name__).splitlines()[0]
+        raise WeightsError(f"weights {path} cannot be read ({reason}); the file may be cut short: copy it again, or take another one") from error
+    if not isinstance(contents, dict):
+        raise WeightsError(f"weights {path} hold a {type(contents).__name__}; expected a state dict, or one under {_some(list(STATES))}")
+    return contents
+
+
+def _read_safetensors(path: str | os.PathLike[str]) -> dict[str, Any]:
+    try:
+        from safetensors import SafetensorError, safe_open
+    except ImportError as error:
+        raise WeightsError(f"weights {path} are in the safetensors format, which needs a package: pip install safetensors") from error
+    try:
+        with safe_open(path, framework="pt") as file:
+            contents: dict[str, Any] = {"model_state": {key: file.get_tensor(key) for key in file.keys()}}  # noqa: SIM118
+            metadata = file.metadata() or {}
+    except SafetensorError as error:
+        raise ValueError(str(error)) from error
+    for key, text in metadata.items():
+        try:
+            contents.setdefault(key, json.loads(text))
+        except ValueError:
+            contents.setdefault(key, text)
+    return contents
