@@ -11,7 +11,7 @@ from conftest import ROOT, load_script
 
 from video_iresnet.config import load_config
 
-DOCUMENTS = ["README.md", "CONTRIBUTING.md", "ARCHITECTURE.md"]
+DOCUMENTS = ["README.md", "MODEL_ZOO.md", "CONTRIBUTING.md", "ARCHITECTURE.md"]
 
 
 def commands() -> list[str]:

@@ -15,9 +15,10 @@ from pathlib import Path
 import pytest
 import torch
 import torch.distributed.run
-from conftest import DEMO, ROOT, RunNet, start, write_video
+from conftest import DEMO, ROOT, RunNet, load_script, start, write_video
 
 from video_iresnet.engine.checkpoint import list_checkpoints, load_checkpoint
+from video_iresnet.models import create_model
 
 TORCHRUN = ("-m", "torch.distributed.run", "--standalone")
 
@@ -333,6 +334,43 @@ def test_training_can_start_from_weights(
     assert run_net(*small, "OUTPUT_DIR", str(tmp_path), *more, "SOLVER.WARMUP_EPOCHS", "0") == 0
     assert "starting from the weights of" in capsys.readouterr().out
     torch.testing.assert_close(last_weights(tmp_path)["fc.weight"], last_weights(trained)["fc.weight"], rtol=1e-5, atol=1e-7)
+
+
+def test_fine_tuning_from_image_weights_with_other_classes(
+    small: list[str], tmp_path: Path, run_net: RunNet, capsys: pytest.CaptureFixture[str]
+) -> None:
+    image_net = create_model("iresnet", 18, dims=2, width=4, num_classes=1000)
+    torch.save({"state_dict": image_net.state_dict()}, tmp_path / "image.pth")
+    weights = ["TRAIN.CHECKPOINT_FILE_PATH", str(tmp_path / "image.pth"), "TRAIN.CHECKPOINT_INFLATE", "center"]
+    frozen = ["SOLVER.BASE_LR", "1e-9", "SOLVER.WARMUP_EPOCHS", "0", "TEST.ENABLE", "False", "MODEL.ACT_CHECKPOINT", "True"]
+    assert run_net(*small, "OUTPUT_DIR", str(tmp_path / "out"), *weights, *frozen) == 0
+    log = capsys.readouterr().out
+    assert "1000 classes in the file, 8 in the network, whose head starts anew: fc.weight, fc.bias" in log
+    assert re.search(r"identical frames give the image network's logits to \d\.\de-1\d", log)
+    torch.testing.assert_close(last_weights(tmp_path / "out")["conv1.weight"][:, :, 2], image_net.conv1.weight.detach(), rtol=1e-5, atol=1e-6)
+    assert int(last_weights(tmp_path / "out")["layer1.0.bn1.num_batches_tracked"]) == 6
+
+
+def test_weights_of_other_class_names_are_noted(
+    trained: Path, shapes: Path, small: list[str], tmp_path: Path, run_net: RunNet, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "names.txt").write_text("".join(f"class {i}\n" for i in range(8)))
+    weights = ["TRAIN.CHECKPOINT_FILE_PATH", str(trained / "checkpoints/checkpoint_best.pyth"), "DATA.CLASS_NAMES", str(tmp_path / "names.txt")]
+    assert run_net(*small, *weights, "OUTPUT_DIR", str(tmp_path), "SOLVER.MAX_EPOCH", "1", "SOLVER.WARMUP_EPOCHS", "0", "TEST.ENABLE", "False") == 0
+    assert "whose classes have other names: " in capsys.readouterr().out
+
+
+def test_exported_weights_test_as_the_checkpoint_does(
+    trained: Path, small: list[str], tmp_path: Path, run_net: RunNet, capsys: pytest.CaptureFixture[str]
+) -> None:
+    export = load_script("tools/export_weights.py").main
+    checkpoint, out = str(trained / "checkpoints/checkpoint_epoch_00002.pyth"), str(tmp_path / "w.safetensors")
+    assert export(["--checkpoint", checkpoint, "--out", out]) == 0
+    assert "122 tensors, 8 class names" in capsys.readouterr().out
+    assert export(["--checkpoint", checkpoint, "--out", out]) == 1
+    assert re.fullmatch(r"error: --out \S* exists; name another file, or remove it\n", capsys.readouterr().err)
+    assert run_net(*small, "TRAIN.ENABLE", "False", "TEST.CHECKPOINT_FILE_PATH", out, "OUTPUT_DIR", str(tmp_path / "out")) == 0
+    assert (tmp_path / "out/predictions.csv").read_bytes() == (trained / "predictions.csv").read_bytes()
 
 
 @pytest.mark.skipif(not Path("/proc").exists(), reason="reads /proc")

@@ -1,0 +1,35 @@
+"""A checkpoint as safetensors, class names inside: python tools/export_weights.py --checkpoint A.pyth --out A.safetensors."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+
+from video_iresnet.engine.checkpoint import export_safetensors
+from video_iresnet.models import WeightsError, read_weights
+from video_iresnet.runtime.errors import InputError
+
+
+def main(arguments: list[str]) -> int:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--checkpoint", required=True, help="weights in any layout that this project reads")
+    parser.add_argument("--out", required=True, help="the file to write; an existing one is not overwritten")
+    options = parser.parse_args(arguments)
+    out = Path(options.out)
+    try:
+        if out.exists():
+            raise InputError(f"--out {out} exists; name another file, or remove it")
+        export_safetensors(options.checkpoint, out)
+        weights = read_weights(out)
+    except (InputError, WeightsError) as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 1
+    print(f"{out}: {len(weights.tensors)} tensors, {len(weights.class_names)} class names")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))
