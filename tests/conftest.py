@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import importlib.util
+import os
 import subprocess
 import sys
 from collections.abc import Callable
 from fractions import Fraction
 from pathlib import Path
 from types import ModuleType
+
+os.environ.setdefault("OMP_WAIT_POLICY", "passive")  # read when torch is imported
 
 import av
 import numpy as np
@@ -67,6 +70,12 @@ def shown_numbers(frames: Tensor) -> list[int]:
     middle = frames[:, frames.shape[1] // 2, :, 1].float()
     bits = torch.stack([middle[:, bit * width + width // 4 : (bit + 1) * width - width // 4].mean(1) > 128 for bit in range(8)], 1)
     return [int(number) for number in (bits * 2 ** torch.arange(8)).sum(1)]
+
+
+@pytest.fixture(autouse=True)
+def one_thread() -> None:
+    """Small layers are computed faster by one thread, above all where another process has the other cores. Runs set their own number."""
+    torch.set_num_threads(1)
 
 
 @pytest.fixture(scope="session")
