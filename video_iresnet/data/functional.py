@@ -22,14 +22,21 @@ def short_side_size(height: int, width: int, short_side: int) -> tuple[int, int]
     return short_side * height // width, short_side
 
 
-def crop(clip: Tensor, top: int, left: int, size: int) -> Tensor:
-    """(T, H, W, C) -> (T, size, size, C), a view."""
-    return clip[:, top : top + size, left : left + size]
+def crop(clip: Tensor, top: int, left: int, height: int, width: int) -> Tensor:
+    """(T, H, W, C) -> (T, height, width, C), a view."""
+    return clip[:, top : top + height, left : left + width]
 
 
 def flip(clip: Tensor) -> Tensor:
     """Mirror left and right."""
     return clip.flip(2)
+
+
+def erase(clip: Tensor, top: int, left: int, filling: Tensor) -> Tensor:
+    """A copy of the clip in which an (h, w, C) picture covers the same box of all frames."""
+    clip = clip.clone()
+    clip[:, top : top + filling.shape[0], left : left + filling.shape[1]] = filling
+    return clip
 
 
 def spread_crops(height: int, width: int, size: int, num_crops: int) -> list[tuple[int, int]]:

@@ -1,4 +1,4 @@
-"""Which frames make a clip: integer functions of the number of frames; no video in sight.
+"""Which frames make a clip: integer functions of the number of frames and the frame rate; no video in sight.
 
 A clip of T frames, tau apart, spans (T - 1) * tau + 1 source frames. Where a video is shorter, its last frame repeats.
 """
@@ -7,60 +7,111 @@ from __future__ import annotations
 
 import itertools
 from dataclasses import dataclass
-from typing import Protocol
+from typing import NamedTuple, Protocol
 
 import numpy as np
 
 
+class Timeline(NamedTuple):
+    """What a sampler knows of a video: the number of its frames, and how many of them make a second."""
+
+    length: int
+    fps: float
+
+
 class Sampler(Protocol):
-    """The clips of one video of `length` frames, each a list of frame indices in [0, length)."""
+    """The clips of one video, each a list of `num_frames` frame indices in [0, length)."""
 
-    def random_clip(self, length: int, rng: np.random.Generator) -> list[int]: ...
+    def random_clip(self, video: Timeline, num_frames: int, rng: np.random.Generator) -> list[int]: ...
 
-    def uniform_clips(self, length: int, num_clips: int) -> list[list[int]]: ...
+    def uniform_clips(self, video: Timeline, num_frames: int, num_clips: int) -> list[list[int]]: ...
 
 
 @dataclass(frozen=True)
 class DenseSampler:
-    """Frames exactly `sampling_rate` apart, from a random start or from starts spread over the video."""
+    """Frames exactly `sampling_rate` apart, from a random start or from starts spread over the video.
 
-    num_frames: int
+    `target_fps`: the rate is counted in frames of a video played at that speed, so the nearest source frame is taken for each; 0: in source
+    frames. `largest_rate`: random clips draw their rate from [sampling_rate, largest_rate].
+    """
+
     sampling_rate: int
+    target_fps: float = 0.0
+    largest_rate: int = 0
 
-    @property
-    def span(self) -> int:
-        return (self.num_frames - 1) * self.sampling_rate + 1
+    def _offsets(self, video: Timeline, num_frames: int, rate: int) -> list[int]:
+        """The distances of the clip's frames from its first one."""
+        step = rate * video.fps / self.target_fps if self.target_fps else rate
+        return [round(i * step) for i in range(num_frames)]
 
-    def _clip(self, length: int, start: int) -> list[int]:
-        return [min(start + i * self.sampling_rate, length - 1) for i in range(self.num_frames)]
+    def random_clip(self, video: Timeline, num_frames: int, rng: np.random.Generator) -> list[int]:
+        rate = int(rng.integers(self.sampling_rate, self.largest_rate + 1)) if self.largest_rate else self.sampling_rate
+        offsets = self._offsets(video, num_frames, rate)
+        start = int(rng.integers(max(video.length - 1 - offsets[-1], 0) + 1))
+        return [min(start + offset, video.length - 1) for offset in offsets]
 
-    def random_clip(self, length: int, rng: np.random.Generator) -> list[int]:
-        return self._clip(length, int(rng.integers(max(length - self.span, 0) + 1)))
-
-    def uniform_clips(self, length: int, num_clips: int) -> list[list[int]]:
+    def uniform_clips(self, video: Timeline, num_frames: int, num_clips: int) -> list[list[int]]:
         """Clips spread evenly and flush with both ends of the video; a single one is centred."""
-        last = max(length - self.span, 0)
+        offsets = self._offsets(video, num_frames, self.sampling_rate)
+        last = max(video.length - 1 - offsets[-1], 0)
         starts = [last // 2] if num_clips == 1 else [(i * last + (num_clips - 1) // 2) // (num_clips - 1) for i in range(num_clips)]
-        return [self._clip(length, start) for start in starts]
+        return [[min(start + offset, video.length - 1) for offset in offsets] for start in starts]
 
 
 @dataclass(frozen=True)
 class SegmentSampler:
-    """One frame of each of `num_frames` equal segments, as for Something-Something: a random one, or the middle one.
+    """One frame of each of equal segments, as for Something-Something: a random one, or the middle one.
 
     The bounds are PySlowFast's: segment i runs from round(s * i) to round(s * (i + 1)), s = (length - 1) / num_frames, both ends
     included, halves rounded to even. Of n test clips, clip k takes the frame at the share (k + 1) / (n + 1) of each segment.
     """
 
-    num_frames: int
+    @staticmethod
+    def _bounds(video: Timeline, num_frames: int) -> list[int]:
+        return [round((video.length - 1) / num_frames * i) for i in range(num_frames + 1)]
 
-    def _bounds(self, length: int) -> list[int]:
-        return [round((length - 1) / self.num_frames * i) for i in range(self.num_frames + 1)]
+    def random_clip(self, video: Timeline, num_frames: int, rng: np.random.Generator) -> list[int]:
+        return [int(rng.integers(first, last + 1)) for first, last in itertools.pairwise(self._bounds(video, num_frames))]
 
-    def random_clip(self, length: int, rng: np.random.Generator) -> list[int]:
-        bounds = self._bounds(length)
-        return [int(rng.integers(first, last + 1)) for first, last in itertools.pairwise(bounds)]
-
-    def uniform_clips(self, length: int, num_clips: int) -> list[list[int]]:
-        bounds = self._bounds(length)
+    def uniform_clips(self, video: Timeline, num_frames: int, num_clips: int) -> list[list[int]]:
+        bounds = self._bounds(video, num_frames)
         return [[first + (last - first) * (k + 1) // (num_clips + 1) for first, last in itertools.pairwise(bounds)] for k in range(num_clips)]
+
+
+@dataclass(frozen=True)
+class SlowFastSampler:
+    """PySlowFast's arithmetic for Kinetics: a window of num_frames * sampling_rate / target_fps seconds, its frames evenly from first to last.
+
+    So frames are (T * tau - 1) / (T - 1) apart, rounded down, at `target_fps`. Of n test clips, clip k starts at the share k / n of the
+    possible starts, and a single one is the first; with `offset_sampling` at k / (n - 1), rounded down, and a single one is centred.
+    """
+
+    sampling_rate: int
+    target_fps: float
+    offset_sampling: bool = False
+    largest_rate: int = 0
+
+    def _window(self, video: Timeline, num_frames: int, rate: int) -> tuple[float, float]:
+        """The size of a clip and the last possible start, in source frames."""
+        size = max(1.0, rate * num_frames / self.target_fps * video.fps)
+        return size, max(video.length - size, 0.0)
+
+    @staticmethod
+    def _clip(video: Timeline, num_frames: int, start: float, size: float) -> list[int]:
+        positions = np.linspace(start, start + size - 1, num_frames)
+        return [int(position) for position in np.clip(positions, 0, video.length - 1)]
+
+    def random_clip(self, video: Timeline, num_frames: int, rng: np.random.Generator) -> list[int]:
+        rate = int(rng.integers(self.sampling_rate, self.largest_rate + 1)) if self.largest_rate else self.sampling_rate
+        size, last = self._window(video, num_frames, rate)
+        return self._clip(video, num_frames, rng.uniform(0, last), size)
+
+    def uniform_clips(self, video: Timeline, num_frames: int, num_clips: int) -> list[list[int]]:
+        size, last = self._window(video, num_frames, self.sampling_rate)
+        if not self.offset_sampling:
+            starts = [last * k / num_clips for k in range(num_clips)]
+        elif num_clips == 1:
+            starts = [last // 2]
+        else:
+            starts = [k * (last // (num_clips - 1)) for k in range(num_clips)]
+        return [self._clip(video, num_frames, start, size) for start in starts]

@@ -2,45 +2,121 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+import math
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
+import torch
 from torch import Tensor
+from torchvision.transforms import v2
 
-from .functional import crop, flip, resize
+from .functional import crop, erase, flip, resize
 
+# (T, H, W, C) and the size of the square that is wanted -> (T, size, size, C).
+Crop = Callable[[Tensor, int, np.random.Generator], Tensor]
+# (T, S, S, C) -> (T, S, S, C).
 Transform = Callable[[Tensor, np.random.Generator], Tensor]
 
 
 @dataclass(frozen=True)
 class ShortSideJitter:
-    """Crop a random square of `size` pixels from the video as if its short side were uniform in [smallest, largest].
+    """Crop a random square from the video as if its short side were drawn from [smallest, largest]: uniformly, or (`inverse`) its inverse is.
 
-    The square is cut from the source frame and then scaled, which gives the same picture as scaling the whole frame first, for less work.
+    `smallest` and `largest` belong to crops of `size` pixels; other crops are cut as if both were scaled with them. The square is cut from
+    the source frame and then scaled, which gives the same picture as scaling the whole frame first, for less work.
     """
 
     size: int
     smallest: int
     largest: int
+    inverse: bool = False
 
-    def __call__(self, clip: Tensor, rng: np.random.Generator) -> Tensor:
-        """(T, H, W, C) -> (T, size, size, C)."""
+    def _short_side(self, rng: np.random.Generator) -> int:
+        if self.inverse:
+            return round(1 / rng.uniform(1 / self.largest, 1 / self.smallest))
+        return int(rng.integers(self.smallest, self.largest + 1))
+
+    def __call__(self, clip: Tensor, size: int, rng: np.random.Generator) -> Tensor:
         height, width = clip.shape[1:3]
-        short_side = int(rng.integers(self.smallest, self.largest + 1))
-        side = max(1, round(self.size * min(height, width) / short_side))
+        side = max(1, round(self.size * min(height, width) / self._short_side(rng)))
         top = int(rng.integers(height - side + 1))
         left = int(rng.integers(width - side + 1))
-        return resize(crop(clip, top, left, side), self.size, self.size)
+        return resize(crop(clip, top, left, side, side), size, size)
+
+
+@dataclass(frozen=True)
+class RandomResizedCrop:
+    """Crop a random part of the picture's area and of random aspect (width / height, log-uniform), and scale it to a square.
+
+    After ten draws that do not fit, the largest centred part of an allowed aspect is taken (Szegedy et al., arXiv 1409.4842, as torchvision does).
+    """
+
+    area: tuple[float, float]
+    aspect: tuple[float, float]
+
+    def __call__(self, clip: Tensor, size: int, rng: np.random.Generator) -> Tensor:
+        height, width = clip.shape[1:3]
+        for _ in range(10):
+            area = height * width * rng.uniform(*self.area)
+            aspect = math.exp(rng.uniform(*map(math.log, self.aspect)))
+            h, w = round(math.sqrt(area / aspect)), round(math.sqrt(area * aspect))
+            if 0 < h <= height and 0 < w <= width:
+                top, left = int(rng.integers(height - h + 1)), int(rng.integers(width - w + 1))
+                return resize(crop(clip, top, left, h, w), size, size)
+        h = min(height, round(width / self.aspect[0]))
+        w = min(width, round(height * self.aspect[1]))
+        return resize(crop(clip, (height - h) // 2, (width - w) // 2, h, w), size, size)
 
 
 @dataclass(frozen=True)
 class RandomFlip:
-    """Mirror half of the clips."""
+    """Mirror half of the clips. `partners`: classes that become each other in a mirror, both ways; `fixed`: classes that must not be mirrored."""
+
+    partners: Mapping[int, int]
+    fixed: frozenset[int] = frozenset()
+
+    def __call__(self, clip: Tensor, label: int, rng: np.random.Generator) -> tuple[Tensor, int]:
+        """(T, H, W, C) and its label -> the same of the clip or of its mirror image."""
+        if rng.random() >= 0.5 or label in self.fixed:
+            return clip, label
+        return flip(clip), self.partners.get(label, label)
+
+
+@dataclass(frozen=True)
+class OnAllFrames:
+    """A random transform of torchvision, with one draw for all frames, from the sample's own random numbers."""
+
+    transform: v2.Transform
 
     def __call__(self, clip: Tensor, rng: np.random.Generator) -> Tensor:
-        """(T, H, W, C) -> (T, H, W, C)."""
-        return flip(clip) if rng.random() < 0.5 else clip
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(int(rng.integers(2**63)))
+            return self.transform(clip.permute(0, 3, 1, 2)).permute(0, 2, 3, 1)  # type: ignore[no-any-return]
+
+
+@dataclass(frozen=True)
+class RandomErasing:
+    """With `probability`, fill one box with noise, the same place in all frames (Zhong et al., arXiv 1708.04896, `pixel` mode).
+
+    The box takes 1/50 to 1/3 of the area, at an aspect from 0.3 to 1 / 0.3.
+    """
+
+    probability: float
+
+    def __call__(self, clip: Tensor, rng: np.random.Generator) -> Tensor:
+        if rng.random() >= self.probability:
+            return clip
+        height, width = clip.shape[1:3]
+        for _ in range(10):
+            area = height * width * rng.uniform(1 / 50, 1 / 3)
+            aspect = math.exp(rng.uniform(math.log(0.3), math.log(1 / 0.3)))
+            h, w = round(math.sqrt(area / aspect)), round(math.sqrt(area * aspect))
+            if 0 < h < height and 0 < w < width:
+                top, left = int(rng.integers(height - h + 1)), int(rng.integers(width - w + 1))
+                noise = torch.from_numpy(rng.integers(0, 256, (h, w, clip.shape[3]), dtype=np.uint8))
+                return erase(clip, top, left, noise)
+        return clip
 
 
 @dataclass(frozen=True)

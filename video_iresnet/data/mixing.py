@@ -1,0 +1,57 @@
+"""Targets for a batch, and the mixing of its clips: mixup (Zhang et al., arXiv 1710.09412) and cutmix (Yun et al., arXiv 1905.04899)."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+import numpy as np
+from torch import Tensor
+from torch.nn import functional as F
+
+
+def smooth_targets(labels: Tensor, num_classes: int, smoothing: float) -> Tensor:
+    """(B,) labels -> (B, K) shares that sum to one: `smoothing` spread over all classes, the rest on the label's (Szegedy et al., arXiv 1512.00567)."""
+    return F.one_hot(labels, num_classes).float() * (1 - smoothing) + smoothing / num_classes
+
+
+@dataclass(frozen=True)
+class Mixer:
+    """Blends each clip of a batch with another one, or pastes a box of it, with one draw for the batch.
+
+    A batch is mixed with `probability`; where both are on, by cutmix with `switch_probability`. The share of the clip itself is drawn from
+    Beta(alpha, alpha); an alpha of 0 turns its kind off. Partners: the batch in reverse order.
+    """
+
+    num_classes: int
+    mixup_alpha: float
+    cutmix_alpha: float
+    probability: float
+    switch_probability: float
+    smoothing: float
+
+    def __call__(self, clips: Tensor, labels: Tensor, rng: np.random.Generator) -> tuple[Tensor, Tensor]:
+        """(B, 3, T, H, W) normalised clips, (B,) labels -> mixed clips, (B, K) targets."""
+        targets = smooth_targets(labels, self.num_classes, self.smoothing)
+        if rng.random() >= self.probability:
+            return clips, targets
+        cut = self.cutmix_alpha > 0 and (self.mixup_alpha == 0 or rng.random() < self.switch_probability)
+        alpha = self.cutmix_alpha if cut else self.mixup_alpha
+        share = float(rng.beta(alpha, alpha))
+        if cut:
+            clips, share = _paste(clips, share, rng)
+        else:
+            clips = clips * share + clips.flip(0) * (1 - share)
+        return clips, targets * share + targets.flip(0) * (1 - share)
+
+
+def _paste(clips: Tensor, share: float, rng: np.random.Generator) -> tuple[Tensor, float]:
+    """A box of the partner in each clip, in all frames; boxes are cut at the border, and the share that is left is returned."""
+    height, width = clips.shape[-2:]
+    h, w = (round(size * math.sqrt(1 - share)) for size in (height, width))
+    y, x = int(rng.integers(height)), int(rng.integers(width))
+    top, bottom = max(0, y - h // 2), min(height, y + h - h // 2)
+    left, right = max(0, x - w // 2), min(width, x + w - w // 2)
+    mixed = clips.clone()
+    mixed[..., top:bottom, left:right] = clips.flip(0)[..., top:bottom, left:right]
+    return mixed, 1 - (bottom - top) * (right - left) / (height * width)
