@@ -10,7 +10,7 @@ import torch
 from conftest import numbered_frame, shown_numbers, write_video
 
 from video_iresnet.data.dataset import ClipDataset, ViewDataset
-from video_iresnet.data.decode import PyAVReader
+from video_iresnet.data.decode import open_video
 from video_iresnet.data.functional import flip, resize, short_side_size, spread_crops, to_network
 from video_iresnet.data.loader import EpochBatches, clip_loader, view_loader
 from video_iresnet.data.records import Record, read_records
@@ -80,7 +80,7 @@ def records_of(folder: Path, name: str = "train.csv") -> list[Record]:
 
 
 def clip_dataset(records: list[Record], seed: int = 0) -> ClipDataset:
-    return ClipDataset(records, sampler=DenseSampler(4, 2), open_video=PyAVReader, transform=TRANSFORM, seed=seed)
+    return ClipDataset(records, sampler=DenseSampler(4, 2), open_video=open_video, transform=TRANSFORM, seed=seed)
 
 
 def some_batches(shapes: Path, *, workers: int = 0, world_size: int = 1, start: tuple[int, int] = (0, 0), count: int = 5) -> list[torch.Tensor]:
@@ -151,7 +151,7 @@ def test_views_come_from_one_decoding_and_one_resize(tmp_path: Path, monkeypatch
     dataset = ViewDataset(
         [Record("a.mp4", str(path), 0)],
         sampler=DenseSampler(4, 5),
-        open_video=lambda path: opened.append(path) or PyAVReader(path),
+        open_video=lambda record: opened.append(record) or open_video(record),
         num_clips=3,
         num_crops=3,
         short_side=64,
@@ -171,7 +171,7 @@ def test_an_unreadable_test_video_is_never_replaced(tmp_path: Path) -> None:
     dataset = ViewDataset(
         [Record("x", str(tmp_path / "x"), 0)],
         sampler=DenseSampler(2, 1),
-        open_video=PyAVReader,
+        open_video=open_video,
         num_clips=1,
         num_crops=1,
         short_side=32,
@@ -183,7 +183,7 @@ def test_an_unreadable_test_video_is_never_replaced(tmp_path: Path) -> None:
 
 def test_groups_of_videos_do_not_depend_on_processes(shapes: Path) -> None:
     dataset = ViewDataset(
-        records_of(shapes, "test.csv"), sampler=DenseSampler(2, 1), open_video=PyAVReader, num_clips=1, num_crops=1, short_side=32, crop_size=32
+        records_of(shapes, "test.csv"), sampler=DenseSampler(2, 1), open_video=open_video, num_clips=1, num_crops=1, short_side=32, crop_size=32
     )
 
     def groups(world_size: int) -> list[list[int]]:

@@ -11,7 +11,8 @@ import pytest
 import torch
 from conftest import shown_numbers, write_video
 
-from video_iresnet.data.decode import DecodeError, PyAVReader
+from video_iresnet.data.decode_pyav import PyAVReader
+from video_iresnet.data.reader import DecodeError
 
 VARIABLE = [0, 40, 50, 130, 140, 300, 310, 320, 480, 500, 501, 600, 777, 800, 900, 1000, 1010, 1200, 1210, 1300]
 KINDS = {

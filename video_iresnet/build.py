@@ -12,7 +12,7 @@ from torch.optim import Optimizer
 
 from .config import Config, needed_files, temporal_stride
 from .data.dataset import ClipDataset, ViewDataset
-from .data.decode import PyAVReader
+from .data.decode import open_video
 from .data.functional import to_network
 from .data.records import ClassNames, Record, read_class_names, read_records
 from .data.sampling import DenseSampler, Sampler, SegmentSampler
@@ -99,7 +99,7 @@ def build_training_data(cfg: Config, records: list[Record]) -> ClipDataset:
     transforms: list[Transform] = [ShortSideJitter(cfg.DATA.TRAIN_CROP_SIZE, *cfg.DATA.TRAIN_JITTER_SCALES)]
     if cfg.DATA.RANDOM_FLIP:
         transforms.append(RandomFlip())
-    return ClipDataset(records, sampler=_sampler(cfg), open_video=PyAVReader, transform=InTurn(transforms), seed=cfg.RNG_SEED)
+    return ClipDataset(records, sampler=_sampler(cfg), open_video=open_video, transform=InTurn(transforms), seed=cfg.RNG_SEED)
 
 
 def build_validation_data(cfg: Config, records: list[Record]) -> ViewDataset:
@@ -107,7 +107,7 @@ def build_validation_data(cfg: Config, records: list[Record]) -> ViewDataset:
     return ViewDataset(
         records,
         sampler=_sampler(cfg),
-        open_video=PyAVReader,
+        open_video=open_video,
         num_clips=1,
         num_crops=1,
         short_side=cfg.DATA.TRAIN_JITTER_SCALES[0],
@@ -120,7 +120,7 @@ def build_test_data(cfg: Config, records: list[Record]) -> ViewDataset:
     return ViewDataset(
         records,
         sampler=_sampler(cfg),
-        open_video=PyAVReader,
+        open_video=open_video,
         num_clips=cfg.TEST.NUM_ENSEMBLE_VIEWS,
         num_crops=cfg.TEST.NUM_SPATIAL_CROPS,
         short_side=cfg.DATA.TEST_SHORT_SIDE or cfg.DATA.TEST_CROP_SIZE,

@@ -68,7 +68,7 @@ class ClipDataset(Dataset[TrainSample]):
 
     def _clip(self, epoch: int, record: int) -> Tensor:
         rng = generator(self.seed, Stream.SAMPLE, epoch, record)
-        with self.open_video(self.records[record].path) as reader:
+        with self.open_video(self.records[record]) as reader:
             frames = reader.read(self.sampler.random_clip(len(reader), rng))
         return self.transform(frames, rng).contiguous().permute(3, 0, 1, 2)
 
@@ -116,7 +116,7 @@ class ViewDataset(Dataset[VideoViews]):
             return VideoViews(record, torch.empty(0), [], [], str(error))
 
     def _views(self, record: int) -> VideoViews:
-        with self.open_video(self.records[record].path) as reader:
+        with self.open_video(self.records[record]) as reader:
             clips = self.sampler.uniform_clips(len(reader), self.num_clips)
             wanted = sorted({index for clip in clips for index in clip})
             chunks = []

@@ -15,11 +15,16 @@ EXPECTED = "expected `path label`, as in `videos/a b.mp4 7` or `videos/a b.mp4,7
 
 
 class Record(NamedTuple):
-    """A video before decoding: its path as the list has it, the file, and its class."""
+    """A video before decoding: its path as the list has it, the file, and its class.
+
+    With `num_frames`, `path` is a printf pattern of extracted frames, as "74225/%06d.jpg", numbered from `first_frame` on.
+    """
 
     name: str
     path: str
     label: int
+    first_frame: int = 0
+    num_frames: int = 0
 
 
 class ClassNames(NamedTuple):

@@ -1,0 +1,28 @@
+"""What a decoder offers: the number of frames, their rate, and any of them, exactly."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from contextlib import AbstractContextManager
+from typing import Protocol
+
+from torch import Tensor
+
+
+class DecodeError(Exception):
+    """A video that cannot be read; the message says why."""
+
+
+class Reader(AbstractContextManager["Reader"], Protocol):
+    """The frames of one video, numbered from 0 in the order of presentation, upright."""
+
+    def __len__(self) -> int: ...
+
+    @property
+    def fps(self) -> float:
+        """Source frames per second, on average over the video."""
+        ...
+
+    def read(self, indices: Sequence[int]) -> Tensor:
+        """(T,) frame numbers, in any order and with repeats -> (T, H, W, 3) uint8 RGB. Raises DecodeError."""
+        ...
