@@ -2,6 +2,11 @@
 
 from __future__ import annotations
 
+import os
+import re
+import signal
+import time
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -9,15 +14,15 @@ import pytest
 import torch
 from conftest import numbered_frame, shown_numbers, write_video
 
-from video_iresnet.data.dataset import ClipDataset, ViewDataset
-from video_iresnet.data.decode import open_video
-from video_iresnet.data.functional import flip, resize, short_side_size, spread_crops, to_network
-from video_iresnet.data.loader import EpochBatches, clip_loader, view_loader
+from video_iresnet.data.dataset import ClipDataset, SampleKey, ViewDataset
+from video_iresnet.data.decode import Reader, open_video
+from video_iresnet.data.functional import resize, short_side_size, spread_crops, to_network
+from video_iresnet.data.loader import BatchShape, EpochBatches, clip_loader, view_loader
+from video_iresnet.data.packed import PackedRecords
 from video_iresnet.data.records import Record, read_records
 from video_iresnet.data.sampling import DenseSampler
 from video_iresnet.data.transforms import InTurn, RandomFlip, ShortSideJitter
-
-TRANSFORM = InTurn([ShortSideJitter(32, 36, 44), RandomFlip()])
+from video_iresnet.runtime.errors import InputError
 
 
 # Executed in PySlowFast: (height, width, size) -> (top, left) of the three crops.
@@ -57,37 +62,31 @@ def test_normalisation() -> None:
     torch.testing.assert_close(to_network(clips, mean, std).flatten(), torch.tensor([-2.0, (128 / 255 - 0.45) / 0.225, 0.55 / 0.225]))
 
 
-def test_identical_frames_stay_identical_and_draws_differ() -> None:
-    frame = torch.from_numpy(np.random.default_rng(0).integers(0, 255, (1, 48, 70, 3), dtype=np.uint8))
-    outputs = [TRANSFORM(frame.expand(4, -1, -1, -1), np.random.default_rng(seed)) for seed in range(12)]
-    for clip in outputs:
-        assert clip.shape == (4, 32, 32, 3)
-        assert all(torch.equal(clip[0], clip[t]) for t in range(1, 4))
-    assert len({bytes(clip.contiguous().numpy()) for clip in outputs}) == 12
-
-
-def test_random_crops_reach_every_edge() -> None:
-    ramp = torch.arange(64, dtype=torch.uint8).view(1, 1, 64, 1).expand(1, 48, 64, 3)
-    lefts = [ShortSideJitter(48, 48, 48)(ramp, np.random.default_rng(seed))[0, 0, 0, 0].item() for seed in range(400)]
-    assert (min(lefts), max(lefts)) == (0, 16)
-    assert torch.equal(flip(ramp)[0, 0, :, 0], torch.arange(63, -1, -1, dtype=torch.uint8))
-    flipped = sum(RandomFlip()(ramp, np.random.default_rng(seed))[0, 0, 0, 0].item() == 63 for seed in range(400))
-    assert 150 < flipped < 250
-
-
 def records_of(folder: Path, name: str = "train.csv") -> list[Record]:
     return read_records(str(folder / name), root=str(folder), num_classes=8)
 
 
-def clip_dataset(records: list[Record], seed: int = 0) -> ClipDataset:
-    return ClipDataset(records, sampler=DenseSampler(4, 2), open_video=open_video, transform=TRANSFORM, seed=seed)
+def clip_dataset(records: Sequence[Record], num_samples: int = 1, flip: RandomFlip | None = None) -> ClipDataset:
+    return ClipDataset(
+        records,
+        sampler=DenseSampler(2),
+        open_video=open_video,
+        crop=ShortSideJitter(32, 36, 44),
+        flip=flip,
+        augment=InTurn([]),
+        seed=0,
+        num_samples=num_samples,
+    )
+
+
+SHAPE = BatchShape(8, 4, 32)
 
 
 def some_batches(shapes: Path, *, workers: int = 0, world_size: int = 1, start: tuple[int, int] = (0, 0), count: int = 5) -> list[torch.Tensor]:
     """The first global batches, each (B, 3, T, S, S), put together from all processes."""
     shares = []
     for rank in range(world_size):
-        batches = EpochBatches(24, 8, seed=3, rank=rank, world_size=world_size, start=start)
+        batches = EpochBatches(24, [SHAPE], seed=3, rank=rank, world_size=world_size, start=start)
         loader = clip_loader(clip_dataset(records_of(shapes)), batches, num_workers=workers, pin_memory=False)
         iterator = iter(loader)
         shares.append([next(iterator).clips for _ in range(count)])
@@ -110,30 +109,30 @@ def test_a_restart_sees_what_it_would_have_seen(shapes: Path) -> None:
 
 
 def test_epochs_cover_the_records_in_new_orders() -> None:
-    batches = EpochBatches(10, 3, seed=0)
+    batches = EpochBatches(10, [BatchShape(3, 4, 32)], seed=0)
     iterator = iter(batches)
     epochs = [[next(iterator) for _ in range(batches.steps_per_epoch)] for _ in range(3)]
     for number, epoch in enumerate(epochs):
-        records = [record for batch in epoch for _, record in batch]
-        assert {e for batch in epoch for e, _ in batch} == {number}
+        records = [key.record for batch in epoch for key in batch]
+        assert {key[:1] + key[2:] for batch in epoch for key in batch} == {(number, 4, 32)}
         assert len(set(records)) == 9
     assert epochs[0] != epochs[1]
-    assert next(iter(EpochBatches(10, 3, seed=1))) != epochs[0][0]
+    assert next(iter(EpochBatches(10, [BatchShape(3, 4, 32)], seed=1))) != epochs[0][0]
 
 
 def test_another_clip_of_the_epoch_takes_a_bad_videos_place(shapes: Path, tmp_path: Path) -> None:
     (tmp_path / "bad.mp4").write_bytes(b"")
     records = records_of(shapes)
     broken = [*records[:5], Record("bad.mp4", str(tmp_path / "bad.mp4"), 5), *records[6:]]
-    sample = clip_dataset(broken)[2, 5]
+    sample = clip_dataset(broken)[SampleKey(2, 5, 4, 32)]
     assert [failure.record for failure in sample.failures] == [5]
     assert "Invalid data" in sample.failures[0].reason
-    again = clip_dataset(broken)[2, 5]
-    assert torch.equal(sample.clip, again.clip)
-    same = [i for i in range(24) if i != 5 and torch.equal(clip_dataset(broken)[2, i].clip, sample.clip)]
+    again = clip_dataset(broken)[SampleKey(2, 5, 4, 32)]
+    assert torch.equal(sample.clips[0], again.clips[0])
+    same = [i for i in range(24) if i != 5 and torch.equal(clip_dataset(broken)[SampleKey(2, i, 4, 32)].clips[0], sample.clips[0])]
     assert len(same) == 1
-    assert sample.label == broken[same[0]].label
-    loader = clip_loader(clip_dataset(broken), EpochBatches(24, 24, seed=0), num_workers=0, pin_memory=False)
+    assert sample.labels == [broken[same[0]].label]
+    loader = clip_loader(clip_dataset(broken), EpochBatches(24, [BatchShape(24, 4, 32)], seed=0), num_workers=0, pin_memory=False)
     batch = next(iter(loader))
     assert [failure.record for failure in batch.failures] == [5]
     assert len(batch.clips) == 24
@@ -141,7 +140,7 @@ def test_another_clip_of_the_epoch_takes_a_bad_videos_place(shapes: Path, tmp_pa
 
 def test_a_list_of_bad_videos_gives_an_empty_batch(tmp_path: Path) -> None:
     records = [Record("gone.mp4", str(tmp_path / "gone.mp4"), 0)] * 2
-    loader = clip_loader(clip_dataset(records), EpochBatches(2, 2, seed=0), num_workers=0, pin_memory=False)
+    loader = clip_loader(clip_dataset(records), EpochBatches(2, [BatchShape(2, 4, 32)], seed=0), num_workers=0, pin_memory=False)
     assert next(iter(loader)).clips.numel() == 0
 
 
@@ -150,8 +149,9 @@ def test_views_come_from_one_decoding_and_one_resize(tmp_path: Path, monkeypatch
     opened = []
     dataset = ViewDataset(
         [Record("a.mp4", str(path), 0)],
-        sampler=DenseSampler(4, 5),
+        sampler=DenseSampler(5),
         open_video=lambda record: opened.append(record) or open_video(record),
+        num_frames=4,
         num_clips=3,
         num_crops=3,
         short_side=64,
@@ -170,8 +170,9 @@ def test_views_come_from_one_decoding_and_one_resize(tmp_path: Path, monkeypatch
 def test_an_unreadable_test_video_is_never_replaced(tmp_path: Path) -> None:
     dataset = ViewDataset(
         [Record("x", str(tmp_path / "x"), 0)],
-        sampler=DenseSampler(2, 1),
+        sampler=DenseSampler(1),
         open_video=open_video,
+        num_frames=2,
         num_clips=1,
         num_crops=1,
         short_side=32,
@@ -183,7 +184,14 @@ def test_an_unreadable_test_video_is_never_replaced(tmp_path: Path) -> None:
 
 def test_groups_of_videos_do_not_depend_on_processes(shapes: Path) -> None:
     dataset = ViewDataset(
-        records_of(shapes, "test.csv"), sampler=DenseSampler(2, 1), open_video=open_video, num_clips=1, num_crops=1, short_side=32, crop_size=32
+        records_of(shapes, "test.csv"),
+        sampler=DenseSampler(1),
+        open_video=open_video,
+        num_frames=2,
+        num_clips=1,
+        num_crops=1,
+        short_side=32,
+        crop_size=32,
     )
 
     def groups(world_size: int) -> list[list[int]]:
@@ -191,3 +199,149 @@ def test_groups_of_videos_do_not_depend_on_processes(shapes: Path) -> None:
         return sorted([video.record for video in group] for loader in loaders for group in loader)
 
     assert groups(1) == groups(2) == groups(3) == [[0, 1], [2, 3], [4, 5], [6, 7], [8, 9], [10]]
+
+
+def test_the_batch_sampler_decides_size_frames_and_crop(shapes: Path) -> None:
+    """Batches of an epoch take the shapes in turn; the samples come in those sizes, and every record at most once."""
+    cycle = [BatchShape(8, 2, 32), BatchShape(4, 4, 48)]
+    batches = EpochBatches(24, cycle, seed=0)
+    assert batches.steps_per_epoch == 4
+    loader = iter(clip_loader(clip_dataset(records_of(shapes)), batches, num_workers=0, pin_memory=False))
+    assert [tuple(next(loader).clips.shape) for _ in range(5)] == [(8, 3, 2, 32, 32), (4, 3, 4, 48, 48)] * 2 + [(8, 3, 2, 32, 32)]
+    keys = iter(batches)
+    records = [key.record for _ in range(4) for key in next(keys)]
+    assert len(records) == len(set(records)) == 24
+    halves = [next(iter(EpochBatches(24, cycle, seed=0, rank=rank, world_size=2, start=(0, 1)))) for rank in (0, 1)]
+    again = iter(batches)
+    next(again)
+    assert halves[0] + halves[1] == next(again)
+
+
+def test_one_decoding_gives_several_clips(shapes: Path) -> None:
+    """Two clips of each record: the same frames, another crop; a batch counts clips."""
+    records = records_of(shapes)
+    opened = []
+    dataset = clip_dataset(records, num_samples=2)
+    dataset.open_video = lambda record: opened.append(record) or open_video(record)
+    sample = dataset[SampleKey(0, 3, 4, 32)]
+    assert (len(opened), len(sample.clips), sample.labels) == (1, 2, [records[3].label] * 2)
+    assert not torch.equal(*sample.clips)
+    assert torch.equal(sample.clips[0], clip_dataset(records)[SampleKey(0, 3, 4, 32)].clips[0])
+    batches = EpochBatches(24, [SHAPE], seed=0, num_samples=2)
+    assert batches.steps_per_epoch == 6
+    batch = next(iter(clip_loader(dataset, batches, num_workers=0, pin_memory=False)))
+    assert (len(batch.clips), len(batch.labels)) == (8, 8)
+    assert torch.equal(batch.labels[::2], batch.labels[1::2])
+
+
+def test_flips_change_the_labels_of_a_dataset(shapes: Path) -> None:
+    records = records_of(shapes)
+    plain, flipped = clip_dataset(records), clip_dataset(records, flip=RandomFlip({0: 1, 1: 0}, frozenset({2})))
+    changed = 0
+    for i, record in enumerate(records):
+        key = SampleKey(0, i, 4, 32)
+        a, b = plain[key], flipped[key]
+        mirrored = not torch.equal(a.clips[0], b.clips[0])
+        assert torch.equal(a.clips[0].flip(3) if mirrored else a.clips[0], b.clips[0])
+        assert b.labels == [{0: 1, 1: 0}.get(record.label, record.label) if mirrored else record.label]
+        assert not (mirrored and record.label == 2)
+        changed += mirrored
+    assert 4 < changed < 20
+
+
+def test_packed_records_are_the_records() -> None:
+    records = [Record("a b.mp4", "/v/a b.mp4", 3), Record("\u00e9\udcff.mp4", "/v/\u00e9\udcff.mp4", 0), Record("x", "/v/x/%05d.jpg", 7, 1, 40)]
+    packed = PackedRecords(records)
+    assert list(packed) == records
+    assert packed[-1] == records[2]
+    assert packed[:2] == records[:2]
+    assert len(packed) == 3
+    for index in (3, -4):
+        with pytest.raises(IndexError, match=f"record {index} of 3"):
+            packed[index]
+
+
+class Stuck:
+    """Opens videos like open_video, but for one file, at which the process hangs or dies."""
+
+    def __init__(self, name: str, dies: bool) -> None:
+        self.name = name
+        self.dies = dies
+
+    def __call__(self, record: Record) -> Reader:
+        if record.name.endswith(self.name):
+            if self.dies:
+                os.kill(os.getpid(), signal.SIGKILL)
+            time.sleep(60)
+        return open_video(record)
+
+
+@pytest.mark.parametrize("dies", [True, False])
+@pytest.mark.parametrize("testing", [True, False])
+def test_a_worker_that_hangs_or_dies_names_its_file(shapes: Path, dies: bool, testing: bool) -> None:
+    records = PackedRecords(records_of(shapes))
+    opener = Stuck("train_0007.mp4", dies)
+    if testing:
+        views = ViewDataset(records, sampler=DenseSampler(1), open_video=opener, num_frames=2, num_clips=1, num_crops=1, short_side=32, crop_size=32)
+        loader = view_loader(views, videos_at_once=2, rank=0, world_size=1, num_workers=2, pin_memory=False, timeout=20 if dies else 3)
+    else:
+        clips = clip_dataset(records)
+        clips.open_video = opener
+        loader = clip_loader(clips, EpochBatches(24, [SHAPE], seed=0), num_workers=2, pin_memory=False, timeout=20 if dies else 3)
+    what = r"worker \(pid \d+\) was killed" if dies else r"no batch came for 3 s .* a decoding worker \(pid \d+\) has been reading"
+
+    def read() -> None:
+        with loader:
+            for _ in zip(range(12), loader, strict=False):
+                time.sleep(0.1)
+
+    with pytest.raises(InputError, match=f"{what}[^\n]* /[^\n]*train_0007.mp4[^\n]*$"):
+        read()
+
+
+def test_memory_stays_flat_over_many_records() -> None:
+    """100,000 records through two workers: the memory that a worker has for itself grows by less than the records would take as objects."""
+
+    def grown(records: Sequence[Record]) -> int:
+        dataset = clip_dataset(records)
+        dataset.open_video = Constant()
+        memory = Path("/proc/self/smaps_rollup")
+        if not memory.exists():
+            pytest.skip("reads /proc")
+        batches = EpochBatches(len(records), [BatchShape(500, 1, 32)], seed=0)
+        loader = iter(clip_loader(dataset, batches, num_workers=1, pin_memory=False))
+        next(loader)
+        pid = loader._workers[0].pid
+
+        def own() -> int:
+            text = Path(f"/proc/{pid}/smaps_rollup").read_text()
+            return sum(int(size) for size in re.findall(r"^Private_\w+:\s+(\d+)", text, re.MULTILINE))
+
+        before = own()
+        for _ in range(20):
+            next(loader)
+        return own() - before
+
+    records = [Record(f"{i:06d}" * 8, f"{i:06d}" * 9, 0) for i in range(100_000)]
+    assert grown(PackedRecords(records)) < 6_000
+
+
+class Constant:
+    """A video of one grey picture, whatever the record."""
+
+    fps = 25.0
+
+    def __call__(self, record: Record) -> Constant:
+        return self
+
+    def __len__(self) -> int:
+        return 4
+
+    def __enter__(self) -> Constant:
+        return self
+
+    def __exit__(self, *exception: object) -> None:
+        pass
+
+    def read(self, indices: Sequence[int]) -> torch.Tensor:
+        return torch.zeros(len(indices), 40, 40, 3, dtype=torch.uint8)

@@ -4,19 +4,24 @@ from __future__ import annotations
 
 import functools
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import torch
 from torch import Tensor
 from torch.optim import Optimizer
+from torchvision.transforms import v2
 
 from .config import Config, needed_files, temporal_stride
 from .data.dataset import ClipDataset, ViewDataset
-from .data.decode import open_video
+from .data.decode import OpenVideo, load_backend, open_video
+from .data.directions import directions
 from .data.functional import to_network
+from .data.loader import BatchShape
+from .data.mixing import Mixer, Targets, plain_targets
+from .data.packed import PackedRecords
 from .data.records import ClassNames, Record, read_class_names, read_records
-from .data.sampling import DenseSampler, Sampler, SegmentSampler
-from .data.transforms import InTurn, RandomFlip, ShortSideJitter, Transform
+from .data.sampling import DenseSampler, Sampler, SegmentSampler, SlowFastSampler
+from .data.transforms import Crop, InTurn, OnAllFrames, RandomErasing, RandomFlip, RandomResizedCrop, ShortSideJitter, Transform
 from .engine import optim, schedule
 from .models import ResNet, create_model
 from .runtime.errors import InputError
@@ -82,32 +87,45 @@ def build_class_names(cfg: Config) -> ClassNames | None:
     return classes
 
 
-def build_records(cfg: Config, key: str) -> list[Record]:
+def build_records(cfg: Config, key: str) -> PackedRecords:
     """The records of the list that `key` names, e.g. DATA.TRAIN_LIST."""
     folder = cfg.DATA.PATH_TO_DATA_DIR
-    return read_records(
-        needed_files(cfg)[key],
-        root=os.path.join(folder, cfg.DATA.PATH_PREFIX),
-        num_classes=cfg.MODEL.NUM_CLASSES,
-        class_names=build_class_names(cfg),
-        separator=cfg.DATA.PATH_LABEL_SEPARATOR,
+    return PackedRecords(
+        read_records(
+            needed_files(cfg)[key],
+            root=os.path.join(folder, cfg.DATA.PATH_PREFIX),
+            num_classes=cfg.MODEL.NUM_CLASSES,
+            class_names=build_class_names(cfg),
+            separator=cfg.DATA.PATH_LABEL_SEPARATOR,
+        )
     )
 
 
-def build_training_data(cfg: Config, records: list[Record]) -> ClipDataset:
+def build_training_data(cfg: Config, records: Sequence[Record]) -> ClipDataset:
     """Random clips and crops."""
-    transforms: list[Transform] = [ShortSideJitter(cfg.DATA.TRAIN_CROP_SIZE, *cfg.DATA.TRAIN_JITTER_SCALES)]
-    if cfg.DATA.RANDOM_FLIP:
-        transforms.append(RandomFlip())
-    return ClipDataset(records, sampler=_sampler(cfg), open_video=open_video, transform=InTurn(transforms), seed=cfg.RNG_SEED)
+    return ClipDataset(
+        records,
+        sampler=_sampler(cfg, cfg.DATA.TRAIN_JITTER_RATE),
+        open_video=_open_video(cfg),
+        crop=_random_crop(cfg),
+        flip=_random_flip(cfg) if cfg.DATA.RANDOM_FLIP else None,
+        augment=InTurn(_augmentations(cfg)),
+        seed=cfg.RNG_SEED,
+        num_samples=cfg.AUG.NUM_SAMPLE,
+    )
 
 
-def build_validation_data(cfg: Config, records: list[Record]) -> ViewDataset:
+def build_batch_shape(cfg: Config) -> BatchShape:
+    return BatchShape(cfg.TRAIN.BATCH_SIZE, cfg.DATA.NUM_FRAMES, cfg.DATA.TRAIN_CROP_SIZE)
+
+
+def build_validation_data(cfg: Config, records: Sequence[Record]) -> ViewDataset:
     """The centre of each video, at the size of training."""
     return ViewDataset(
         records,
         sampler=_sampler(cfg),
-        open_video=open_video,
+        open_video=_open_video(cfg),
+        num_frames=cfg.DATA.NUM_FRAMES,
         num_clips=1,
         num_crops=1,
         short_side=cfg.DATA.TRAIN_JITTER_SCALES[0],
@@ -115,16 +133,32 @@ def build_validation_data(cfg: Config, records: list[Record]) -> ViewDataset:
     )
 
 
-def build_test_data(cfg: Config, records: list[Record]) -> ViewDataset:
+def build_test_data(cfg: Config, records: Sequence[Record]) -> ViewDataset:
     """Clips spread over each video, and crops along its longer side."""
     return ViewDataset(
         records,
         sampler=_sampler(cfg),
-        open_video=open_video,
+        open_video=_open_video(cfg),
+        num_frames=cfg.DATA.NUM_FRAMES,
         num_clips=cfg.TEST.NUM_ENSEMBLE_VIEWS,
         num_crops=cfg.TEST.NUM_SPATIAL_CROPS,
         short_side=cfg.DATA.TEST_SHORT_SIDE or cfg.DATA.TEST_CROP_SIZE,
         crop_size=cfg.DATA.TEST_CROP_SIZE,
+    )
+
+
+def build_targets(cfg: Config) -> Targets:
+    """What a step learns from a batch."""
+    mixup = cfg.MIXUP
+    if not mixup.ENABLE and not mixup.LABEL_SMOOTH_VALUE:
+        return plain_targets
+    return Mixer(
+        cfg.MODEL.NUM_CLASSES,
+        mixup_alpha=mixup.ALPHA,
+        cutmix_alpha=mixup.CUTMIX_ALPHA,
+        probability=mixup.PROB if mixup.ENABLE else 0.0,
+        switch_probability=mixup.SWITCH_PROB,
+        smoothing=mixup.LABEL_SMOOTH_VALUE,
     )
 
 
@@ -136,10 +170,45 @@ def build_to_network(cfg: Config, device: torch.device) -> Callable[[Tensor], Te
 
 def clip_text(cfg: Config) -> str:
     """What a clip is, in the field's words: frames x sampling rate, or the number of segments."""
-    return f"{cfg.DATA.NUM_FRAMES}x{cfg.DATA.SAMPLING_RATE}" if cfg.DATA.SAMPLER == "dense" else f"{cfg.DATA.NUM_FRAMES} segments"
+    if cfg.DATA.SAMPLER == "segments":
+        return f"{cfg.DATA.NUM_FRAMES} segments"
+    rate = f"{cfg.DATA.NUM_FRAMES}x{cfg.DATA.SAMPLING_RATE}" + (f" at {cfg.DATA.TARGET_FPS:g} frames/s" if cfg.DATA.TARGET_FPS else "")
+    return rate if cfg.DATA.SAMPLER == "dense" else f"{rate} (PySlowFast's sampling)"
 
 
-def _sampler(cfg: Config) -> Sampler:
-    if cfg.DATA.SAMPLER == "dense":
-        return DenseSampler(cfg.DATA.NUM_FRAMES, cfg.DATA.SAMPLING_RATE)
-    return SegmentSampler(cfg.DATA.NUM_FRAMES)
+def _sampler(cfg: Config, largest_rate: int = 0) -> Sampler:
+    if cfg.DATA.SAMPLER == "segments":
+        return SegmentSampler()
+    if cfg.DATA.SAMPLER == "slowfast":
+        return SlowFastSampler(cfg.DATA.SAMPLING_RATE, cfg.DATA.TARGET_FPS, cfg.DATA.USE_OFFSET_SAMPLING, largest_rate)
+    return DenseSampler(cfg.DATA.SAMPLING_RATE, cfg.DATA.TARGET_FPS, largest_rate)
+
+
+def _open_video(cfg: Config) -> OpenVideo:
+    load_backend(cfg.DATA.DECODING_BACKEND)  # a missing library should show now, not in a worker
+    return functools.partial(open_video, backend=cfg.DATA.DECODING_BACKEND)
+
+
+def _random_crop(cfg: Config) -> Crop:
+    area, aspect = cfg.DATA.TRAIN_JITTER_SCALES_RELATIVE, cfg.DATA.TRAIN_JITTER_ASPECT_RELATIVE
+    if area:
+        return RandomResizedCrop((area[0], area[1]), (aspect[0], aspect[1]))
+    smallest, largest = cfg.DATA.TRAIN_JITTER_SCALES
+    return ShortSideJitter(cfg.DATA.TRAIN_CROP_SIZE, smallest, largest, inverse=cfg.DATA.INV_UNIFORM_SAMPLE)
+
+
+def _random_flip(cfg: Config) -> RandomFlip:
+    classes = build_class_names(cfg)
+    return RandomFlip(*directions(classes.names)) if classes else RandomFlip({})
+
+
+def _augmentations(cfg: Config) -> list[Transform]:
+    """After the crop and the flip, in PySlowFast's order."""
+    transforms: list[Transform] = []
+    if cfg.AUG.COLOR_JITTER:
+        transforms.append(OnAllFrames(v2.ColorJitter(*[cfg.AUG.COLOR_JITTER] * 3)))
+    if cfg.AUG.RAND_MAGNITUDE:
+        transforms.append(OnAllFrames(v2.RandAugment(2, cfg.AUG.RAND_MAGNITUDE)))
+    if cfg.AUG.RE_PROB:
+        transforms.append(RandomErasing(cfg.AUG.RE_PROB))
+    return transforms

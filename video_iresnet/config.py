@@ -24,6 +24,8 @@ from .runtime.errors import InputError
 Config: TypeAlias = CfgNode
 # Texts in whose place a list may stand.
 NAME_OR_LIST = ("RESNET.TEMPORAL_KERNELS",)
+# Lists, empty by default, that hold numbers which need not be whole.
+NUMBER_LISTS = ("SOLVER.STEPS", "SOLVER.LRS", "DATA.TRAIN_JITTER_SCALES_RELATIVE", "DATA.TRAIN_JITTER_ASPECT_RELATIVE")
 
 
 def default_config() -> Config:
@@ -82,27 +84,64 @@ def default_config() -> Config:
     cfg.DATA.CLASS_NAMES = ""
     # The share of unreadable training videos above which a run stops.
     cfg.DATA.MAX_BAD_SHARE = 0.01
-    # dense: NUM_FRAMES frames, SAMPLING_RATE apart. segments: one frame of each of NUM_FRAMES equal parts of the video.
+    # pyav, torchcodec or decord; frame folders are recognised.
+    cfg.DATA.DECODING_BACKEND = "pyav"
+    # dense: NUM_FRAMES frames, exactly SAMPLING_RATE apart. segments: one frame of each of NUM_FRAMES equal parts of the video. slowfast:
+    # PySlowFast's arithmetic, whose clips take NUM_FRAMES * SAMPLING_RATE / TARGET_FPS seconds.
     cfg.DATA.SAMPLER = "dense"
     cfg.DATA.NUM_FRAMES = 8
     cfg.DATA.SAMPLING_RATE = 8
+    # Training draws the sampling rate from SAMPLING_RATE to this one; 0: it is fixed.
+    cfg.DATA.TRAIN_JITTER_RATE = 0
+    # The frame rate in which SAMPLING_RATE counts; 0: each video's own (PySlowFast: 30).
+    cfg.DATA.TARGET_FPS = 0.0
+    # slowfast: test clips flush with both ends.
+    cfg.DATA.USE_OFFSET_SAMPLING = False
     # Per channel, of values in [0, 1], RGB.
     cfg.DATA.MEAN = [0.45, 0.45, 0.45]
     cfg.DATA.STD = [0.225, 0.225, 0.225]
     # The short side is drawn between these for training; validation uses the first.
     cfg.DATA.TRAIN_JITTER_SCALES = [256, 320]
+    # Draw the inverse of the short side uniformly instead.
+    cfg.DATA.INV_UNIFORM_SAMPLE = False
+    # Not empty: crop a part of the area between these, with an aspect (width / height) between those below, instead of TRAIN_JITTER_SCALES.
+    cfg.DATA.TRAIN_JITTER_SCALES_RELATIVE = []
+    cfg.DATA.TRAIN_JITTER_ASPECT_RELATIVE = []
     # Pixels of the square that the network sees in training and validation.
     cfg.DATA.TRAIN_CROP_SIZE = 224
     # The same in testing.
     cfg.DATA.TEST_CROP_SIZE = 256
     # The short side in testing; 0: that of the crop.
     cfg.DATA.TEST_SHORT_SIDE = 0
-    # Mirror half of the training clips; not for classes that tell left from right.
+    # Mirror half of the training clips. With CLASS_NAMES, classes whose names exchange left and right exchange their labels too.
     cfg.DATA.RANDOM_FLIP = True
+
+    cfg.AUG = CfgNode()
+    # Differently augmented clips of one decoding; BATCH_SIZE counts them all.
+    cfg.AUG.NUM_SAMPLE = 1
+    # Brightness, contrast and saturation change by up to this share; 0: not at all.
+    cfg.AUG.COLOR_JITTER = 0.0
+    # Two random operations of this strength, up to 30 (RandAugment); 0: none (PySlowFast: AA_TYPE).
+    cfg.AUG.RAND_MAGNITUDE = 0
+    # The share of clips of which a box is replaced by noise.
+    cfg.AUG.RE_PROB = 0.0
+
+    cfg.MIXUP = CfgNode()
+    # Mix the clips and labels of each batch. An alpha of 0 turns its kind off.
+    cfg.MIXUP.ENABLE = False
+    cfg.MIXUP.ALPHA = 0.8
+    cfg.MIXUP.CUTMIX_ALPHA = 1.0
+    # The share of batches that are mixed, and of those by cutmix.
+    cfg.MIXUP.PROB = 1.0
+    cfg.MIXUP.SWITCH_PROB = 0.5
+    # The share of each label that is spread over all classes, with or without mixing (PySlowFast: 0.1, with mixing alone).
+    cfg.MIXUP.LABEL_SMOOTH_VALUE = 0.0
 
     cfg.DATA_LOADER = CfgNode()
     # Decoding processes per training or testing process; 0 decodes in the main one.
     cfg.DATA_LOADER.NUM_WORKERS = 8
+    # Seconds that a batch may take before the run ends and names the file that a worker hangs at; 0: any time.
+    cfg.DATA_LOADER.TIMEOUT = 600.0
 
     cfg.MODEL = CfgNode()
     # resnet, resstage, iresnet, resgroup, resgroupfix, iresgroup or iresgroupfix. PySlowFast's c2d, i3d and slow are RESNET.TEMPORAL_KERNELS here.
@@ -186,7 +225,8 @@ def validate(cfg: Config) -> None:
     _check_choice(cfg, "RESNET.DEPTH", list(DEPTHS if ARCHITECTURES[cfg.MODEL.ARCH].groups is None else GROUPED_DEPTHS))
     _check_choice(cfg, "TRAIN.CHECKPOINT_INFLATE", list(METHODS))
     _check_choice(cfg, "SOLVER.LR_POLICY", ["cosine", "steps_with_relative_lrs"])
-    _check_choice(cfg, "DATA.SAMPLER", ["dense", "segments"])
+    _check_choice(cfg, "DATA.SAMPLER", ["dense", "segments", "slowfast"])
+    _check_choice(cfg, "DATA.DECODING_BACKEND", ["pyav", "torchcodec", "decord"])
     _check_choice(cfg, "TEST.NUM_SPATIAL_CROPS", [1, 3])
     for key in ("TRAIN.BATCH_SIZE", "TRAIN.EVAL_PERIOD", "TRAIN.CHECKPOINT_PERIOD", "TRAIN.CHECKPOINTS_KEPT", "TEST.BATCH_SIZE"):
         _check_least(cfg, key, 1)
@@ -195,7 +235,15 @@ def validate(cfg: Config) -> None:
     _check_least(cfg, "RESNET.STEM_TEMPORAL_STRIDE", 1)
     for key in ("RESNET.TEMPORAL_POOL", "RESNET.STEM_TEMPORAL_KERNEL", "RESNET.SHORTCUT_TEMPORAL_KERNEL"):
         _check_least(cfg, key, 0)
-    for key in ("NUM_GPUS", "RNG_SEED", "DATA_LOADER.NUM_WORKERS", "SOLVER.WARMUP_EPOCHS", "SOLVER.WEIGHT_DECAY", "BN.WEIGHT_DECAY"):
+    for key in (
+        "NUM_GPUS",
+        "RNG_SEED",
+        "DATA_LOADER.NUM_WORKERS",
+        "DATA_LOADER.TIMEOUT",
+        "SOLVER.WARMUP_EPOCHS",
+        "SOLVER.WEIGHT_DECAY",
+        "BN.WEIGHT_DECAY",
+    ):
         _check_least(cfg, key, 0)
     _check_least(cfg, "MODEL.NUM_CLASSES", 2)
     _check(0 <= cfg.MODEL.DROPOUT_RATE < 1, f"MODEL.DROPOUT_RATE is {cfg.MODEL.DROPOUT_RATE}; expected a share in [0, 1)")
@@ -204,6 +252,8 @@ def validate(cfg: Config) -> None:
         _check(len(_get(cfg, key)) == 3, f"{key} is {_get(cfg, key)}; expected three numbers, one for each colour")
     _check(min(cfg.DATA.STD) > 0, f"DATA.STD is {cfg.DATA.STD}; expected numbers above 0")
     _check_network_sizes(cfg)
+    _check_sampling(cfg)
+    _check_augmentation(cfg)
     _check_schedule(cfg)
     _check(cfg.TRAIN.ENABLE or cfg.TEST.ENABLE, "TRAIN.ENABLE and TEST.ENABLE are both False, which leaves nothing to do; set one to True")
 
@@ -251,6 +301,42 @@ def _check_network_sizes(cfg: Config) -> None:
         stride <= cfg.DATA.NUM_FRAMES,
         f"DATA.NUM_FRAMES {cfg.DATA.NUM_FRAMES} is less than {stride}, the product of the temporal strides of stem, pool and stages (RESNET); "
         "take more frames or smaller strides",
+    )
+
+
+def _check_sampling(cfg: Config) -> None:
+    data = cfg.DATA
+    _check_least(cfg, "DATA.TARGET_FPS", 0)
+    _check(data.SAMPLER != "slowfast" or data.TARGET_FPS > 0, "DATA.SAMPLER slowfast needs DATA.TARGET_FPS; PySlowFast's default is 30")
+    _check(
+        data.TRAIN_JITTER_RATE == 0 or data.TRAIN_JITTER_RATE >= data.SAMPLING_RATE,
+        f"DATA.TRAIN_JITTER_RATE is {data.TRAIN_JITTER_RATE}; expected at least DATA.SAMPLING_RATE {data.SAMPLING_RATE}, or 0",
+    )
+    for key in ("DATA.TRAIN_JITTER_RATE", "DATA.TARGET_FPS"):
+        _check(data.SAMPLER != "segments" or _get(cfg, key) == 0, f"{key} is {_get(cfg, key)}, but DATA.SAMPLER segments takes no rate; set it to 0")
+    _check(
+        not data.USE_OFFSET_SAMPLING or data.SAMPLER == "slowfast", "DATA.USE_OFFSET_SAMPLING is True; expected it with DATA.SAMPLER slowfast alone"
+    )
+
+
+def _check_augmentation(cfg: Config) -> None:
+    area, aspect = cfg.DATA.TRAIN_JITTER_SCALES_RELATIVE, cfg.DATA.TRAIN_JITTER_ASPECT_RELATIVE
+    _check(
+        (not area and not aspect) or (len(area) == len(aspect) == 2 and 0 < area[0] <= area[1] <= 1 and 0 < aspect[0] <= aspect[1]),
+        f"DATA.TRAIN_JITTER_SCALES_RELATIVE is {area} and DATA.TRAIN_JITTER_ASPECT_RELATIVE is {aspect}; expected the smallest and the largest of "
+        "each, areas in (0, 1], or two empty lists",
+    )
+    samples = cfg.AUG.NUM_SAMPLE
+    _check_least(cfg, "AUG.NUM_SAMPLE", 1)
+    _check(cfg.TRAIN.BATCH_SIZE % samples == 0, f"TRAIN.BATCH_SIZE {cfg.TRAIN.BATCH_SIZE} is not a multiple of AUG.NUM_SAMPLE {samples}")
+    _check(0 <= cfg.AUG.RAND_MAGNITUDE <= 30, f"AUG.RAND_MAGNITUDE is {cfg.AUG.RAND_MAGNITUDE}; expected 0 to 30")
+    for key in ("AUG.COLOR_JITTER", "AUG.RE_PROB", "MIXUP.PROB", "MIXUP.SWITCH_PROB"):
+        _check(0 <= _get(cfg, key) <= 1, f"{key} is {_get(cfg, key)}; expected a share in [0, 1]")
+    mixup = cfg.MIXUP
+    _check(0 <= mixup.LABEL_SMOOTH_VALUE < 1, f"MIXUP.LABEL_SMOOTH_VALUE is {mixup.LABEL_SMOOTH_VALUE}; expected a share in [0, 1)")
+    _check(
+        mixup.ALPHA >= 0 and mixup.CUTMIX_ALPHA >= 0 and (not mixup.ENABLE or mixup.ALPHA + mixup.CUTMIX_ALPHA > 0),
+        f"MIXUP.ALPHA is {mixup.ALPHA} and MIXUP.CUTMIX_ALPHA is {mixup.CUTMIX_ALPHA}; expected numbers of which one is above 0",
     )
 
 
@@ -334,7 +420,7 @@ def _convert(default: Any, value: Any, key: str, source: str) -> Any:
         return float(value)
     if isinstance(default, list) and isinstance(value, list | tuple):
         numbers = all(isinstance(item, int | float) and not isinstance(item, bool) for item in value)
-        whole = all(isinstance(item, int) for item in default) and key not in ("SOLVER.STEPS", "SOLVER.LRS")
+        whole = all(isinstance(item, int) for item in default) and key not in NUMBER_LISTS
         if numbers and not (whole and any(isinstance(item, float) for item in value)):
             return [item if whole else float(item) for item in value]
         raise InputError(f"{key} in {source} is {original!r}; expected a list of {'whole ' if whole else ''}numbers")

@@ -78,7 +78,13 @@ def train(cfg: Config) -> None:
         log.info("training is complete: %d epochs were done before; to train anew, name another OUTPUT_DIR", position.epoch)
         return
     batches = EpochBatches(
-        len(records), cfg.TRAIN.BATCH_SIZE, seed=cfg.RNG_SEED, rank=processes.rank, world_size=processes.size, start=(position.epoch, position.step)
+        len(records),
+        [build.build_batch_shape(cfg)],
+        seed=cfg.RNG_SEED,
+        rank=processes.rank,
+        world_size=processes.size,
+        start=(position.epoch, position.step),
+        num_samples=cfg.AUG.NUM_SAMPLE,
     )
     steps = batches.steps_per_epoch
     if position.step >= steps:
@@ -87,13 +93,15 @@ def train(cfg: Config) -> None:
             "go on with the TRAIN.BATCH_SIZE and the list of before, or name another OUTPUT_DIR"
         )
     on_gpu = processes.device.type == "cuda"
-    loader = clip_loader(build.build_training_data(cfg, records), batches, num_workers=cfg.DATA_LOADER.NUM_WORKERS, pin_memory=on_gpu)
+    data = build.build_training_data(cfg, records)
+    loader = clip_loader(data, batches, num_workers=cfg.DATA_LOADER.NUM_WORKERS, pin_memory=on_gpu, timeout=cfg.DATA_LOADER.TIMEOUT)
     trainer = Trainer(
         model=DistributedDataParallel(model) if processes.size > 1 else model,
         optimizer=optimizer,
         schedule=build.build_schedule(cfg),
         batches=iter(loader),
         to_network=build.build_to_network(cfg, processes.device),
+        targets=build.build_targets(cfg),
         bad_videos=BadVideos(records, cfg.DATA.MAX_BAD_SHARE),
         processes=processes,
         stop=stop,
@@ -118,25 +126,26 @@ def train(cfg: Config) -> None:
         processes.barrier()
         return path
 
-    while True:
-        if _due(position.epoch, cfg.TRAIN.EVAL_PERIOD, cfg.SOLVER.MAX_EPOCH) and not position.validated():
-            share_buffers(model)
-            if not _validate(cfg, trainer, model, validation, position):
-                raise InterruptedRunError(stop.signal, f"stopped while validating epoch {position.epoch}; saved {save()}")
-            if processes.is_main and position.history[-1] is max(position.history, key=lambda past: past["top1"]):
-                save_checkpoint(folder / "checkpoints" / BEST, _state(cfg, model, optimizer, position))
+    with loader:
+        while True:
+            if _due(position.epoch, cfg.TRAIN.EVAL_PERIOD, cfg.SOLVER.MAX_EPOCH) and not position.validated():
+                share_buffers(model)
+                if not _validate(cfg, trainer, model, validation, position):
+                    raise InterruptedRunError(stop.signal, f"stopped while validating epoch {position.epoch}; saved {save()}")
+                if processes.is_main and position.history[-1] is max(position.history, key=lambda past: past["top1"]):
+                    save_checkpoint(folder / "checkpoints" / BEST, _state(cfg, model, optimizer, position))
+                if _due(position.epoch, cfg.TRAIN.CHECKPOINT_PERIOD, cfg.SOLVER.MAX_EPOCH):
+                    save()
+            if position.epoch == cfg.SOLVER.MAX_EPOCH:
+                break
+            result = train_epoch(trainer, position.epoch, position.step, position.sums)
+            if result.steps < steps:
+                position.step, position.sums = result.steps, result.sums
+                raise InterruptedRunError(stop.signal, f"stopped in epoch {position.epoch + 1} after step {result.steps} of {steps}; saved {save()}")
+            _log_epoch(trainer, position.epoch, result)
+            position.epoch, position.step, position.sums = position.epoch + 1, 0, None
             if _due(position.epoch, cfg.TRAIN.CHECKPOINT_PERIOD, cfg.SOLVER.MAX_EPOCH):
                 save()
-        if position.epoch == cfg.SOLVER.MAX_EPOCH:
-            break
-        result = train_epoch(trainer, position.epoch, position.step, position.sums)
-        if result.steps < steps:
-            position.step, position.sums = result.steps, result.sums
-            raise InterruptedRunError(stop.signal, f"stopped in epoch {position.epoch + 1} after step {result.steps} of {steps}; saved {save()}")
-        _log_epoch(trainer, position.epoch, result)
-        position.epoch, position.step, position.sums = position.epoch + 1, 0, None
-        if _due(position.epoch, cfg.TRAIN.CHECKPOINT_PERIOD, cfg.SOLVER.MAX_EPOCH):
-            save()
     log.info("training is complete: %d epochs, last checkpoint in %s", position.epoch, folder / "checkpoints")
     if trainer.stats:
         trainer.stats.close()
@@ -210,7 +219,7 @@ def _start(cfg: Config) -> tuple[Processes, Path]:
     return processes, folder
 
 
-def _records(cfg: Config, key: str, max_missing_share: float = 1.0) -> list[Record]:
+def _records(cfg: Config, key: str, max_missing_share: float = 1.0) -> Sequence[Record]:
     """The records of a list; missing videos are counted and named, and end the run where there are too many."""
     records = build.build_records(cfg, key)
     missing = missing_videos(records)
@@ -226,12 +235,11 @@ def _records(cfg: Config, key: str, max_missing_share: float = 1.0) -> list[Reco
 
 
 def _check_batch_size(cfg: Config, num_records: int, num_processes: int) -> None:
-    if num_records < cfg.TRAIN.BATCH_SIZE:
-        raise InputError(f"TRAIN.BATCH_SIZE {cfg.TRAIN.BATCH_SIZE} is more than the {num_records} videos of {cfg.DATA.TRAIN_LIST}; make it smaller")
-    if cfg.TRAIN.BATCH_SIZE % num_processes:
-        raise InputError(
-            f"TRAIN.BATCH_SIZE {cfg.TRAIN.BATCH_SIZE} does not divide among {num_processes} processes; take a multiple of {num_processes}"
-        )
+    size, samples = cfg.TRAIN.BATCH_SIZE, cfg.AUG.NUM_SAMPLE
+    if num_records < size // samples:
+        raise InputError(f"TRAIN.BATCH_SIZE {size} is more than the {num_records} videos of {cfg.DATA.TRAIN_LIST}; make it smaller")
+    if size // samples % num_processes:
+        raise InputError(f"TRAIN.BATCH_SIZE {size} does not divide among {num_processes} processes; take a multiple of {num_processes * samples}")
 
 
 def _resume(cfg: Config, folder: Path, model: ResNet, optimizer: torch.optim.Optimizer) -> Position:
@@ -298,24 +306,25 @@ def _due(epoch: int, period: int, last: int) -> bool:
 def _evaluate(
     cfg: Config, data: ViewDataset, model: nn.Module, checks: dict[str, FrameOrder], processes: Processes, stop: StopRequest
 ) -> list[VideoResult] | None:
-    loader = view_loader(
+    with view_loader(
         data,
         videos_at_once=max(1, cfg.TEST.BATCH_SIZE // (data.num_clips * data.num_crops)),
         rank=processes.rank,
         world_size=processes.size,
         num_workers=cfg.DATA_LOADER.NUM_WORKERS,
         pin_memory=processes.device.type == "cuda",
-    )
-    return evaluate(
-        model,
-        loader,
-        crop_size=data.crop_size,
-        batch_size=cfg.TEST.BATCH_SIZE,
-        to_network=build.build_to_network(cfg, processes.device),
-        checks=checks,
-        processes=processes,
-        stop=stop,
-    )
+        timeout=cfg.DATA_LOADER.TIMEOUT,
+    ) as loader:
+        return evaluate(
+            model,
+            loader,
+            crop_size=data.crop_size,
+            batch_size=cfg.TEST.BATCH_SIZE,
+            to_network=build.build_to_network(cfg, processes.device),
+            checks=checks,
+            processes=processes,
+            stop=stop,
+        )
 
 
 def _validate(cfg: Config, trainer: Trainer, model: nn.Module, data: ViewDataset, position: Position) -> bool:

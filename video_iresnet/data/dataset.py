@@ -13,8 +13,8 @@ from ..runtime.seeding import Stream, generator
 from .decode import DecodeError, OpenVideo
 from .functional import resize, short_side_size, spread_crops
 from .records import Record
-from .sampling import Sampler
-from .transforms import Transform
+from .sampling import Sampler, Timeline
+from .transforms import Crop, RandomFlip, Transform
 
 FRAMES_AT_ONCE = 16  # how many full-size frames of a test video are in memory at a time
 REPLACEMENTS = 100  # how many other videos are tried in the place of an unreadable one
@@ -27,50 +27,83 @@ class Failure(NamedTuple):
     reason: str
 
 
-class TrainSample(NamedTuple):
-    """A clip (3, T, S, S) uint8 stored as (T, S, S, 3), its label, and the unreadable videos in whose place it stands.
+class SampleKey(NamedTuple):
+    """Which sample is wanted, and its size. It comes from the batch sampler, because an attribute set on a data set never reaches workers."""
 
-    The clip is empty where none of the videos that were tried can be read.
+    epoch: int
+    record: int
+    num_frames: int
+    crop_size: int
+
+
+class TrainSample(NamedTuple):
+    """Clips (3, T, S, S) uint8, each stored as (T, S, S, 3), their labels, and the unreadable videos in whose place they stand.
+
+    There are no clips where none of the videos that were tried can be read.
     """
 
-    clip: Tensor
-    label: int
+    clips: list[Tensor]
+    labels: list[int]
     failures: list[Failure]
 
 
 class ClipDataset(Dataset[TrainSample]):
-    """(epoch, record) -> one random clip; the same one for any number of workers, processes and restarts.
+    """A key -> random clips of a record; the same ones for any number of workers, processes and restarts.
 
-    Where a video cannot be read, another record's clip of the same epoch takes its place, drawn from (seed, epoch, record).
+    The frames of a clip are decoded once and augmented `num_samples` times. Where a video cannot be read, another record's clip of the same
+    epoch takes its place, drawn from (seed, epoch, record).
     """
 
-    def __init__(self, records: Sequence[Record], *, sampler: Sampler, open_video: OpenVideo, transform: Transform, seed: int) -> None:
+    def __init__(
+        self,
+        records: Sequence[Record],
+        *,
+        sampler: Sampler,
+        open_video: OpenVideo,
+        crop: Crop,
+        flip: RandomFlip | None,
+        augment: Transform,
+        seed: int,
+        num_samples: int = 1,
+    ) -> None:
         self.records = records
         self.sampler = sampler
         self.open_video = open_video
-        self.transform = transform
+        self.crop = crop
+        self.flip = flip
+        self.augment = augment
         self.seed = seed
+        self.num_samples = num_samples
 
     def __len__(self) -> int:
         return len(self.records)
 
-    def __getitem__(self, key: tuple[int, int]) -> TrainSample:
-        epoch, record = key
-        replacement = generator(self.seed, Stream.REPLACEMENT, epoch, record)
+    def __getitem__(self, key: SampleKey) -> TrainSample:
+        record = key.record
+        replacement = generator(self.seed, Stream.REPLACEMENT, key.epoch, record)
         failures: list[Failure] = []
         while len(failures) <= REPLACEMENTS:
             try:
-                return TrainSample(self._clip(epoch, record), self.records[record].label, failures)
+                clips, labels = self._clips(key._replace(record=record))
+                return TrainSample(clips, labels, failures)
             except DecodeError as error:
                 failures.append(Failure(record, str(error)))
             record = int(replacement.integers(len(self.records)))
-        return TrainSample(torch.empty(0, dtype=torch.uint8), -1, failures)
+        return TrainSample([], [], failures)
 
-    def _clip(self, epoch: int, record: int) -> Tensor:
-        rng = generator(self.seed, Stream.SAMPLE, epoch, record)
-        with self.open_video(self.records[record]) as reader:
-            frames = reader.read(self.sampler.random_clip(len(reader), rng))
-        return self.transform(frames, rng).contiguous().permute(3, 0, 1, 2)
+    def _clips(self, key: SampleKey) -> tuple[list[Tensor], list[int]]:
+        record = self.records[key.record]
+        rng = generator(self.seed, Stream.SAMPLE, key.epoch, key.record)
+        with self.open_video(record) as reader:
+            frames = reader.read(self.sampler.random_clip(Timeline(len(reader), reader.fps), key.num_frames, rng))
+        clips, labels = [], []
+        for _ in range(self.num_samples):
+            clip, label = self.crop(frames, key.crop_size, rng), record.label
+            if self.flip:
+                clip, label = self.flip(clip, label, rng)
+            clips.append(self.augment(clip, rng).contiguous().permute(3, 0, 1, 2))
+            labels.append(label)
+        return clips, labels
 
 
 class VideoViews(NamedTuple):
@@ -90,11 +123,21 @@ class ViewDataset(Dataset[VideoViews]):
     """record -> all views of a video, from one decoding and one resize."""
 
     def __init__(
-        self, records: Sequence[Record], *, sampler: Sampler, open_video: OpenVideo, num_clips: int, num_crops: int, short_side: int, crop_size: int
+        self,
+        records: Sequence[Record],
+        *,
+        sampler: Sampler,
+        open_video: OpenVideo,
+        num_frames: int,
+        num_clips: int,
+        num_crops: int,
+        short_side: int,
+        crop_size: int,
     ) -> None:
         self.records = records
         self.sampler = sampler
         self.open_video = open_video
+        self.num_frames = num_frames
         self.num_clips = num_clips
         self.num_crops = num_crops
         self.short_side = short_side
@@ -117,7 +160,7 @@ class ViewDataset(Dataset[VideoViews]):
 
     def _views(self, record: int) -> VideoViews:
         with self.open_video(self.records[record]) as reader:
-            clips = self.sampler.uniform_clips(len(reader), self.num_clips)
+            clips = self.sampler.uniform_clips(Timeline(len(reader), reader.fps), self.num_frames, self.num_clips)
             wanted = sorted({index for clip in clips for index in clip})
             chunks = []
             for first in range(0, len(wanted), FRAMES_AT_ONCE):

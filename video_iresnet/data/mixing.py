@@ -3,15 +3,27 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
 from torch import Tensor
 from torch.nn import functional as F
 
+# (B, 3, T, H, W) clips and (B,) labels -> clips, and what F.cross_entropy takes as target: labels, or (B, K) shares.
+Targets = Callable[[Tensor, Tensor, np.random.Generator], tuple[Tensor, Tensor]]
+
+
+def plain_targets(clips: Tensor, labels: Tensor, rng: np.random.Generator) -> tuple[Tensor, Tensor]:
+    """Nothing is mixed or smoothed."""
+    return clips, labels
+
 
 def smooth_targets(labels: Tensor, num_classes: int, smoothing: float) -> Tensor:
-    """(B,) labels -> (B, K) shares that sum to one: `smoothing` spread over all classes, the rest on the label's (Szegedy et al., arXiv 1512.00567)."""
+    """(B,) labels -> (B, K) shares that sum to one: `smoothing` spread over all classes, the rest on the label's.
+
+    Szegedy et al., arXiv 1512.00567.
+    """
     return F.one_hot(labels, num_classes).float() * (1 - smoothing) + smoothing / num_classes
 
 

@@ -59,7 +59,7 @@ class RandomResizedCrop:
         height, width = clip.shape[1:3]
         for _ in range(10):
             area = height * width * rng.uniform(*self.area)
-            aspect = math.exp(rng.uniform(*map(math.log, self.aspect)))
+            aspect = math.exp(rng.uniform(math.log(self.aspect[0]), math.log(self.aspect[1])))
             h, w = round(math.sqrt(area / aspect)), round(math.sqrt(area * aspect))
             if 0 < h <= height and 0 < w <= width:
                 top, left = int(rng.integers(height - h + 1)), int(rng.integers(width - w + 1))

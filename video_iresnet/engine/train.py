@@ -16,11 +16,12 @@ from tqdm import tqdm
 
 from ..data.dataset import Failure
 from ..data.loader import ClipBatch
+from ..data.mixing import Targets
 from ..data.records import Record
 from ..runtime.distributed import Processes, StopRequest
 from ..runtime.errors import InputError
 from ..runtime.logging import Stats, log, memory
-from ..runtime.seeding import Stream, integer_seed
+from ..runtime.seeding import Stream, generator, integer_seed
 from .metrics import TrainSums, train_stats
 from .optim import set_learning_rate
 from .schedule import Schedule
@@ -53,13 +54,14 @@ class BadVideos:
 
 @dataclass
 class Trainer:
-    """What a step needs. `batches` never ends; `to_network` turns uint8 clips into the network's input."""
+    """What a step needs. `batches` never ends; `to_network` turns uint8 clips into the network's input, `targets` labels into shares of classes."""
 
     model: nn.Module
     optimizer: Optimizer
     schedule: Schedule
     batches: Iterator[ClipBatch]
     to_network: Callable[[Tensor], Tensor]
+    targets: Targets
     bad_videos: BadVideos
     processes: Processes
     stop: StopRequest
@@ -132,8 +134,10 @@ def train_epoch(trainer: Trainer, epoch: int, first_step: int, sums: list[float]
         set_learning_rate(trainer.optimizer, learning_rate)
         torch.manual_seed(integer_seed(trainer.seed, Stream.STEP, done, trainer.processes.rank))
         labels = batch.labels.to(device, non_blocking=True)
-        logits = trainer.model(trainer.to_network(batch.clips.to(device, non_blocking=True)))
-        loss = F.cross_entropy(logits, labels)
+        clips = trainer.to_network(batch.clips.to(device, non_blocking=True))
+        clips, targets = trainer.targets(clips, labels, generator(trainer.seed, Stream.MIXING, done, trainer.processes.rank))
+        logits = trainer.model(clips)
+        loss = F.cross_entropy(logits, targets)
         trainer.optimizer.zero_grad(set_to_none=True)
         loss.backward()  # type: ignore[no-untyped-call]
         trainer.optimizer.step()

@@ -250,8 +250,10 @@ def read_file(path: str | os.PathLike[str]) -> dict[str, Any]:
             f"weights {path} are damaged or hold more than tensors, numbers and texts{f' ({asked[1]})' if asked else ''}, and were not loaded, "
             "since loading could run code; expected a file of tensors"
         ) from error
-    except (OSError, RuntimeError, EOFError, ValueError, KeyError) as error:
-        reason = error.strerror if isinstance(error, OSError) and error.strerror else (str(error) or type(error).__name__).splitlines()[0]
+    except OSError as error:
+        raise WeightsError(f"weights {path} cannot be read ({error.strerror or error}); correct the path") from error
+    except (RuntimeError, EOFError, ValueError, KeyError) as error:
+        reason = (str(error) or type(error).__name__).splitlines()[0].partition(". ")[0]
         raise WeightsError(f"weights {path} cannot be read ({reason}); the file may be cut short: copy it again, or take another one") from error
     if not isinstance(contents, dict):
         raise WeightsError(f"weights {path} hold a {type(contents).__name__}; expected a state dict, or one under {_some(list(STATES))}")

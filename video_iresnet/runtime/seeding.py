@@ -16,6 +16,7 @@ class Stream(enum.IntEnum):
     STEP = 3  # what the network draws in one step (dropout)
     SHUFFLE = 4  # frames in the temporal checks
     WEIGHTS = 5  # the initial weights
+    MIXING = 6  # mixup and cutmix of one step
 
 
 def generator(seed: int, stream: Stream, *key: int) -> np.random.Generator:

@@ -1,0 +1,45 @@
+"""Records in a few arrays: worker processes share their memory, which they would copy, bit by bit, of a list of Python objects."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from typing import overload
+
+import numpy as np
+
+from .records import Record
+
+
+class PackedRecords(Sequence[Record]):
+    """A sequence of records; each is made anew when it is asked for."""
+
+    def __init__(self, records: Iterable[Record]) -> None:
+        texts = bytearray()
+        ends, numbers = [0], []
+        for record in records:
+            for text in (record.name, record.path):
+                texts += text.encode("utf-8", "surrogateescape")
+                ends.append(len(texts))
+            numbers.append((record.label, record.first_frame, record.num_frames))
+        self._texts = np.frombuffer(bytes(texts), np.uint8)
+        self._ends = np.array(ends)
+        self._numbers = np.array(numbers, np.int64).reshape(-1, 3)
+
+    def __len__(self) -> int:
+        return len(self._numbers)
+
+    def _text(self, number: int) -> str:
+        return self._texts[self._ends[number] : self._ends[number + 1]].tobytes().decode("utf-8", "surrogateescape")
+
+    @overload
+    def __getitem__(self, index: int) -> Record: ...
+    @overload
+    def __getitem__(self, index: slice) -> Sequence[Record]: ...
+    def __getitem__(self, index: int | slice) -> Record | Sequence[Record]:
+        if isinstance(index, slice):
+            return [self[i] for i in range(*index.indices(len(self)))]
+        if not -len(self) <= index < len(self):
+            raise IndexError(f"record {index} of {len(self)}")
+        index %= len(self)
+        label, first_frame, num_frames = map(int, self._numbers[index])
+        return Record(self._text(2 * index), self._text(2 * index + 1), label, first_frame, num_frames)
