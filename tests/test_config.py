@@ -11,6 +11,9 @@ from conftest import DEMO, ROOT
 
 from video_iresnet import build
 from video_iresnet.config import default_config, load_config
+from video_iresnet.data.mixing import Mixer, plain_targets
+from video_iresnet.data.sampling import SlowFastSampler
+from video_iresnet.data.transforms import RandomErasing, RandomFlip, RandomResizedCrop, ShortSideJitter
 from video_iresnet.runtime.errors import InputError
 
 CONFIGS = sorted((ROOT / "configs").rglob("*.yaml"))
@@ -38,8 +41,8 @@ def test_every_key_is_read_and_every_key_read_exists() -> None:
     read = set()
     for name in ("run.py", "build.py"):
         text = (ROOT / "video_iresnet" / name).read_text()
-        text = re.sub(r"solver\.([A-Z])", r"cfg.SOLVER.\1", text)
-        read |= {match.rstrip(".") for match in re.findall(r"cfg\.((?:[A-Z][A-Z_0-9]*\.?)+)", text)} - {"SOLVER", "RESNET"}
+        text = re.sub(r"(solver|mixup)\.([A-Z])", lambda match: f"cfg.{match[1].upper()}.{match[2]}", text)
+        read |= {match.rstrip(".") for match in re.findall(r"cfg\.((?:[A-Z][A-Z_0-9]*\.?)+)", text)} - {"SOLVER", "RESNET", "MIXUP"}
     by_name = {key for key in keys_of_defaults() if key.endswith(("_LIST", "NUM_GPUS", "TRAIN.ENABLE", "TEST.ENABLE"))}  # needed_files, run_net.py
     assert read <= keys_of_defaults()
     assert keys_of_defaults() - read <= by_name
@@ -70,6 +73,34 @@ def test_network_keys_reach_the_network() -> None:
     net = build.build_model(load_config(DEMO, ["RESNET.SHORTCUT_TEMPORAL_KERNEL", "1", "RESNET.RECTIFY_IDENTITY", "False"]))
     assert net.layer3[0].downsample[0].kernel_size == (1, 3, 3)
     assert not net.layer1[1].rectify_identity
+
+
+def test_data_keys_reach_their_objects() -> None:
+    text = """DATA.SAMPLER slowfast DATA.TARGET_FPS 30 DATA.USE_OFFSET_SAMPLING True DATA.TRAIN_JITTER_RATE 5 DATA.INV_UNIFORM_SAMPLE True
+    AUG.NUM_SAMPLE 2 AUG.COLOR_JITTER 0.4 AUG.RAND_MAGNITUDE 7 AUG.RE_PROB 0.25 MIXUP.ENABLE True MIXUP.ALPHA 0.3 MIXUP.CUTMIX_ALPHA 0.6
+    MIXUP.PROB 0.9 MIXUP.SWITCH_PROB 0.7 MIXUP.LABEL_SMOOTH_VALUE 0.2 DATA.CLASS_NAMES"""
+    cfg = load_config(DEMO, [*text.split(), ""])
+    data = build.build_training_data(cfg, [])
+    assert data.sampler == SlowFastSampler(2, 30.0, True, 5)
+    assert build.build_test_data(cfg, []).sampler == SlowFastSampler(2, 30.0, True)
+    assert data.crop == ShortSideJitter(48, 48, 60, inverse=True)
+    assert data.num_samples == 2
+    jitter, rand_augment, erasing = data.augment.transforms
+    assert jitter.transform.brightness == (0.6, 1.4)
+    assert rand_augment.transform.magnitude == 7
+    assert erasing == RandomErasing(0.25)
+    assert build.build_targets(cfg) == Mixer(8, 0.3, 0.6, 0.9, 0.7, 0.2)
+    assert build.build_targets(load_config(DEMO)) is plain_targets
+    assert build.build_targets(load_config(DEMO, ["MIXUP.LABEL_SMOOTH_VALUE", "0.1"])).probability == 0
+    relative = ["DATA.TRAIN_JITTER_SCALES_RELATIVE", "[0.08,1]", "DATA.TRAIN_JITTER_ASPECT_RELATIVE", "[0.75,1.33]", "DATA.CLASS_NAMES", ""]
+    assert build.build_training_data(load_config(DEMO, relative), []).crop == RandomResizedCrop((0.08, 1.0), (0.75, 1.33))
+
+
+def test_flips_of_a_config_know_the_class_names(tmp_path: Path) -> None:
+    (tmp_path / "names.txt").write_text("turn left\nturn right\nmove right\nstay\n")
+    names = ["DATA.CLASS_NAMES", str(tmp_path / "names.txt"), "MODEL.NUM_CLASSES", "4"]
+    assert build.build_training_data(load_config(DEMO, names), []).flip is None
+    assert build.build_training_data(load_config(DEMO, [*names, "DATA.RANDOM_FLIP", "True"]), []).flip == RandomFlip({0: 1, 1: 0}, frozenset({2}))
 
 
 def test_resolved_config_loads_again(tmp_path: Path) -> None:
@@ -113,6 +144,18 @@ def test_resolved_config_loads_again(tmp_path: Path) -> None:
         ("TRAIN.BATCH_SIZE 0", "expected at least 1"),
         ("DATA.MEAN [0.5]", "expected three numbers"),
         ("TRAIN.ENABLE False TEST.ENABLE False", "nothing to do"),
+        ("DATA.SAMPLER slowfast", "needs DATA.TARGET_FPS"),
+        ("DATA.TRAIN_JITTER_RATE 1", "DATA.TRAIN_JITTER_RATE is 1; expected at least DATA.SAMPLING_RATE 2, or 0"),
+        ("DATA.SAMPLER segments DATA.TARGET_FPS 30", "DATA.TARGET_FPS is 30.0, but DATA.SAMPLER segments takes no rate"),
+        ("DATA.USE_OFFSET_SAMPLING True", "expected it with DATA.SAMPLER slowfast alone"),
+        ("DATA.DECODING_BACKEND opencv", "expected one of pyav, torchcodec, decord"),
+        ("DATA.TRAIN_JITTER_SCALES_RELATIVE [0.1,1]", "expected the smallest and the largest of each"),
+        ("AUG.NUM_SAMPLE 3", "TRAIN.BATCH_SIZE 16 is not a multiple of AUG.NUM_SAMPLE 3"),
+        ("AUG.RAND_MAGNITUDE 31", "expected 0 to 30"),
+        ("AUG.RE_PROB 2", "expected a share in"),
+        ("MIXUP.LABEL_SMOOTH_VALUE 1", "expected a share in"),
+        ("MIXUP.ENABLE True MIXUP.ALPHA 0 MIXUP.CUTMIX_ALPHA 0", "expected numbers of which one is above 0"),
+        ("DATA_LOADER.TIMEOUT -1", "expected at least 0"),
     ],
 )
 def test_wrong_values_are_one_clear_line(overrides: str, message: str) -> None:

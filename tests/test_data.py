@@ -283,11 +283,11 @@ def test_a_worker_that_hangs_or_dies_names_its_file(shapes: Path, dies: bool, te
     opener = Stuck("train_0007.mp4", dies)
     if testing:
         views = ViewDataset(records, sampler=DenseSampler(1), open_video=opener, num_frames=2, num_clips=1, num_crops=1, short_side=32, crop_size=32)
-        loader = view_loader(views, videos_at_once=2, rank=0, world_size=1, num_workers=2, pin_memory=False, timeout=20 if dies else 3)
+        loader = view_loader(views, videos_at_once=2, rank=0, world_size=1, num_workers=2, pin_memory=False, timeout=3)
     else:
         clips = clip_dataset(records)
         clips.open_video = opener
-        loader = clip_loader(clips, EpochBatches(24, [SHAPE], seed=0), num_workers=2, pin_memory=False, timeout=20 if dies else 3)
+        loader = clip_loader(clips, EpochBatches(24, [SHAPE], seed=0), num_workers=2, pin_memory=False, timeout=3)
     what = r"worker \(pid \d+\) was killed" if dies else r"no batch came for 3 s .* a decoding worker \(pid \d+\) has been reading"
 
     def read() -> None:

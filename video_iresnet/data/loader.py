@@ -147,11 +147,14 @@ class WatchedLoader(Generic[Batch]):
         """What happened to a worker, from DataLoader's message and the notes."""
         records: Sequence[Record] = self.watched.dataset.records
         notes = [note for note in self.watched.notes.tolist() if note[1] >= 0]
-        pids = [int(pid) for pid in re.findall(r"\d+", message.partition("pid")[2].partition(")")[0])]
-        if pids:
+        named = re.search(r"\(pid(?:\(s\))? ([\d, ]+)\)", message)
+        if named:
+            pids = [int(pid) for pid in named[1].split(",")]
             files = ", ".join(records[record].path for pid, record, _ in notes if pid in pids) or "no video"
-            why = "killed, perhaps for want of memory" if "kill" in message.lower() else "ended"
-            return f"a decoding worker (pid {pids[0]}) was {why} while reading {files}; verify the file, or lower DATA_LOADER.NUM_WORKERS"
+            return (
+                f"a decoding worker (pid {pids[0]}) was killed, perhaps for want of memory, while reading {files}; verify the file, or lower "
+                "DATA_LOADER.NUM_WORKERS"
+            )
         pid, record, since = min(notes, key=lambda note: note[2])
         seconds = (time.monotonic_ns() - since) / 1e9
         return (
