@@ -1,0 +1,163 @@
+"""A contact sheet of what the network receives: python tools/show_clips.py --cfg CONFIG.yaml --out clips.png [--samples 8] [KEY VALUE ...].
+
+One row a sample of the first epoch, after decoding, cropping, flipping and augmentation (`--test`: the first views of test videos): its frames as
+uint8, with label, class name and the numbers of the source frames. `--mixed`: after mixing, with the largest shares of the target.
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+
+import numpy as np
+import torch
+from PIL import Image, ImageDraw, ImageFont
+from torch import Tensor
+
+from video_iresnet import build
+from video_iresnet.config import Config, load_config
+from video_iresnet.data.dataset import SampleKey
+from video_iresnet.data.decode import OpenVideo, Reader
+from video_iresnet.data.functional import crop
+from video_iresnet.data.loader import EpochBatches
+from video_iresnet.data.records import Record
+from video_iresnet.runtime.errors import InputError
+from video_iresnet.runtime.seeding import Stream, generator
+from video_iresnet.runtime.storage import atomic_write
+
+MARGIN, LINE = 4, 14
+MAX_FRAMES = 16  # more are thinned out, so that a sheet fits a screen
+
+
+class Noted:
+    """Opens videos like `open_video` and notes the numbers of the frames that are read."""
+
+    def __init__(self, open_video: OpenVideo) -> None:
+        self.open_video = open_video
+        self.indices: list[int] = []
+
+    def __call__(self, record: Record) -> Reader:
+        reader = self.open_video(record)
+        read = reader.read
+
+        def noting(indices: Sequence[int]) -> Tensor:
+            self.indices = list(indices)
+            return read(indices)
+
+        reader.read = noting  # type: ignore[method-assign]
+        return reader
+
+
+class Row:
+    """A clip (T, S, S, 3) uint8 with the numbers of its frames and a title."""
+
+    def __init__(self, clip: Tensor, indices: Sequence[int], title: str) -> None:
+        step = -(-len(clip) // MAX_FRAMES)
+        self.clip, self.indices, self.title = clip[::step], list(indices)[::step], title
+
+
+def training_rows(cfg: Config, count: int, mixed: bool) -> list[Row]:
+    records = build.build_records(cfg, "DATA.TRAIN_LIST")
+    data = build.build_training_data(cfg, records)
+    data.open_video = noted = Noted(data.open_video)
+    names = class_names(cfg)
+    keys = next(iter(EpochBatches(len(records), [build.build_batch_shape(cfg)], seed=cfg.RNG_SEED, num_samples=cfg.AUG.NUM_SAMPLE)))
+    clips, labels, titles, indices = [], [], [], []
+    for key in keys if mixed else keys[:count]:  # a clip's partner may be any of the batch
+        sample = data[SampleKey(*key)]
+        for clip, label in zip(sample.clips, sample.labels, strict=True):
+            clips.append(clip)
+            labels.append(label)
+            indices.append(noted.indices)
+            titles.append(records[key.record].name)
+    if mixed:
+        rng = generator(cfg.RNG_SEED, Stream.MIXING, 0, 0)
+        blended, targets = build.build_targets(cfg)(torch.stack(clips).float(), torch.tensor(labels), rng)
+        clips = list(blended.round().to(torch.uint8))
+        texts = [shares(target, names) for target in targets]
+    else:
+        texts = [f"{label} {names[label]}" for label in labels]
+    rows = zip(clips, indices, texts, titles, strict=True)
+    return [Row(clip.permute(1, 2, 3, 0), numbers, f"{text}  -  {title}") for clip, numbers, text, title in rows][:count]
+
+
+def shares(target: Tensor, names: Sequence[str]) -> str:
+    """The two largest shares of a target, or its label."""
+    if target.ndim == 0:
+        return f"{int(target)} {names[int(target)]}"
+    values, labels = target.topk(min(2, len(target)))
+    return " + ".join(f"{value:.2f} x {label} {names[label]}" for value, label in zip(values.tolist(), labels.tolist(), strict=True))
+
+
+def test_rows(cfg: Config, count: int) -> list[Row]:
+    records = build.build_records(cfg, "DATA.TEST_LIST")
+    data = build.build_test_data(cfg, records)
+    names, rows = class_names(cfg), []
+    for number, record in enumerate(records):
+        views = data[number]
+        if views.error:
+            raise InputError(f"cannot read {record.path}: {views.error}")
+        with data.open_video(record) as reader:
+            wanted = data.sampler.uniform_clips((len(reader), reader.fps), data.num_frames, data.num_clips)
+        for c, (clip, indices) in enumerate(zip(views.clips, wanted, strict=True), start=1):
+            for s, (top, left) in enumerate(views.crops, start=1):
+                picture = crop(views.frames[clip], top, left, data.crop_size, data.crop_size)
+                title = f"{record.label} {names[record.label]}  -  clip {c}, crop {s}  -  {record.name}"
+                rows.append(Row(picture, indices, title))
+                if len(rows) == count:
+                    return rows
+    return rows
+
+
+def class_names(cfg: Config) -> list[str]:
+    classes = build.build_class_names(cfg)
+    return list(classes.names) if classes else [""] * cfg.MODEL.NUM_CLASSES
+
+
+def sheet(rows: Sequence[Row]) -> Image.Image:
+    """All rows below each other, each with its title above and the frame numbers in the pictures."""
+    size = rows[0].clip.shape[1]
+    width = MARGIN + max(len(row.clip) for row in rows) * (size + MARGIN)
+    picture = Image.new("RGB", (max(width, 480), MARGIN + len(rows) * (size + LINE + 2 * MARGIN)), "white")
+    draw, font = ImageDraw.Draw(picture), ImageFont.load_default(11)
+    top = MARGIN
+    for row in rows:
+        draw.text((MARGIN, top), row.title, "black", font)
+        top += LINE
+        for i, (frame, index) in enumerate(zip(row.clip.numpy(), row.indices, strict=True)):
+            left = MARGIN + i * (size + MARGIN)
+            picture.paste(Image.fromarray(np.ascontiguousarray(frame)), (left, top))
+            box = draw.textbbox((left + 2, top + 1), str(index), font)
+            draw.rectangle((box[0] - 2, box[1] - 1, box[2] + 2, box[3] + 1), "black")
+            draw.text((left + 2, top + 1), str(index), "white", font)
+        top += size + 2 * MARGIN
+    return picture
+
+
+def main(arguments: list[str]) -> int:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--cfg", required=True, metavar="CONFIG.yaml")
+    parser.add_argument("--out", default="clips.png")
+    parser.add_argument("--samples", type=int, default=8)
+    parser.add_argument("--test", action="store_true", help="the views of test videos")
+    parser.add_argument("--mixed", action="store_true", help="after mixup and cutmix")
+    parser.add_argument("overrides", nargs=argparse.REMAINDER, metavar="KEY VALUE")
+    options = parser.parse_args(arguments)
+    try:
+        cfg = load_config(options.cfg, options.overrides)
+        rows = test_rows(cfg, options.samples) if options.test else training_rows(cfg, options.samples, options.mixed)
+        with atomic_write(options.out, "wb") as file:
+            sheet(rows).save(file, "PNG")
+    except InputError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 1
+    print(f"{options.out}: {len(rows)} clips as the network receives them")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))
