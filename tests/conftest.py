@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib.util
 import os
+import struct
 import subprocess
 import sys
 from collections.abc import Callable
@@ -33,18 +34,39 @@ def load_script(path: str) -> ModuleType:
     return module
 
 
+# What makes each encoder keep the squares clear and put a keyframe at every `gop`-th frame.
+ENCODERS = {
+    "libx264": lambda gop: {"crf": "10", "g": gop},
+    "libx265": lambda gop: {"x265-params": f"log-level=none:crf=10:keyint={gop}:pools=1"},
+    "libvpx-vp9": lambda gop: {"crf": "10", "b": "0", "g": gop, "deadline": "realtime", "cpu-used": "8"},
+    "libsvtav1": lambda gop: {"preset": "12", "crf": "20", "g": gop, "svtav1-params": "lp=1"},
+}
+
+
 def write_video(
-    path: Path, num_frames: int, *, size: tuple[int, int] = (48, 64), codec: str = "libx264", gop: int = 12, times: list[int] | None = None
+    path: Path,
+    num_frames: int,
+    *,
+    size: tuple[int, int] = (48, 64),
+    codec: str = "libx264",
+    gop: int = 12,
+    times: list[int] | None = None,
+    pix_fmt: str = "yuv420p",
+    options: dict[str, str] | None = None,
+    rotation: int = 0,
+    live: bool = False,
 ) -> Path:
     """Write a video of (height, width) `size` whose frame i shows the number i as a row of eight black or white squares.
 
-    `times`: presentation times in milliseconds, for a variable frame rate; else 25 frames a second.
+    `times`: presentation times in milliseconds, for a variable frame rate; else 25 frames a second. `options`: more for the encoder.
+    `rotation`: an MP4 that asks its player to turn the picture clockwise by 90, 180 or 270 degrees, as phones do. `live`: a header without
+    duration, frame count or index, as of a stream.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
-    with av.open(str(path), "w") as container:
-        options = {"crf": "10", "g": str(gop)} if codec == "libx264" else {"g": str(gop), "qscale": "3"}
-        stream = container.add_stream(codec, rate=25, options=options)
-        stream.height, stream.width, stream.pix_fmt = *size, "yuv420p"
+    with av.open(str(path), "w", container_options={"live": "1"} if live else {}) as container:
+        encoder = ENCODERS.get(codec, lambda gop: {"g": gop, "qscale": "3"})(str(gop))
+        stream = container.add_stream(codec, rate=25, options={**encoder, **(options or {})})
+        stream.height, stream.width, stream.pix_fmt = *size, pix_fmt
         if times:
             stream.codec_context.time_base = Fraction(1, 1000)
         for number in range(num_frames):
@@ -53,6 +75,12 @@ def write_video(
                 frame.pts, frame.time_base = times[number], Fraction(1, 1000)
             container.mux(stream.encode(frame))
         container.mux(stream.encode())
+    if rotation:
+        data = bytearray(path.read_bytes())
+        matrix = data.index(b"tkhd") + 44  # of the track's header: a b u, c d v, x y w
+        sin, cos = {90: (1, 0), 180: (0, -1), 270: (-1, 0)}[rotation]
+        struct.pack_into(">9i", data, matrix, cos << 16, sin << 16, 0, -sin << 16, cos << 16, 0, 0, 0, 1 << 30)
+        path.write_bytes(data)
     return path
 
 

@@ -20,7 +20,25 @@ def _pyav() -> Backend:
     return PyAVReader
 
 
-BACKENDS: dict[str, Callable[[], Backend]] = {"pyav": _pyav}
+def _torchcodec() -> Backend:
+    try:
+        from .decode_torchcodec import TorchCodecReader
+    except (ImportError, OSError, RuntimeError) as error:  # a RuntimeError where it is installed but finds no FFmpeg
+        raise InputError(
+            f"the decoder torchcodec cannot be loaded: {_reason(error)}; pip install torchcodec, and FFmpeg's shared libraries"
+        ) from error
+    return TorchCodecReader
+
+
+def _decord() -> Backend:
+    try:
+        from .decode_decord import DecordReader
+    except (ImportError, OSError, RuntimeError) as error:
+        raise InputError(f"the decoder decord cannot be loaded: {_reason(error)}; pip install decord, which exists for x86-64 Linux") from error
+    return DecordReader
+
+
+BACKENDS: dict[str, Callable[[], Backend]] = {"pyav": _pyav, "torchcodec": _torchcodec, "decord": _decord}
 
 
 def open_video(record: Record, backend: str = "pyav") -> Reader:
@@ -35,3 +53,7 @@ def load_backend(name: str) -> Backend:
     if name not in BACKENDS:
         raise InputError(f"there is no decoder {name!r}; expected one of {', '.join(BACKENDS)}")
     return BACKENDS[name]()
+
+
+def _reason(error: Exception) -> str:
+    return (str(error).strip().splitlines() or [type(error).__name__])[0]

@@ -5,35 +5,60 @@ from __future__ import annotations
 import bisect
 import math
 from collections.abc import Iterator, Sequence
+from itertools import chain
+from typing import NamedTuple, TypeAlias
 
 import av
 import numpy as np
 import torch
 from av.container import InputContainer
+from av.packet import Packet
 from av.video.frame import VideoFrame
 from av.video.reformatter import VideoReformatter
+from av.video.stream import VideoStream
 from torch import Tensor
 
 from ..runtime.storage import path_manager
+from .matroska import missing_bytes
 from .reader import DecodeError
+
+VideoPacket: TypeAlias = "Packet[VideoStream]"
+
+# In these, a packet itself says that no other frame needs it. HEVC says so only of frames in the same temporal layer; VP9 and AV1 do not say.
+SAYS_UNREFERENCED = {"h264", "mpeg4"}
+
+
+class _Seen(NamedTuple):
+    """What is kept of a packet."""
+
+    pts: int | None
+    pos: int | None
+    size: int
+    is_keyframe: bool
+    is_discard: bool
+    is_corrupt: bool
 
 
 class PyAVReader:
     """Decodes with FFmpeg in one thread: many videos at once use the cores better than many threads for one.
 
     The times of all packets, read without decoding, number the frames exactly, at constant and at variable rates. From there a frame is
-    found by its time: seek to the keyframe before it, decode on, convert the wanted frames alone. Where packets carry no usable times (old
-    AVI files), frames are counted by decoding from the start.
+    found by its time: seek to the keyframe before it, decode on, convert the wanted frames alone. On the way, frames that are neither wanted
+    nor needed by others are not decoded. Where packets carry no usable times (old AVI files), frames are counted by decoding from the start.
     """
 
     def __init__(self, path: str) -> None:
         self.path = path
         self._reformatter = VideoReformatter()
-        self._size: tuple[int, int] | None = None
+        self._wanted: set[int] = set()
+        self._last_wanted: float = -math.inf
+        self._position: float = math.inf  # the time of the frame decoded last; infinite where the decoder stands nowhere
+        self._may_skip = False
         self._open()
         try:
             self._times, self._keyframes = self._scan()
-            self._restart()
+            self._size = self._stream.width, self._stream.height
+            self._may_skip = not self._count_frames and self._stream.codec_context.name in SAYS_UNREFERENCED
         except BaseException:
             self._container.close()
             raise
@@ -55,89 +80,169 @@ class PyAVReader:
             return float((len(self) - 1) / (span * self._stream.time_base))
         return float(self._stream.average_rate or self._stream.guessed_rate or 30)
 
-    def read(self, indices: Sequence[int]) -> Tensor:
-        """See Reader. Reading ascending frames in several calls costs no more than in one."""
-        frames = {index: self._frame(index) for index in sorted(set(indices))}
-        return torch.from_numpy(np.stack([frames[index] for index in indices]))
+    @property
+    def quarter_turns(self) -> int:
+        """How often the picture of the file is turned by 90 degrees, counterclockwise, to stand upright."""
+        return _quarter_turns(self._frame(0))
 
-    def _scan(self) -> tuple[list[int], list[int]]:
-        """The presentation times of all frames, and those of the keyframes, both ascending."""
-        try:
-            packets = [(packet.pts, packet.is_keyframe, packet.is_discard) for packet in self._container.demux(self._stream) if packet.size]
-        except (OSError, ValueError) as error:
-            raise DecodeError(_reason(error)) from error
-        # The sample table of MP4 and MOV is exact, so fewer packets mean that the end of the file is missing.
-        if "mp4" in self._container.format.name and len(packets) < self._stream.frames:
-            raise DecodeError(f"it is truncated: {len(packets)} of {self._stream.frames} frames are there")
-        shown = [(time, is_keyframe) for time, is_keyframe, is_discarded in packets if not is_discarded]
-        times = sorted({time for time, _ in shown if time is not None})
-        self._count_frames = len(times) < len(shown)
-        if self._count_frames:
-            self._restart()
-            times = [index for index, _ in enumerate(self._decode())]
-        if not times:
-            raise DecodeError("it has no frames")
-        keyframes = sorted(time for time, is_keyframe in shown if is_keyframe and time is not None)
-        return times, [] if self._count_frames else keyframes
+    def read(self, indices: Sequence[int]) -> Tensor:
+        """See Reader. Reading ascending frames in several calls costs little more than in one."""
+        places: dict[int, list[int]] = {}
+        for place, index in enumerate(indices):
+            places.setdefault(index, []).append(place)
+        self._wanted = {self._times[index] for index in places}
+        self._last_wanted = max(self._wanted, default=-math.inf)
+        frames: Tensor | None = None
+        for index in sorted(places):
+            picture = self._picture(self._frame(index))
+            if frames is None:
+                frames = torch.empty(len(indices), *picture.shape, dtype=torch.uint8)
+            for place in places[index]:
+                frames.numpy()[place] = picture
+        return torch.empty(0, *self._size[::-1], 3, dtype=torch.uint8) if frames is None else frames
 
     def _open(self) -> None:
         try:
-            self._container: InputContainer = av.open(path_manager.get_local_path(self.path))
+            local = path_manager.get_local_path(self.path)
+            self._container: InputContainer = av.open(local)
         except (OSError, ValueError) as error:  # every FFmpeg error is one of these
             raise DecodeError(_reason(error)) from error
         if not self._container.streams.video:
             self._container.close()
             raise DecodeError("it has no video stream")
+        self._local = local
         self._stream = self._container.streams.video[0]
         self._stream.thread_type = "NONE"
         self._stream.codec_context.thread_count = 1
 
+    def _scan(self) -> tuple[list[int], list[int]]:
+        """The presentation times of all frames, and those of the keyframes, both ascending."""
+        try:
+            packets = [
+                _Seen(packet.pts, packet.pos, packet.size, packet.is_keyframe, packet.is_discard, packet.is_corrupt)
+                for packet in self._container.demux(self._stream)
+            ]
+        except (OSError, ValueError) as error:
+            raise DecodeError(_reason(error)) from error
+        packets.pop()  # PyAV's own mark of the end
+        self._check_complete(packets)
+        packets = [packet for packet in packets if packet.size]
+        self._first = packets[0] if packets else None
+        shown = [packet for packet in packets if not packet.is_discard]
+        times = sorted({packet.pts for packet in shown if packet.pts is not None})
+        # AVI has no presentation times; FFmpeg's guess of them is wrong for H.264 with B-frames.
+        avi_h264 = self._container.format.name == "avi" and self._stream.codec_context.name == "h264"
+        self._count_frames = avi_h264 or len(times) < len(shown)
+        if self._count_frames:
+            times = self._count()
+        if not times:
+            raise DecodeError("it has no frames")
+        keyframes = sorted(packet.pts for packet in shown if packet.is_keyframe and packet.pts is not None)
+        return times, [] if self._count_frames else keyframes
+
+    def _count(self) -> list[int]:
+        """The numbers of all frames that can be decoded."""
+        try:
+            return [number for number, _ in self._decode(self._packets_from_start())]
+        except (OSError, ValueError) as error:
+            raise DecodeError(_reason(error)) from error
+
+    def _check_complete(self, packets: Sequence[_Seen]) -> None:
+        """Raise DecodeError where the end of the file is missing, as far as its container can tell."""
+        container = self._container.format.name
+        # Tables of MP4, MOV and AVI; stream.frames of an MP4 counts what an edit list cuts off, its index does not.
+        expected = len(self._stream.index_entries) if "mp4" in container else self._stream.frames if container == "avi" else 0
+        if len(packets) < expected:
+            raise DecodeError(f"it is truncated: {len(packets)} of {expected} frames are there")
+        if packets and packets[-1].is_corrupt:
+            raise DecodeError(f"it is truncated: it ends within frame {len(packets) - 1}")
+        missing = missing_bytes(self._local) if "matroska" in container else 0
+        if missing:
+            raise DecodeError(f"it is truncated: the last {missing} bytes are missing")
+
     def _restart(self, time: int | None = None) -> None:
         """Stand before the first frame, or before the keyframe at `time`."""
+        self._at_start = time is None
+        self._position = -math.inf
         if time is None:
-            self._container.close()
-            self._open()
+            packets = self._packets_from_start()
         else:
             self._container.seek(time, stream=self._stream)
-        self._at_start = time is None
-        self._position: float = -math.inf
-        self._frames = self._decode()
+            packets = self._container.demux(self._stream)
+        self._frames = self._decode(packets)
 
-    def _decode(self) -> Iterator[tuple[int, VideoFrame]]:
+    def _packets_from_start(self) -> Iterator[VideoPacket]:
+        """By a seek where that leads to the first packet, else by opening the file again, which takes as long as ten frames."""
+        if self._first and self._first.pts is not None and not self._count_frames:
+            self._container.seek(self._first.pts, stream=self._stream)
+            packets = self._container.demux(self._stream)
+            packet = next(packets)
+            if (packet.pts, packet.pos) == (self._first.pts, self._first.pos):
+                return chain([packet], packets)
+        self._container.close()
+        self._open()
+        return self._container.demux(self._stream)
+
+    def _decode(self, packets: Iterator[VideoPacket]) -> Iterator[tuple[int, VideoFrame]]:
         """(time, frame) from here on; where times are of no use, the frame's number stands in for its time."""
-        try:
-            for number, frame in enumerate(self._container.decode(self._stream)):
+        number = 0
+        for packet in packets:
+            if self._may_skip:
+                self._stream.codec_context.skip_frame = "NONREF" if self._is_unwanted(packet) else "DEFAULT"
+            for frame in packet.decode():
                 if self._count_frames:
                     yield number, frame
                 elif frame.pts is not None:
                     yield frame.pts, frame
-        except (OSError, ValueError) as error:
-            raise DecodeError(_reason(error)) from error
+                number += 1
 
-    def _frame(self, index: int) -> np.ndarray:
-        """Frame `index` as an (H, W, 3) array."""
+    def _is_unwanted(self, packet: VideoPacket) -> bool:
+        """Frames after the last wanted one are decoded whole, because the next call may ask for them."""
+        return packet.pts is not None and packet.pts not in self._wanted and packet.pts < self._last_wanted
+
+    def _frame(self, index: int) -> VideoFrame:
+        """Frame `index`, by decoding from where the reader stands or from its keyframe; where that fails, from the start, then without skips."""
         time = self._times[index]
         before = bisect.bisect_right(self._keyframes, time) - 1
         keyframe = self._keyframes[before] if before > 0 else None
-        if time <= self._position or (keyframe is not None and keyframe > self._position):
-            self._restart(keyframe)
-        return self._convert(self._advance(time, index))
+        try:
+            if time <= self._position or (keyframe is not None and keyframe > self._position):
+                self._restart(keyframe)
+            frame = self._advance(time)
+            while frame is None and (self._may_skip or not self._at_start):
+                if self._at_start:
+                    self._may_skip = False
+                    self._stream.codec_context.skip_frame = "DEFAULT"
+                self._restart()
+                frame = self._advance(time)
+        except (OSError, ValueError) as error:
+            self._position = math.inf
+            raise DecodeError(_reason(error)) from error
+        if frame is None:
+            self._position = math.inf
+            raise DecodeError(f"frame {index} of {len(self)} cannot be decoded")
+        return frame
 
-    def _advance(self, time: int, index: int) -> VideoFrame:
+    def _advance(self, time: int) -> VideoFrame | None:
+        """Decode on to the frame at `time`; None where it does not come."""
         for frame_time, frame in self._frames:
             self._position = frame_time
             if frame_time == time:
                 return frame
             if frame_time > time:
                 break
-        if not self._at_start:  # the seek went past the frame: decode from the start
-            self._restart()
-            return self._advance(time, index)
-        raise DecodeError(f"frame {index} of {len(self)} cannot be decoded")
+        return None
 
-    def _convert(self, frame: VideoFrame) -> np.ndarray:
-        width, height = self._size = self._size or (frame.width, frame.height)
-        return self._reformatter.reformat(frame, width, height, "rgb24", threads=1).to_ndarray()
+    def _picture(self, frame: VideoFrame) -> np.ndarray:
+        """The upright frame as an (H, W, 3) array, a view of FFmpeg's memory."""
+        width, height = self._size
+        plane = self._reformatter.reformat(frame, width, height, "rgb24", threads=1).planes[0]
+        rows = np.frombuffer(memoryview(plane), np.uint8).reshape(height, plane.line_size)
+        return np.rot90(rows[:, : width * 3].reshape(height, width, 3), _quarter_turns(frame))
+
+
+def _quarter_turns(frame: VideoFrame) -> int:
+    return round(frame.rotation / 90) % 4
 
 
 def _reason(error: Exception) -> str:

@@ -1,0 +1,64 @@
+"""What the readers of other libraries share: PyAV numbers the frames and has the last word."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Sequence
+
+from torch import Tensor
+
+from .decode_pyav import PyAVReader
+
+Read = Callable[[list[int]], Tensor]
+
+log = logging.getLogger("video_iresnet")
+noted: set[str] = set()
+
+
+class UnfitError(Exception):
+    """A sound file that a library does not read exactly."""
+
+
+class OtherReader(PyAVReader):
+    """Reads with another library where it sees the same frames as PyAV; where it does not, or fails, PyAV reads in its place.
+
+    So the frames are the same whatever the library, and a broken file has the same reason. The first such file is logged.
+    """
+
+    name: str
+
+    def __init__(self, path: str) -> None:
+        super().__init__(path)
+        self._read_other: Read | None = None
+        try:
+            if self._count_frames:
+                raise UnfitError("its packets carry no times")
+            num_frames, self._read_other = self._connect()
+            if num_frames != len(self):
+                raise UnfitError(f"{self.name} sees {num_frames} frames, not {len(self)}")
+        except Exception as error:  # whatever another library may raise
+            self._leave_to_pyav(error)
+
+    def __exit__(self, *exception: object) -> None:
+        self._read_other = None
+        super().__exit__(*exception)
+
+    def read(self, indices: Sequence[int]) -> Tensor:
+        """See Reader."""
+        if self._read_other:
+            try:
+                return self._read_other(list(indices))
+            except Exception as error:
+                self._leave_to_pyav(error)
+        return super().read(indices)
+
+    def _connect(self) -> tuple[int, Read]:
+        """The number of frames that the library sees in the local file, and how it reads them. Raises UnfitError."""
+        raise NotImplementedError
+
+    def _leave_to_pyav(self, error: Exception) -> None:
+        self._read_other = None
+        if self.name not in noted:
+            noted.add(self.name)
+            reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
+            log.warning("%s does not read %s exactly (%s); pyav reads it, and others like it", self.name, self.path, reason)

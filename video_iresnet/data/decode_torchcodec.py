@@ -1,0 +1,32 @@
+"""Read given frames of a video file with torchcodec. Imported only where it is asked for."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+from torchcodec.decoders import VideoDecoder
+
+from .decode_other import OtherReader, Read, UnfitError
+
+
+class TorchCodecReader(OtherReader):
+    """Decodes in one thread, as PyAVReader. The times of its frames tell where it gave others than it was asked for (MPEG-4 in AVI, MPEG-2)."""
+
+    name = "torchcodec"
+
+    def _connect(self) -> tuple[int, Read]:
+        decoder = VideoDecoder(self._local, dimension_order="NHWC", num_ffmpeg_threads=1)
+        if not hasattr(decoder.metadata, "rotation") and self.quarter_turns:  # before torchcodec 0.11
+            raise UnfitError("it is to be turned, which this torchcodec does not do")
+
+        tick = float(self._stream.time_base or 0)
+
+        def read(indices: list[int]) -> Tensor:
+            frames = decoder.get_frames_at(indices)
+            expected = torch.tensor([self._times[index] for index in indices], dtype=torch.float64) * tick
+            if (frames.pts_seconds - expected).abs().max() > tick / 2:
+                raise UnfitError("it gives other frames after a seek")
+            pixels: Tensor = frames.data
+            return pixels
+
+        return len(decoder), read
