@@ -216,6 +216,7 @@ class Pictures:
         return picture
 
     def _turn(self, picture: VideoFrame) -> VideoFrame:
+        """Half as many colours as pixels a row and a column: Y, U and V are turned each for itself."""
         height, width = picture.height, picture.width
         planes = np.split(picture.to_ndarray().reshape(-1), [height * width, height * width * 5 // 4])
         turned = []
@@ -391,9 +392,8 @@ def summarise(outcomes: dict[Job, Outcome], options: argparse.Namespace, out: Pa
         alike = [likeness for likeness in found if not likeness.failure]
         if alike:
             psnr, similarity = (np.array([[likeness.psnr, likeness.ssim] for likeness in alike])).T
-            print(
-                f"luma of {len(alike)} videos: PSNR {psnr.mean():.2f} dB (lowest {psnr.min():.2f}), SSIM {similarity.mean():.4f} (lowest {similarity.min():.4f})"
-            )
+            lowest = f"lowest {psnr.min():.2f} and {similarity.min():.4f}"
+            print(f"luma of {len(alike)} videos: PSNR {psnr.mean():.2f} dB, SSIM {similarity.mean():.4f} ({lowest})")
         for likeness in found:
             if likeness.failure:
                 print(f"  cannot be compared: {likeness.failure}")
