@@ -2,9 +2,15 @@
 
 from __future__ import annotations
 
+import argparse
+import importlib
+import logging
 import multiprocessing
+import os
 import signal
-from collections.abc import Callable, Iterator, Sequence
+import socket
+import threading
+from collections.abc import Callable, Generator, Iterator, Sequence
 from concurrent.futures import FIRST_COMPLETED, ProcessPoolExecutor, wait
 from concurrent.futures.process import BrokenProcessPool
 from typing import Any, TypeVar
@@ -19,33 +25,52 @@ Result = TypeVar("Result")
 AHEAD = 4
 
 
+def usable_cores() -> int:
+    """The cores that this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def add_options(parser: argparse.ArgumentParser) -> None:
+    """--workers and --ray, for `run_jobs`."""
+    parser.add_argument(
+        "--workers", type=int, default=usable_cores(), metavar="N", help="processes; 0: this one alone (default: %(default)s, the cores)"
+    )
+    parser.add_argument("--ray", metavar="ADDRESS", help='work on the Ray cluster there instead; "auto": the one that this machine belongs to')
+
+
 def run_jobs(
     work: Callable[[Item], Result], items: Sequence[Item], *, workers: int, ray_address: str | None = None, description: str
-) -> Iterator[tuple[Item, Result]]:
+) -> Generator[tuple[Item, Result], None, None]:
     """Apply `work`, a module-level function, to every item; yields (item, result) as they end, under a progress bar.
 
     `workers`: processes of this machine; 0 works in this one. `ray_address`: run on that cluster instead ("auto": the one of this machine), one
     item a CPU; files must be reachable under the same paths on every node. `work` reports failures that belong to an item in its result; an
-    exception ends everything. Stop by closing the generator, or by Ctrl-C.
+    exception ends everything. Ctrl-C, an exception, or closing the generator ends the items under way at once, wherever they are, so `work`
+    must leave nothing half done that counts as done.
 
-    Raises InputError where Ray is missing or its cluster cannot be reached, or where a process of this machine was killed.
+    Raises InputError for a negative number of workers, where Ray is missing or its cluster cannot be reached, or where a process was killed.
     """
+    if workers < 0:
+        raise InputError(f"--workers is {workers}; expected a number of processes, or 0 for none beside this one")
+    if not items:
+        return
     if ray_address is not None:
         results = _on_ray(work, items, ray_address)
     elif workers == 0:
         results = ((item, work(item)) for item in items)
     else:
-        results = _in_processes(work, items, workers)
-    with tqdm(total=len(items), desc=description, smoothing=0.02) as progress:
+        results = _in_processes(work, items, min(workers, len(items)))
+    with tqdm(total=len(items), desc=description, smoothing=0.02, disable=None) as progress:
         for pair in results:
             progress.update()
             yield pair
 
 
 def _in_processes(work: Callable[[Item], Result], items: Sequence[Item], workers: int) -> Iterator[tuple[Item, Result]]:
+    others = set(multiprocessing.active_children())
     context = multiprocessing.get_context("spawn")  # forked FFmpeg threads could hang
     remaining = iter(items)
-    pool = ProcessPoolExecutor(workers, mp_context=context, initializer=_ignore_interrupts)
+    pool = ProcessPoolExecutor(workers, mp_context=context, initializer=_follow_parent)
     try:
         pending: dict[Any, Item] = {}
         while True:
@@ -60,26 +85,40 @@ def _in_processes(work: Callable[[Item], Result], items: Sequence[Item], workers
                 yield item, future.result()
     except BrokenProcessPool as error:
         raise InputError("a worker process was killed, perhaps for want of memory; start again with fewer --workers: what is done is kept") from error
+    except BaseException:
+        for process in set(multiprocessing.active_children()) - others:
+            process.terminate()
+        raise
     finally:
         pool.shutdown(wait=True, cancel_futures=True)
 
 
-def _ignore_interrupts() -> None:
-    """Ctrl-C reaches every process of a terminal; the main one ends the others."""
+def _follow_parent() -> None:
+    """A worker leaves Ctrl-C, which reaches every process of a terminal, to its parent, and ends when the parent does, even by kill -9."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
+    threading.Thread(target=_end_with_parent, daemon=True).start()
+
+
+def _end_with_parent() -> None:
+    parent = multiprocessing.parent_process()
+    if parent is not None:
+        parent.join()
+        os._exit(1)
 
 
 def _on_ray(work: Callable[[Item], Result], items: Sequence[Item], address: str) -> Iterator[tuple[Item, Result]]:
     try:
-        import ray
+        ray: Any = importlib.import_module("ray")
     except ImportError as error:
         raise InputError("--ray needs a package that is not here: pip install ray") from error
     try:
-        ray.init(address=address, log_to_driver=False, logging_level="error")
-    except (ConnectionError, ValueError, RuntimeError) as error:
-        raise InputError(
-            f"--ray {address}: no Ray cluster can be reached there ({str(error).splitlines()[0]}); start one with `ray start --head`"
-        ) from error
+        host, _, port = address.removeprefix("ray://").rpartition(":")
+        if port.isdigit():  # Ray itself tries for minutes
+            socket.create_connection((host, int(port)), timeout=10).close()
+        ray.init(address=address, log_to_driver=False, logging_level=logging.ERROR)
+    except (OSError, ValueError, RuntimeError) as error:  # a ConnectionError is an OSError
+        reason = str(error).splitlines()[0]
+        raise InputError(f"--ray {address}: no Ray cluster can be reached there ({reason}); start one with `ray start --head`") from error
     try:
         task = ray.remote(work)
         ahead = AHEAD * max(1, int(ray.cluster_resources().get("CPU", 1)))
@@ -95,5 +134,10 @@ def _on_ray(work: Callable[[Item], Result], items: Sequence[Item], address: str)
             for reference in ray.wait(list(pending))[0]:
                 item = pending.pop(reference)
                 yield item, ray.get(reference)
+    except ray.exceptions.RayTaskError as error:
+        raise error.cause from error  # what `work` raised
+    except ray.exceptions.RayError as error:
+        reason = str(error).splitlines()[0]
+        raise InputError(f"--ray {address}: the cluster lost an item ({reason}); start again: what is done is kept") from error
     finally:
         ray.shutdown()

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import os
+import re
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import IO, Any
@@ -48,6 +49,14 @@ def atomic_write(path: str | Path, mode: str = "w") -> Iterator[IO[Any]]:
     finally:
         if temporary is not None and os.path.exists(temporary):
             os.unlink(temporary)
+
+
+def remove_leftovers(folder: str | Path, names: Collection[str]) -> None:
+    """Remove what `atomic_write`s of these names left in a folder when they were killed."""
+    for entry in os.scandir(folder):
+        match = re.fullmatch(r"\.(.+)\.[a-z0-9_]{8}\.partial", entry.name, re.DOTALL)
+        if match and match[1] in names:
+            Path(entry.path).unlink(missing_ok=True)
 
 
 def make_output_dir(path: str) -> Path:

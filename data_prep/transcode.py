@@ -1,0 +1,450 @@
+"""Make videos small and fast to decode: H.264 in MP4 of a given short side with a keyframe every 16 frames, without sound.
+
+    python data_prep/transcode.py --list /data/k400/train.csv --out /data/k400_256 --short-side 256
+
+Every frame is kept, at its time after the first one (variable rates stay variable), upright (rotation is applied), with its colours' meaning; nothing
+is enlarged. OUT mirrors the folders of the list's relative paths, and those of its absolute paths from the root on. At the end OUT holds the list
+of what succeeded under the list's own name, and LIST_failed.csv (path, label, reason). Originals are only read.
+
+It can be stopped and started again: a video that is there, from the same source with the same settings, is skipped; one whose source has changed is
+made anew. A video appears under its name only when it is complete.
+"""
+
+from __future__ import annotations
+
+import argparse
+import csv
+import hashlib
+import io
+import json
+import os
+import platform
+import sys
+from collections.abc import Iterator
+from contextlib import closing
+from pathlib import Path
+from typing import IO, Any, NamedTuple
+
+import av
+import numpy as np
+from av.container import InputContainer
+from av.sidedata.sidedata import Type
+from av.video.frame import VideoFrame
+from av.video.reformatter import VideoReformatter
+from av.video.stream import VideoStream
+from numpy.typing import NDArray
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+
+from video_iresnet.data.records import Record, read_records
+from video_iresnet.runtime.errors import InputError
+from video_iresnet.runtime.jobs import add_options, run_jobs
+from video_iresnet.runtime.storage import atomic_write, remove_leftovers
+
+ANY_LABEL = 2**31
+WRITER = "video_iresnet data_prep/transcode.py"
+PRESETS = ("ultrafast", "superfast", "veryfast", "faster", "fast", "medium", "slow", "slower", "veryslow")
+# Above SSE4.2 x264 gives other bits on other processors, and with AVX-512 at every run; it costs some percent of the time.
+X264 = "asm=sse4.2" if platform.machine().lower() in ("x86_64", "amd64") else ""
+
+
+class Settings(NamedTuple):
+    """What the encoder is told."""
+
+    short_side: int
+    gop: int
+    crf: int
+    preset: str
+
+
+class Job(NamedTuple):
+    """A source, the file to make of it, and how."""
+
+    source: str
+    target: str
+    settings: Settings
+
+
+class Outcome(NamedTuple):
+    """What became of a job: a failure with its reason, or a file; sizes in bytes."""
+
+    failure: str = ""
+    was_there: bool = False
+    bytes_before: int = 0
+    bytes_after: int = 0
+
+
+class SourceError(Exception):
+    """A video that cannot be read or encoded; the message says why."""
+
+
+def transcode(job: Job) -> Outcome:
+    """Make one video, unless it is there. Raises InputError where the target cannot be written, or holds something else."""
+    try:
+        status = os.stat(job.source)
+        stamp = make_stamp(job, status)
+        if os.path.exists(job.target) and is_made(job, stamp):
+            return Outcome("", True, status.st_size, os.path.getsize(job.target))
+        with open_video(job.source) as container, atomic_write(job.target, "w+b") as file:
+            num_frames = encode(container, file, job.settings, json.dumps(stamp))
+            check(file, num_frames)
+        return Outcome("", False, status.st_size, os.path.getsize(job.target))
+    except (SourceError, OSError) as error:
+        return Outcome(error.strerror or str(error) if isinstance(error, OSError) else str(error))
+
+
+def make_stamp(job: Job, status: os.stat_result) -> dict[str, Any]:
+    """What a video says of its making. The path of its source is hashed, because videos are passed on."""
+    source = hashlib.sha256(os.path.realpath(job.source).encode("utf-8", "surrogateescape")).hexdigest()[:16]
+    return {"writer": WRITER, "source": source, "size": status.st_size, "mtime_ns": status.st_mtime_ns, **job.settings._asdict()}
+
+
+def is_made(job: Job, stamp: dict[str, Any]) -> bool:
+    """Whether the target is there for good. Raises InputError where it was made otherwise, or of another video."""
+    try:
+        with av.open(job.target) as container:
+            found = json.loads(container.metadata.get("comment", ""))
+            ours = found["writer"] == WRITER
+    except (OSError, ValueError, KeyError, TypeError):
+        ours = False
+    if not ours:
+        raise InputError(f"{job.target} is there and was not written by this script; name another --out")
+    for key, value in job.settings._asdict().items():
+        if found.get(key) != value:
+            raise InputError(f"{job.target} was made with {key} {found.get(key)}, not {value}; give the same options, or name another --out")
+    same_path, same_content = found["source"] == stamp["source"], all(found[key] == stamp[key] for key in ("size", "mtime_ns"))
+    if not (same_path or same_content):
+        raise InputError(f"{job.target} was made of another video than {job.source}; name another --out for this list")
+    return same_content
+
+
+def open_video(path: str) -> InputContainer:
+    """The file, open to be decoded in one thread: many videos at once use the cores better."""
+    try:
+        container = av.open(path)
+    except (OSError, ValueError) as error:  # every FFmpeg error is one of these
+        raise SourceError(reason(error)) from error
+    if not container.streams.video:
+        container.close()
+        raise SourceError("it has no video stream")
+    stream = container.streams.video[0]
+    stream.thread_type = "NONE"
+    stream.codec_context.thread_count = 1
+    return container
+
+
+def timed_frames(container: InputContainer) -> Iterator[VideoFrame]:
+    """All frames, in the order of presentation; the first one's time is 0 and times ascend, whatever the file says."""
+    stream = container.streams.video[0]
+    step = max(1, round(1 / (stream.average_rate * stream.time_base))) if stream.average_rate else 1
+    first, previous = 0, -step
+    num_packets = 0
+    try:
+        for packet in container.demux(stream):
+            num_packets += bool(packet.size)
+            for frame in packet.decode():
+                if previous < 0:
+                    first = frame.pts or 0
+                time = frame.pts - first if frame.pts is not None else previous + step
+                frame.pts = previous = max(time, previous + 1, 0)
+                frame.time_base = stream.time_base
+                yield frame
+    except (OSError, ValueError) as error:
+        raise SourceError(reason(error)) from error
+    if previous < 0:
+        raise SourceError("it has no frames")
+    # The sample table of MP4 and MOV is exact, so fewer packets mean that the end of the file is missing.
+    if "mp4" in container.format.name and num_packets < stream.frames:
+        raise SourceError(f"it is truncated: {num_packets} of {stream.frames} frames are there")
+
+
+def encode(container: InputContainer, file: IO[bytes], settings: Settings, comment: str) -> int:
+    """Encode all frames into an MP4 file and return their number. Raises SourceError, or OSError where `file` does not take it."""
+    pictures = Pictures(settings.short_side)
+    num_frames = 0
+    try:
+        with av.open(file, "w", format="mp4") as target:
+            target.metadata["comment"] = comment
+            stream = None
+            for frame in timed_frames(container):
+                picture = pictures.convert(frame)
+                stream = stream or add_stream(target, container.streams.video[0], picture, pictures.is_transposed, settings)
+                target.mux(stream.encode(picture))
+                num_frames += 1
+            if stream is not None:
+                target.mux(stream.encode())
+    except av.FFmpegError as error:
+        raise SourceError(f"it cannot be encoded: {reason(error)}") from error
+    return num_frames
+
+
+def add_stream(target: Any, source: VideoStream, picture: VideoFrame, is_transposed: bool, settings: Settings) -> VideoStream:
+    """An H.264 stream for such pictures, with the source's clock, shape of pixels and colours."""
+    options = {"crf": str(settings.crf), "g": str(settings.gop), "preset": settings.preset, "tune": "fastdecode", "x264-params": X264}
+    stream: VideoStream = target.add_stream("libx264", rate=source.average_rate or 25, options=options)
+    context = stream.codec_context
+    context.thread_count = 1  # the number of threads would change the bits
+    stream.width, stream.height, stream.pix_fmt = picture.width, picture.height, "yuv420p"
+    context.time_base = source.time_base
+    ratio = source.sample_aspect_ratio
+    if ratio:
+        context.sample_aspect_ratio = 1 / ratio if is_transposed else ratio
+    context.color_range, context.colorspace = picture.color_range, picture.colorspace
+    context.color_primaries, context.color_trc = picture.color_primaries, picture.color_trc
+    return stream
+
+
+class Pictures:
+    """Turns decoded frames into upright 8-bit 4:2:0 pictures of the right size; the first frame of a video tells which."""
+
+    def __init__(self, short_side: int) -> None:
+        self._short_side = short_side
+        self._reformatter = VideoReformatter()
+        self._size: tuple[int, int] | None = None
+
+    def convert(self, frame: VideoFrame) -> VideoFrame:
+        if self._size is None:
+            self._size = target_size(frame.height, frame.width, self._short_side)
+            self.is_transposed, self._flip_rows, self._flip_columns = orientation(frame)
+        height, width = self._size
+        # RGB has neither a matrix nor a range that could be kept; without names the decoder would have to guess them.
+        named: dict[str, Any] = {"dst_colorspace": "ITU601", "dst_color_range": "MPEG"} if frame.format.is_rgb else {}
+        picture = self._reformatter.reformat(frame, width, height, "yuv420p", interpolation="BICUBIC", threads=1, **named)
+        if self.is_transposed or self._flip_rows or self._flip_columns:
+            picture = self._turn(picture)
+        picture.pts, picture.time_base, picture.duration = frame.pts, frame.time_base, frame.duration
+        return picture
+
+    def _turn(self, picture: VideoFrame) -> VideoFrame:
+        """Half as many colours as pixels a row and a column: Y, U and V are turned each for itself."""
+        height, width = picture.height, picture.width
+        planes = np.split(picture.to_ndarray().reshape(-1), [height * width, height * width * 5 // 4])
+        turned = []
+        for plane, half in zip(planes, (1, 2, 2), strict=True):
+            grid = plane.reshape(height // half, width // half)
+            grid = grid.T if self.is_transposed else grid
+            turned.append(grid[:: -1 if self._flip_rows else 1, :: -1 if self._flip_columns else 1].reshape(-1))
+        result = VideoFrame.from_ndarray(np.concatenate(turned).reshape(-1, height if self.is_transposed else width), format="yuv420p")
+        result.color_range, result.colorspace = picture.color_range, picture.colorspace
+        result.color_primaries, result.color_trc = picture.color_primaries, picture.color_trc
+        return result
+
+
+def target_size(height: int, width: int, short_side: int) -> tuple[int, int]:
+    """Even (height, width) with this short side, or at most the source's own."""
+    if min(height, width) <= short_side:
+        return max(2, height // 2 * 2), max(2, width // 2 * 2)
+    scale = short_side / min(height, width)
+    return round(height * scale / 2) * 2, round(width * scale / 2) * 2
+
+
+def orientation(frame: VideoFrame) -> tuple[bool, bool, bool]:
+    """(transpose, then flip the rows, then flip the columns) makes the picture upright, to the nearest quarter turn.
+
+    FFmpeg's display matrix says where a stored (x, y) is shown: at (a x + c y, b x + d y).
+    """
+    data = frame.side_data.get(Type.DISPLAYMATRIX)
+    if data is None:
+        return False, False, False
+    a, b, _, c, d = np.frombuffer(bytes(data), np.int32)[:5].tolist()
+    if abs(b) > abs(a):
+        return True, b < 0, c < 0
+    return False, d < 0, a < 0
+
+
+def check(file: IO[bytes], num_frames: int) -> None:
+    """Read back what was written, before it gets its name."""
+    file.flush()
+    file.seek(0)
+    with av.open(file, format="mp4") as container:
+        found = sum(bool(packet.size) for packet in container.demux(container.streams.video[0]))
+    if found != num_frames:
+        raise SourceError(f"{found} of {num_frames} frames were written")
+
+
+class Likeness(NamedTuple):
+    """How a transcoded video resembles its source at the same size, in luma: PSNR in dB of the mean squared error, mean SSIM."""
+
+    failure: str = ""
+    psnr: float = 0.0
+    ssim: float = 0.0
+
+
+def compare(job: Job) -> Likeness:
+    """Decode both and compare them frame by frame."""
+    pictures = Pictures(job.settings.short_side)
+    errors, similarities = [], []
+    try:
+        with open_video(job.source) as before, open_video(job.target) as after:
+            for one, other in zip(timed_frames(before), timed_frames(after), strict=True):
+                x, y = luma(pictures.convert(one)), luma(other)
+                errors.append(float(np.square(x - y).mean()))
+                similarities.append(ssim(x, y))
+    except (SourceError, ValueError) as error:
+        return Likeness(str(error))
+    return Likeness("", float(10 * np.log10(255**2 / max(np.mean(errors), 1e-10))), float(np.mean(similarities)))
+
+
+def luma(picture: VideoFrame) -> NDArray[np.float32]:
+    """(H, W)."""
+    return picture.to_ndarray()[: picture.height].astype(np.float32)
+
+
+def ssim(x: NDArray[np.float32], y: NDArray[np.float32]) -> float:
+    """Mean structural similarity of two (H, W) pictures in [0, 255]: Wang et al. 2004, 11 x 11 Gaussian window of sigma 1.5."""
+    offsets = np.arange(min(11, *x.shape)) - min(10, x.shape[0] - 1, x.shape[1] - 1) / 2
+    window = np.exp(-(offsets**2) / 4.5).astype(np.float32)
+    window /= window.sum()
+
+    def blur(picture: NDArray[np.float32]) -> NDArray[np.float32]:
+        rows, columns = (size - len(window) + 1 for size in picture.shape)
+        picture = sum(weight * picture[i : i + rows] for i, weight in enumerate(window))
+        return sum(weight * picture[:, i : i + columns] for i, weight in enumerate(window))
+
+    mx, my = blur(x), blur(y)
+    vx, vy, covariance = blur(x * x) - mx * mx, blur(y * y) - my * my, blur(x * y) - mx * my
+    c1, c2 = (0.01 * 255) ** 2, (0.03 * 255) ** 2
+    return float(((2 * mx * my + c1) * (2 * covariance + c2) / ((mx * mx + my * my + c1) * (vx + vy + c2))).mean())
+
+
+def plan(records: list[Record], root: Path, out: Path, settings: Settings) -> list[Job]:
+    """A job for every record. Raises InputError where two videos would get one name."""
+    jobs: dict[str, Job] = {}
+    result = []
+    for record in records:
+        source = os.path.abspath(record.path)
+        relative = os.path.relpath(source, root)
+        if relative.startswith(os.pardir + os.sep):
+            relative = source.lstrip(os.sep)
+        job = Job(source, str((out / relative).with_suffix(".mp4")), settings)
+        first = jobs.setdefault(job.target, job)
+        if first.source != source:
+            raise InputError(
+                f"{first.source} and {source} would both become {job.target}; rename one, or split the list and give each part its own --out"
+            )
+        result.append(job)
+    return result
+
+
+def run(records: list[Record], jobs: list[Job], list_path: Path, out: Path, options: argparse.Namespace) -> dict[Job, Outcome]:
+    """Work through the jobs, then write the lists."""
+    names: dict[str, set[str]] = {str(out): {list_path.name, failed_name(list_path)}}
+    for job in jobs:
+        names.setdefault(os.path.dirname(job.target), set()).add(os.path.basename(job.target))
+    try:
+        for folder in names:
+            os.makedirs(folder, exist_ok=True)
+            remove_leftovers(folder, names[folder])
+    except OSError as error:
+        raise InputError(f"cannot write to --out {out}: {reason(error)}: {error.filename}") from error
+    if (out / list_path.name).exists() and not (out / failed_name(list_path)).exists():
+        raise InputError(f"{out / list_path.name} is there and was not written by this script; name another --out")
+    outcomes: dict[Job, Outcome] = {}
+    try:
+        work = run_jobs(transcode, list(dict.fromkeys(jobs)), workers=options.workers, ray_address=options.ray, description="transcoding")
+        with closing(work):
+            outcomes.update(work)
+    finally:
+        for folder in names:
+            remove_leftovers(folder, names[folder])
+    with atomic_write(out / failed_name(list_path), "wb") as file:
+        rows = [(r.name, r.label, outcomes[job].failure) for r, job in zip(records, jobs, strict=True) if outcomes[job].failure]
+        write_table(file, ("path", "label", "reason"), rows)
+    made = [(os.path.relpath(job.target, out), r.label) for r, job in zip(records, jobs, strict=True) if not outcomes[job].failure]
+    write_list(out / list_path.name, made)
+    return outcomes
+
+
+def failed_name(list_path: Path) -> str:
+    return f"{list_path.stem}_failed.csv"
+
+
+def write_list(path: Path, rows: list[tuple[str, int]]) -> None:
+    """`path label` lines that read_records understands, whatever blanks and commas the paths hold."""
+    with atomic_write(path, "wb") as file:
+        for name, label in rows:
+            if name != name.strip() or name[-1] in ",;" or name[0] == name[-1] == '"':
+                name = f'"{name}"'
+            file.write(f"{name} {label}\n".encode())
+
+
+def write_table(file: IO[bytes], header: tuple[str, ...], rows: list[tuple[Any, ...]]) -> None:
+    text = io.TextIOWrapper(file, encoding="utf-8", newline="", write_through=True)
+    csv.writer(text, lineterminator="\n").writerows([header, *rows])
+    text.detach()
+
+
+def summarise(outcomes: dict[Job, Outcome], options: argparse.Namespace, out: Path, list_path: Path) -> None:
+    done = {job: outcome for job, outcome in outcomes.items() if not outcome.failure}
+    skipped = sum(outcome.was_there for outcome in done.values())
+    before, after = sum(outcome.bytes_before for outcome in done.values()), sum(outcome.bytes_after for outcome in done.values())
+    print(f"{len(done) - skipped} done, {skipped} skipped (done before), {len(outcomes) - len(done)} failed")
+    for job, outcome in [(job, outcome) for job, outcome in outcomes.items() if outcome.failure][:5]:
+        print(f"  {job.source}: {outcome.failure}")
+    if len(outcomes) > len(done):
+        print(f"  all of them: {out / failed_name(list_path)}")
+    if done:
+        print(f"size: {before / 2**20:.1f} MiB before, {after / 2**20:.1f} MiB after ({after / before:.2f} x)")
+    if options.compare and done:
+        some = [list(done)[i] for i in np.linspace(0, len(done) - 1, min(options.compare, len(done))).round().astype(int)]
+        with closing(run_jobs(compare, some, workers=options.workers, ray_address=options.ray, description="comparing")) as work:
+            found = [likeness for _, likeness in work]
+        alike = [likeness for likeness in found if not likeness.failure]
+        if alike:
+            psnr, similarity = (np.array([[likeness.psnr, likeness.ssim] for likeness in alike])).T
+            lowest = f"lowest {psnr.min():.2f} and {similarity.min():.4f}"
+            print(f"luma of {len(alike)} videos: PSNR {psnr.mean():.2f} dB, SSIM {similarity.mean():.4f} ({lowest})")
+        for likeness in found:
+            if likeness.failure:
+                print(f"  cannot be compared: {likeness.failure}")
+
+
+def reason(error: Exception) -> str:
+    return str(getattr(error, "strerror", None) or error)
+
+
+def parse(arguments: list[str]) -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--list", type=Path, required=True, help="`path label` lines; relative paths start at its folder")
+    parser.add_argument("--out", type=Path, required=True, help="folder to write into")
+    parser.add_argument("--short-side", type=int, default=256, help="pixels, even (default: %(default)s)")
+    parser.add_argument("--gop", type=int, default=16, help="frames from keyframe to keyframe, at most (default: %(default)s)")
+    parser.add_argument("--crf", type=int, default=23, help="0 to 51: better to smaller (default: %(default)s)")
+    parser.add_argument("--preset", choices=PRESETS, default="medium", help="x264's: faster or smaller (default: %(default)s)")
+    parser.add_argument("--compare", type=int, default=0, metavar="N", help="then give PSNR and SSIM of N videos, evenly spaced over the list")
+    add_options(parser)
+    return parser.parse_args(arguments)
+
+
+def main(arguments: list[str]) -> int:
+    options = parse(arguments)
+    try:
+        for name, value, expected, fits in (
+            ("short-side", options.short_side, "an even number from 16 on", options.short_side >= 16 and options.short_side % 2 == 0),
+            ("gop", options.gop, "1 or more", options.gop >= 1),
+            ("crf", options.crf, "0 to 51", 0 <= options.crf <= 51),
+            ("compare", options.compare, "0 or more", options.compare >= 0),
+        ):
+            if not fits:
+                raise InputError(f"--{name} is {value}; expected {expected}")
+        root, out = Path(os.path.abspath(options.list.parent)), Path(os.path.abspath(options.out))
+        if os.path.realpath(root) == os.path.realpath(out):
+            raise InputError(f"--out {options.out} is the folder of the list itself; name another one, so that nothing is overwritten")
+        records = read_records(str(options.list), root=str(root), num_classes=ANY_LABEL)
+        settings = Settings(options.short_side, options.gop, options.crf, options.preset)
+        jobs = plan(records, root, out, settings)
+        outcomes = run(records, jobs, options.list, out, options)
+        summarise(outcomes, options, out, options.list)
+        if all(outcome.failure for outcome in outcomes.values()):
+            raise InputError(f"no video of {options.list} could be transcoded")
+    except InputError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 1
+    except KeyboardInterrupt:
+        print("stopped; what is complete is kept, and the same command goes on", file=sys.stderr)
+        return 130
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))
