@@ -214,7 +214,18 @@ def large_videos(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.mark.slow
 @pytest.mark.parametrize("config", ["kinetics/iR3D50.yaml", "ssv2/iR3D50.yaml"])
 def test_full_size_configs_take_two_steps(config: str, large_videos: Path, tmp_path: Path, run_net: RunNet) -> None:
-    overrides = ["DATA.PATH_TO_DATA_DIR", str(large_videos), "TRAIN.BATCH_SIZE", "2", "DATA_LOADER.NUM_WORKERS", "0", "SOLVER.MAX_EPOCH", "1"]
+    overrides = [
+        "DATA.PATH_TO_DATA_DIR",
+        str(large_videos),
+        "DATA.CLASS_NAMES",
+        "",
+        "TRAIN.BATCH_SIZE",
+        "2",
+        "DATA_LOADER.NUM_WORKERS",
+        "0",
+        "SOLVER.MAX_EPOCH",
+        "1",
+    ]
     overrides += ["SOLVER.WARMUP_EPOCHS", "0", "SOLVER.BASE_LR", "0.001", "OUTPUT_DIR", str(tmp_path), "LOG_PERIOD", "1", "TEST.ENABLE", "False"]
     assert run_net(*overrides, cfg=str(ROOT / "configs" / config)) == 0
     assert [s["iter"] for s in stats_of(tmp_path, "train_iter_")] == ["1/2", "2/2"]

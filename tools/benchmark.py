@@ -4,12 +4,13 @@ python tools/benchmark.py data --cfg CONFIG.yaml [--videos A.mp4 B.mp4 ...] [--r
     A training sample by stage, and what bounds it; then this against the plain way that peers use, also after data_prep/transcode.py; then
     a whole test video. Takes the first videos of the config's training list where none are named.
 python tools/benchmark.py memory [--records 100000]
-    What a decoding worker's memory grows by over an epoch, with packed records and with a list of them.
+    What a process and its two decoding workers take over an epoch, with packed records and with a list of them.
 """
 
 from __future__ import annotations
 
 import argparse
+import bisect
 import os
 import platform
 import re
@@ -36,7 +37,7 @@ from tqdm import tqdm
 from video_iresnet import build
 from video_iresnet.config import Config, load_config
 from video_iresnet.data.dataset import ClipDataset, TrainSample
-from video_iresnet.data.functional import short_side_size, spread_crops
+from video_iresnet.data.functional import crop, short_side_size, spread_crops
 from video_iresnet.data.loader import BatchShape, EpochBatches, clip_loader, collate_clips
 from video_iresnet.data.packed import PackedRecords
 from video_iresnet.data.records import Record
@@ -66,7 +67,7 @@ class Stopwatch:
         return 1000 * statistics.median(self.seconds[stage])
 
 
-def plain_clip(path: str, indices: Sequence[int]) -> np.ndarray:
+def plain_clip(path: str, indices: Sequence[int]) -> Tensor:
     """The plain way to read (T, H, W, 3) frames: seek to the first one, convert every frame up to the last one, then choose."""
     with av.open(path) as container:
         stream = container.streams.video[0]
@@ -75,23 +76,24 @@ def plain_clip(path: str, indices: Sequence[int]) -> np.ndarray:
         rate = float(stream.average_rate)
         start = stream.start_time or 0
         container.seek(start + round(indices[0] / rate / stream.time_base), stream=stream)
-        frames: dict[int, np.ndarray] = {}
+        numbers, frames = [], []
         for frame in container.decode(stream):
             number = round(float((frame.pts - start) * stream.time_base) * rate)
             if number >= indices[0]:
-                frames[number] = frame.reformat(format="rgb24", threads=1).to_ndarray()
+                numbers.append(number)
+                frames.append(frame.reformat(format="rgb24", threads=1).to_ndarray())
             if number >= indices[-1]:
                 break
-    last = max(frames)
-    return np.stack([frames.get(min(index, last), frames[last]) for index in indices])
+    chosen = [min(bisect.bisect_left(numbers, index), len(numbers) - 1) for index in indices]
+    return torch.from_numpy(np.stack(frames))[chosen]
 
 
-def plain_sample(path: str, indices: Sequence[int], short_side: int, size: int, crop: tuple[float, float] | tuple[int, int]) -> Tensor:
-    """A training sample or a test view the plain way: float, normalise the full frames, resize them, crop. `crop`: (top, left), or their shares."""
-    clip = torch.from_numpy(plain_clip(path, indices)).float() / 255
+def plain_sample(path: str, indices: Sequence[int], short_side: int, size: int, position: tuple[float, float] | tuple[int, int]) -> Tensor:
+    """A training sample or a test view the plain way: float, normalise full frames, resize, crop at (top, left), or at shares of the room."""
+    clip = plain_clip(path, indices).float() / 255
     clip = ((clip - 0.45) / 0.225).permute(3, 0, 1, 2)
     clip = F.interpolate(clip, short_side_size(*clip.shape[2:], short_side), mode="bilinear", align_corners=False)
-    top, left = (int(c * (length - size)) if isinstance(c, float) else c for c, length in zip(crop, clip.shape[2:], strict=True))
+    top, left = (int(c * (length - size)) if isinstance(c, float) else c for c, length in zip(position, clip.shape[2:], strict=True))
     return clip[:, :, top : top + size, left : left + size].contiguous()
 
 
@@ -152,7 +154,7 @@ def compare_tests(cfg: Config, records: dict[str, Record], repeats: int) -> dict
                 views = data[0]
                 for clip in views.clips:
                     for top, left in views.crops:
-                        views.frames[clip][:, top : top + data.crop_size, left : left + data.crop_size].contiguous()
+                        crop(views.frames, top, left, data.crop_size, data.crop_size)[clip]
             results.setdefault(name, []).append(1000 * (time.perf_counter() - begin))
     return {name: statistics.median(values) for name, values in results.items()}
 
@@ -237,10 +239,10 @@ class Grey:
         return torch.zeros(len(indices), 40, 40, 3, dtype=torch.uint8)
 
 
-def private_memory(pid: int) -> float:
-    """What a process has for itself, in MB (Linux)."""
-    text = Path(f"/proc/{pid}/smaps_rollup").read_text()
-    return sum(int(size) for size in re.findall(r"^Private_\w+:\s+(\d+)", text, re.MULTILINE)) / 1000
+def memory_of(pids: Sequence[int]) -> float:
+    """What processes take together, in MB, with pages that they share counted once (Linux)."""
+    texts = [Path(f"/proc/{pid}/smaps_rollup").read_text() for pid in pids]
+    return sum(int(size) for text in texts for size in re.findall(r"^Pss:\s+(\d+)", text, re.MULTILINE)) / 1000
 
 
 def benchmark_memory(options: argparse.Namespace) -> None:
@@ -253,15 +255,15 @@ def benchmark_memory(options: argparse.Namespace) -> None:
     for name, make in kinds.items():
         data = ClipDataset(make(), sampler=DenseSampler(1), open_video=Grey, crop=ShortSideJitter(32, 32, 40), flip=None, augment=InTurn([]), seed=0)
         batches = EpochBatches(len(records), [BatchShape(500, 1, 32)], seed=0)
-        with clip_loader(data, batches, num_workers=1, pin_memory=False) as loader:
+        with clip_loader(data, batches, num_workers=2, pin_memory=False) as loader:
             iterator = iter(loader.loader)
             used = []
             for step in tqdm(range(batches.steps_per_epoch), desc=name, leave=False):
                 next(iterator)
                 if step in (1, batches.steps_per_epoch // 2, batches.steps_per_epoch - 1):
-                    used.append(private_memory(iterator._workers[0].pid))
+                    used.append(memory_of([os.getpid(), *(worker.pid for worker in iterator._workers)]))
         rows.append((name, *(f"{value:.1f}" for value in used), f"{used[-1] - used[0]:+.1f}"))
-    print(f"{date.today()}, {processor()}: a worker's own memory in MB over an epoch of {len(records):,} records")
+    print(f"{date.today()}, {processor()}: the memory of a process and its two decoding workers in MB over an epoch of {len(records):,} records")
     print(tabulate(rows, headers=["records", "first steps", "half", "end", "grown by"], tablefmt="github", disable_numparse=True))
 
 

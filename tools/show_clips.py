@@ -25,6 +25,7 @@ from video_iresnet.data.decode import OpenVideo, Reader
 from video_iresnet.data.functional import crop
 from video_iresnet.data.loader import EpochBatches
 from video_iresnet.data.records import Record
+from video_iresnet.data.sampling import Timeline
 from video_iresnet.runtime.errors import InputError
 from video_iresnet.runtime.seeding import Stream, generator
 from video_iresnet.runtime.storage import atomic_write
@@ -102,7 +103,7 @@ def test_rows(cfg: Config, count: int) -> list[Row]:
         if views.error:
             raise InputError(f"cannot read {record.path}: {views.error}")
         with data.open_video(record) as reader:
-            wanted = data.sampler.uniform_clips((len(reader), reader.fps), data.num_frames, data.num_clips)
+            wanted = data.sampler.uniform_clips(Timeline(len(reader), reader.fps), data.num_frames, data.num_clips)
         for c, (clip, indices) in enumerate(zip(views.clips, wanted, strict=True), start=1):
             for s, (top, left) in enumerate(views.crops, start=1):
                 picture = crop(views.frames[clip], top, left, data.crop_size, data.crop_size)

@@ -172,8 +172,8 @@ def clip_text(cfg: Config) -> str:
     """What a clip is, in the field's words: frames x sampling rate, or the number of segments."""
     if cfg.DATA.SAMPLER == "segments":
         return f"{cfg.DATA.NUM_FRAMES} segments"
-    rate = f"{cfg.DATA.NUM_FRAMES}x{cfg.DATA.SAMPLING_RATE}" + (f" at {cfg.DATA.TARGET_FPS:g} frames/s" if cfg.DATA.TARGET_FPS else "")
-    return rate if cfg.DATA.SAMPLER == "dense" else f"{rate} (PySlowFast's sampling)"
+    rate = f"{cfg.DATA.NUM_FRAMES}x{cfg.DATA.SAMPLING_RATE}" + (f" @{cfg.DATA.TARGET_FPS:g}fps" if cfg.DATA.TARGET_FPS else "")
+    return rate if cfg.DATA.SAMPLER == "dense" else f"{rate}, {cfg.DATA.SAMPLER}"
 
 
 def _sampler(cfg: Config, largest_rate: int = 0) -> Sampler:

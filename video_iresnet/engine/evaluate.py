@@ -127,9 +127,9 @@ def _views(video: VideoViews, order: FrameOrder, crop_size: int, device: torch.d
     """The views of a video, clip by clip, each (3, T, S, S) uint8."""
     frames = video.frames.to(device, non_blocking=True)
     for clip in video.clips:
-        chosen = frames[torch.tensor(order(clip, video.record), device=device)]
+        chosen = torch.tensor(order(clip, video.record), device=device)
         for top, left in video.crops:
-            yield crop(chosen, top, left, crop_size, crop_size).permute(3, 0, 1, 2)
+            yield crop(frames, top, left, crop_size, crop_size)[chosen].permute(3, 0, 1, 2)
 
 
 def _probabilities(model: nn.Module, views: Iterator[Tensor], batch_size: int, to_network: Callable[[Tensor], Tensor]) -> Iterator[Tensor]:
