@@ -144,7 +144,7 @@ def main(arguments: list[str]) -> int:
         "--archives", type=Path, nargs="+", default=[], metavar="FILE", help="archives, or the parts of one, to unpack into --videos first"
     )
     parser.add_argument("--frames", action="store_true", help="extract frames")
-    parser.add_argument("--fps", type=float, default=0, help="frames a second; 0: all frames as they are")
+    parser.add_argument("--fps", type=float, default=0.0, help="frames a second; 0: all frames as they are")
     parser.add_argument("--short-side", type=int, default=0, metavar="PIXELS", help="make larger frames this small; 0: their own size")
     parser.add_argument("--workers", type=int, default=4, help="processes that extract frames, threads that look for videos")
     parser.add_argument("--ray", metavar="ADDRESS", help="extract frames on this Ray cluster")

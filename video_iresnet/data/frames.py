@@ -3,16 +3,18 @@
 from __future__ import annotations
 
 import bisect
+import math
 import os
 import shutil
 import tempfile
 from collections.abc import Iterator, Sequence
+from fractions import Fraction
 from pathlib import Path
 from typing import NamedTuple
 
 import av
+import simplejpeg
 import torch
-from torchvision.io import encode_jpeg  # type: ignore[import-untyped]
 
 from ..runtime.errors import InputError
 from .decode import DecodeError, PyAVReader
@@ -20,6 +22,7 @@ from .functional import resize, short_side_size
 
 FRAMES_AT_ONCE = 16  # how many full-size frames are in memory at a time
 QUALITY = 95
+HALF = Fraction(1, 2)
 
 
 class FrameJob(NamedTuple):
@@ -59,7 +62,7 @@ def extract_frames(job: FrameJob) -> int | str:
 
 def _write_frames(job: FrameJob, folder: Path) -> int:
     with PyAVReader(job.video) as reader:
-        indices = resampled(frame_times(job.video), job.fps) if job.fps else list(range(len(reader)))
+        indices = resampled(frame_times(job.video), Fraction(job.fps).limit_denominator(1001)) if job.fps else list(range(len(reader)))
         indices = [min(index, len(reader) - 1) for index in indices]
         for first in range(0, len(indices), FRAMES_AT_ONCE):
             frames = reader.read(indices[first : first + FRAMES_AT_ONCE])
@@ -67,23 +70,23 @@ def _write_frames(job: FrameJob, folder: Path) -> int:
             if 0 < job.short_side < min(height, width):  # smaller pictures would gain nothing but bytes
                 frames = resize(frames, *short_side_size(height, width, job.short_side))
             for number, frame in enumerate(frames, first + 1):
-                jpeg = encode_jpeg(frame.permute(2, 0, 1).contiguous(), QUALITY)
-                (folder / f"{job.name}_{number:06d}.jpg").write_bytes(jpeg.numpy().tobytes())
+                jpeg = simplejpeg.encode_jpeg(frame.contiguous().numpy(), QUALITY, colorsubsampling="420")
+                (folder / f"{job.name}_{number:06d}.jpg").write_bytes(jpeg)
     return len(indices)
 
 
-def resampled(times: Sequence[float], fps: float) -> list[int]:
+def resampled(times: Sequence[Fraction], fps: Fraction) -> list[int]:
     """Times of frames in seconds -> the frame shown at each tick of `fps` a second, as `ffmpeg -r` has it: frames are repeated or left out.
 
     A frame is shown from the tick nearest to its time on, the last one for as long as the others on average.
     """
     mean = (times[-1] - times[0]) / (len(times) - 1) if len(times) > 1 else 1 / fps
-    ticks = [int((time - times[0]) * fps + 0.5) for time in times]
-    end = max(ticks[-1] + 1, int((times[-1] - times[0] + mean) * fps + 0.5))
+    ticks = [math.floor((time - times[0]) * fps + HALF) for time in times]
+    end = max(1, math.floor((times[-1] - times[0] + mean) * fps + HALF))
     return [bisect.bisect_right(ticks, tick) - 1 for tick in range(end)]
 
 
-def frame_times(video: str) -> list[float]:
+def frame_times(video: str) -> list[Fraction]:
     """The times of all frames in seconds, ascending; where the packets have none, as many as there are packets, at the rate the file gives."""
     try:
         with av.open(video) as container:
@@ -91,8 +94,8 @@ def frame_times(video: str) -> list[float]:
             packets = [packet for packet in container.demux(stream) if packet.size and not packet.is_discard]
             times = sorted({packet.pts for packet in packets if packet.pts is not None})
             if len(times) == len(packets) and stream.time_base:
-                return [float(time * stream.time_base) for time in times]
-            return [float(number / (stream.average_rate or 25)) for number in range(len(packets))]
+                return [time * stream.time_base for time in times]
+            return [number / (stream.average_rate or Fraction(25)) for number in range(len(packets))]
     except (OSError, ValueError) as error:
         raise DecodeError(str(error)) from error
 

@@ -44,20 +44,18 @@ def find_videos(folder: Path, workers: int) -> Found:
     if not folder.is_dir():
         raise InputError(f"{folder} is not a folder; name the folder that holds the videos")
     found = Found([], [], [])
-    seen: set[tuple[int, int]] = set()
     with ThreadPoolExecutor(max(1, workers)) as pool, tqdm(desc="looking for videos", unit=" files", disable=None) as progress:
-        pending = {pool.submit(_scan, folder, "")}
+        pending = {pool.submit(_scan, folder, ""): frozenset({_identity(folder)})}
         while pending:
-            done, pending = wait(pending, return_when=FIRST_COMPLETED)
-            for future in done:
+            for future in wait(pending, return_when=FIRST_COMPLETED).done:
+                above = pending.pop(future)
                 folders, *files = future.result()
                 for names, more in zip(found, files, strict=True):
                     names.extend(more)
                     progress.update(len(more))
                 for name, identity in folders:
-                    if identity not in seen:  # links may lead around in a circle
-                        seen.add(identity)
-                        pending.add(pool.submit(_scan, folder, name))
+                    if identity not in above:  # a link may lead back up
+                        pending[pool.submit(_scan, folder, name)] = above | {identity}
     return Found(*map(sorted, found))
 
 
@@ -73,13 +71,17 @@ def _scan(root: Path, folder: str) -> tuple[list[tuple[str, tuple[int, int]]], l
             if entry.name.startswith("."):
                 continue
             if entry.is_dir():
-                status = os.stat(entry.path)
-                folders.append((name, (status.st_dev, status.st_ino)))
+                folders.append((name, _identity(entry)))
             elif PurePosixPath(name).suffix.lower() not in VIDEO_SUFFIXES or not entry.is_file():
                 others.append(name)
             else:
                 (videos if entry.stat().st_size else empty).append(name)
     return folders, videos, empty, others
+
+
+def _identity(folder: Path | os.DirEntry[str]) -> tuple[int, int]:
+    status = os.stat(folder)
+    return status.st_dev, status.st_ino
 
 
 def video_stem(path: str) -> str:
