@@ -6,11 +6,11 @@ import bisect
 import math
 import os
 import shutil
-import tempfile
 from collections.abc import Iterator, Sequence
 from fractions import Fraction
 from pathlib import Path
 from typing import NamedTuple
+from uuid import uuid4
 
 import av
 import simplejpeg
@@ -46,10 +46,10 @@ def extract_frames(job: FrameJob) -> int | str:
         return len(os.listdir(final)) or f"{final} is there, but empty"
     torch.set_num_threads(1)
     try:
-        temporary = Path(tempfile.mkdtemp(prefix=f"{job.name}-", dir=job.partial))
+        temporary = Path(job.partial, f"{job.name}-{uuid4().hex}")
+        temporary.mkdir()
         try:
             num_frames = _write_frames(job, temporary)
-            temporary.chmod(0o755)
             os.rename(temporary, final)
             return num_frames
         finally:
