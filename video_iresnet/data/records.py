@@ -20,9 +20,9 @@ EXPECTED_FOLDER = "expected `folder frames label`, as in `videos/a b 117 7`"
 
 
 class Record(NamedTuple):
-    """A video before decoding: its name in the list, the file, and its class.
+    """A video before decoding: its path as the list has it, the file, and its class.
 
-    With `num_frames`, the frames are pictures: `path` % number is the file of each, for numbers first_frame .. first_frame + num_frames - 1.
+    With `num_frames`, `path` is a printf pattern of extracted frames, as "74225/%06d.jpg", numbered from `first_frame` on.
     """
 
     name: str
