@@ -19,7 +19,7 @@ from .data.functional import to_network
 from .data.loader import BatchShape
 from .data.mixing import Mixer, Targets, plain_targets
 from .data.packed import PackedRecords
-from .data.records import ClassNames, Record, read_class_names, read_records
+from .data.records import ClassNames, Record, read_class_names, read_frame_list, read_json_classes, read_json_labels, read_records, read_tsm_list
 from .data.sampling import DenseSampler, Sampler, SegmentSampler, SlowFastSampler
 from .data.transforms import Crop, InTurn, OnAllFrames, RandomErasing, RandomFlip, RandomResizedCrop, ShortSideJitter, Transform
 from .engine import optim, schedule
@@ -90,15 +90,18 @@ def build_class_names(cfg: Config) -> ClassNames | None:
 def build_records(cfg: Config, key: str) -> PackedRecords:
     """The records of the list that `key` names, e.g. DATA.TRAIN_LIST."""
     folder = cfg.DATA.PATH_TO_DATA_DIR
-    return PackedRecords(
-        read_records(
-            needed_files(cfg)[key],
-            root=os.path.join(folder, cfg.DATA.PATH_PREFIX),
-            num_classes=cfg.MODEL.NUM_CLASSES,
-            class_names=build_class_names(cfg),
-            separator=cfg.DATA.PATH_LABEL_SEPARATOR,
-        )
-    )
+    path, root = needed_files(cfg)[key], os.path.join(folder, cfg.DATA.PATH_PREFIX)
+    if cfg.DATA.LIST_FORMAT == "frames":
+        annotations = os.path.join(folder, "something-something-v2-")
+        names = read_json_classes(f"{annotations}labels.json")
+        labels = read_json_labels(f"{annotations}{'train' if key == 'DATA.TRAIN_LIST' else 'validation'}.json", names)
+        records = read_frame_list(path, root=root, labels=labels)
+    elif cfg.DATA.LIST_FORMAT == "folders":
+        records = read_tsm_list(path, root=root, num_classes=cfg.MODEL.NUM_CLASSES, pattern=cfg.DATA.FRAME_NAMES)
+    else:
+        classes, separator = build_class_names(cfg), cfg.DATA.PATH_LABEL_SEPARATOR
+        records = read_records(path, root=root, num_classes=cfg.MODEL.NUM_CLASSES, class_names=classes, separator=separator)
+    return PackedRecords(records)
 
 
 def build_training_data(cfg: Config, records: Sequence[Record]) -> ClipDataset:

@@ -78,6 +78,11 @@ def default_config() -> Config:
     cfg.DATA.TEST_LIST = "test.csv"
     # The folder where the lists' paths start.
     cfg.DATA.PATH_PREFIX = ""
+    # videos: lines of `path label`. frames: PySlowFast's rows of frames, whose labels are in something-something-v2-train.json and
+    # -validation.json beside the lists. folders: `folder number_of_frames label`, as TSM has them.
+    cfg.DATA.LIST_FORMAT = "videos"
+    # folders: the names of the pictures; {folder} is the folder's own name.
+    cfg.DATA.FRAME_NAMES = "img_%05d.jpg"
     # What stands between path and label: a blank, a tab, a comma or a semicolon; where empty, each list's first line tells.
     cfg.DATA.PATH_LABEL_SEPARATOR = ""
     # A file with one class name a line; names go into checkpoints.
@@ -226,6 +231,7 @@ def validate(cfg: Config) -> None:
     _check_choice(cfg, "TRAIN.CHECKPOINT_INFLATE", list(METHODS))
     _check_choice(cfg, "SOLVER.LR_POLICY", ["cosine", "steps_with_relative_lrs"])
     _check_choice(cfg, "DATA.SAMPLER", ["dense", "segments", "slowfast"])
+    _check_choice(cfg, "DATA.LIST_FORMAT", ["videos", "frames", "folders"])
     _check_choice(cfg, "DATA.DECODING_BACKEND", ["pyav", "torchcodec", "decord"])
     _check_choice(cfg, "TEST.NUM_SPATIAL_CROPS", [1, 3])
     for key in ("TRAIN.BATCH_SIZE", "TRAIN.EVAL_PERIOD", "TRAIN.CHECKPOINT_PERIOD", "TRAIN.CHECKPOINTS_KEPT", "TEST.BATCH_SIZE"):

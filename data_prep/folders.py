@@ -1,0 +1,211 @@
+"""Videos in one folder for each class -> lists and class names; also UCF101 and HMDB51 with their official splits.
+
+    python data_prep/folders.py --videos /my/videos --out /data/mine --val-share 0.2
+    python data_prep/folders.py --videos /raw/UCF-101 --splits /raw/ucfTrainTestlist --out /data/ucf101
+    python data_prep/folders.py --videos /raw/hmdb51 --splits /raw/testTrainMulti_7030_splits --fold 1 --out /data/hmdb51
+
+Without --splits, each class gives its share to val.csv and test.csv, the rest to train.csv. Which videos these are depends on --seed and their names
+alone. Clips cut from one video, as UCF101's names tell (v_Class_g01_c01), stay together. With --splits, --val-share holds out a part of the official
+training videos.
+
+Lists that are there with other content are not overwritten; the videos are read from where they are and never changed.
+"""
+
+from __future__ import annotations
+
+import argparse
+import re
+import sys
+from collections import defaultdict
+from collections.abc import Mapping, Sequence
+from hashlib import sha256
+from pathlib import Path, PurePosixPath
+from typing import NamedTuple
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+
+from video_iresnet.data.lists import (
+    Wanted,
+    by_stem,
+    class_key,
+    find_videos,
+    listed_path,
+    of_class,
+    report_doubles,
+    video_stem,
+    write_class_names,
+    write_list,
+    write_split,
+)
+from video_iresnet.data.records import read_class_names
+from video_iresnet.runtime.errors import InputError
+from video_iresnet.runtime.storage import read_lines
+
+HMDB_USE = {"1": "train", "2": "test"}  # 0: in neither
+Video = tuple[str, str]  # its class, and its name or path
+
+
+class Splits(NamedTuple):
+    """Official splits: the names of the classes in order, and the videos of train and test."""
+
+    names: list[str]
+    videos: dict[str, list[Video]]
+
+
+def divide(videos: Sequence[str], shares: Mapping[str, float], key: str) -> dict[str, list[str]]:
+    """The videos of one class -> split -> its videos. `shares`: split -> part of the whole; the rest is train.
+
+    The order of the groups is that of their hashes with `key`. A split with a share has at least one group, where train keeps one too.
+    """
+    groups = defaultdict(list)
+    for video in videos:
+        groups[_group(video)].append(video)
+    order = sorted(groups, key=lambda group: sha256(f"{key}/{group}".encode("utf-8", "surrogateescape")).digest())
+    parts: dict[str, list[str]] = {}
+    for split, share in shares.items():
+        part = parts[split] = []
+        while share and len(order) > 1 and (not part or len(part) + len(groups[order[0]]) / 2 <= share * len(videos)):
+            part.extend(groups[order.pop(0)])
+    parts["train"] = [video for group in order for video in groups[group]]
+    return {split: sorted(part) for split, part in parts.items()}
+
+
+def _group(video: str) -> str:
+    match = re.fullmatch(r"v_.+_(g\d+)_c\d+", video_stem(video))
+    return match[1] if match else video
+
+
+def read_splits(folder: Path, fold: int) -> Splits:
+    """UCF101's trainlist01.txt, testlist01.txt and classInd.txt, or HMDB51's <class>_test_split1.txt. Raises InputError, with file and line."""
+    if (folder / f"trainlist{fold:02d}.txt").exists():
+        return _read_ucf101(folder, fold)
+    files = sorted(folder.glob(f"*_test_split{fold}.txt"))
+    if not files:
+        raise InputError(
+            f"{folder} holds neither trainlist{fold:02d}.txt (UCF101) nor <class>_test_split{fold}.txt (HMDB51); correct --splits or --fold"
+        )
+    names = [path.name.removesuffix(f"_test_split{fold}.txt") for path in files]
+    videos: dict[str, list[Video]] = {"train": [], "test": []}
+    for name, path in zip(names, files, strict=True):
+        for number, line in enumerate(read_lines(str(path)), 1):
+            match = re.fullmatch(r"\s*(\S.*?)\s+([012])\s*", line)
+            if match and match[2] in HMDB_USE:
+                videos[HMDB_USE[match[2]]].append((name, match[1]))
+            elif line.strip() and not match:
+                raise InputError(f"line {number} of {path} is {line!r}; expected `name 0`, `name 1` or `name 2`")
+    return Splits(names, videos)
+
+
+def _read_ucf101(folder: Path, fold: int) -> Splits:
+    videos: dict[str, list[Video]] = {"train": [], "test": []}
+    names = list(read_class_names(str(folder / "classInd.txt")).names) if (folder / "classInd.txt").exists() else []
+    for split, found in videos.items():
+        path = folder / f"{split}list{fold:02d}.txt"
+        for number, line in enumerate(read_lines(str(path)), 1):
+            match = re.fullmatch(r"\s*([^/]+)/(.+?)(?:\s+\d+)?\s*", line)
+            if match and (match[1] in names or not (folder / "classInd.txt").exists()):
+                found.append((match[1], match[2]))
+            elif line.strip():
+                expected = f"a class of {folder / 'classInd.txt'}" if match else "`class/name`"
+                raise InputError(f"line {number} of {path} is {line!r}; expected {expected}")
+    return Splits(names or sorted({name for found in videos.values() for name, _ in found}), videos)
+
+
+def prepare_folders(options: argparse.Namespace) -> None:
+    """Lists from class folders."""
+    found = find_videos(options.videos, options.workers)
+    classes = defaultdict(list)
+    for path in found.videos:
+        classes[PurePosixPath(path).parts[0]].append(path)
+    outside = [path for path in found.videos if "/" not in path]
+    names = sorted(set(classes) - set(outside))
+    print(
+        f"{options.videos}: {len(found.videos) - len(outside):,} videos of {len(names):,} classes; passed over: {len(found.others):,} other files, "
+        f"{len(found.empty):,} empty videos, {len(outside):,} videos in no class folder"
+    )
+    if not names:
+        raise InputError(f"{options.videos} holds no folder with videos; expected one folder for each class")
+    empty = sorted({path.name for path in options.videos.iterdir() if path.is_dir() and not path.name.startswith(".")} - set(names))
+    if empty:
+        print(f"{len(empty):,} folders hold no video and are no class: {', '.join(empty[:5])}")
+    shares = {"test": options.test_share, "val": options.val_share}
+    lists: dict[str, list[tuple[str, int]]] = defaultdict(list)
+    for label, name in enumerate(names):
+        for split, paths in divide(classes[name], shares, f"{options.seed}/{name}").items():
+            lists[split] += [(listed_path(options.videos, path, options.out), label) for path in paths]
+    write_class_names(options.out / "classes.txt", names)
+    for split in ("train", "val", "test"):
+        entries = lists[split]
+        absent = [name for label, name in enumerate(names) if label not in {entry[1] for entry in entries}]
+        if entries:
+            write_list(options.out / f"{split}.csv", entries)
+            print(f"{split}: {len(entries):,} videos -> {options.out / f'{split}.csv'}")
+            if absent:
+                print(f"{split}: {len(absent):,} classes have too few videos to be in it: {', '.join(absent[:5])}")
+
+
+def prepare_splits(options: argparse.Namespace) -> None:
+    """Lists of an official split."""
+    names, videos = read_splits(options.splits, options.fold)
+    found = find_videos(options.videos, options.workers)
+    print(f"{options.videos}: {len(found.videos):,} videos, {len(found.empty):,} empty ones (taken for missing), {len(found.others):,} other files")
+    stems = by_stem(found.videos)
+    if options.val_share:
+        train, videos["train"], videos["val"] = videos["train"], [], []
+        for name in names:
+            members = [video for of, video in train if of == name]
+            for split, part in divide(members, {"val": options.val_share}, f"{options.seed}/{name}").items():
+                videos[split] += [(name, video) for video in part]
+    doubles = []
+    write_class_names(options.out / "classes.txt", names)
+    for split, members in videos.items():
+        wanted = []
+        for name, video in members:
+            paths = _same_class(stems.get(video_stem(video), []), name, names)
+            match = of_class(paths, name)
+            wanted.append(Wanted((name, video), names.index(name), match and listed_path(options.videos, match, options.out)))
+            if match and len(paths) > 1:
+                doubles.append((match, paths))
+        write_split(options.out, split, wanted, columns=("class", "video"), names=names, inputs=[])
+    report_doubles(doubles)
+    if "val" not in videos:
+        print("there is no val.csv: set DATA.VAL_LIST test.csv, or hold out training videos with --val-share")
+
+
+def _same_class(paths: Sequence[str], name: str, names: Sequence[str]) -> list[str]:
+    """The videos below a folder of the class, else those below no class folder: HMDB51 has the same names in several classes."""
+    folders = [set(map(class_key, path.split("/")[:-1])) for path in paths]
+    in_class = [path for path, keys in zip(paths, folders, strict=True) if class_key(name) in keys]
+    return in_class or [path for path, keys in zip(paths, folders, strict=True) if keys.isdisjoint(map(class_key, names))]
+
+
+def main(arguments: list[str]) -> int:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--videos", type=Path, required=True, help="folder with a folder for each class")
+    parser.add_argument("--out", type=Path, required=True, help="folder to write into")
+    parser.add_argument("--val-share", type=float, help="part of the videos for val.csv; 0.2, or 0 with --splits")
+    parser.add_argument("--test-share", type=float, default=0, help="part of the videos for test.csv")
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--splits", type=Path, help="folder of the official split files of UCF101 or HMDB51")
+    parser.add_argument("--fold", type=int, default=1, help="which of the official splits")
+    parser.add_argument("--workers", type=int, default=8, help="folders that are looked through at once")
+    options = parser.parse_args(arguments)
+    if options.val_share is None:
+        options.val_share = 0 if options.splits else 0.2
+    if min(options.val_share, options.test_share) < 0 or options.val_share + options.test_share >= 1:
+        parser.error(f"--val-share {options.val_share} and --test-share {options.test_share}: expected shares from 0 on that leave some for training")
+    if options.splits and options.test_share:
+        parser.error("--test-share cannot be given with --splits, which say what the test videos are")
+    try:
+        if options.splits:
+            prepare_splits(options)
+        else:
+            prepare_folders(options)
+    except (InputError, OSError) as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 1
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))

@@ -1,0 +1,108 @@
+"""Videos -> folders of JPEG frames, and the lists that name them."""
+
+from __future__ import annotations
+
+import bisect
+import math
+import os
+import shutil
+from collections.abc import Iterator, Sequence
+from fractions import Fraction
+from pathlib import Path
+from typing import NamedTuple
+from uuid import uuid4
+
+import av
+import simplejpeg
+import torch
+
+from ..runtime.errors import InputError
+from .decode import DecodeError, PyAVReader
+from .functional import resize, short_side_size
+
+FRAMES_AT_ONCE = 16  # how many full-size frames are in memory at a time
+QUALITY = 95
+HALF = Fraction(1, 2)
+
+
+class FrameJob(NamedTuple):
+    """One video to extract: into `folder`/`name`, by way of `partial`. `fps` 0: the frames as they are; `short_side` 0: their own size."""
+
+    video: str
+    name: str
+    folder: str
+    partial: str
+    fps: float
+    short_side: int
+
+
+def extract_frames(job: FrameJob) -> int | str:
+    """Write `name`/`name`_000001.jpg and so on; returns the number of frames, or why the video cannot be read.
+
+    The folder appears when it is complete; one that is there is counted and left alone. Raises InputError where the disk does not take it.
+    """
+    final = Path(job.folder, job.name)
+    if final.exists():
+        return len(os.listdir(final)) or f"{final} is there, but empty"
+    torch.set_num_threads(1)
+    try:
+        temporary = Path(job.partial, f"{job.name}-{uuid4().hex}")
+        temporary.mkdir()
+        try:
+            num_frames = _write_frames(job, temporary)
+            os.rename(temporary, final)
+            return num_frames
+        finally:
+            shutil.rmtree(temporary, ignore_errors=True)
+    except DecodeError as error:
+        return str(error)
+    except OSError as error:
+        raise InputError(f"cannot write {final}: {error.strerror}; make room and start again, what is extracted is kept") from error
+
+
+def _write_frames(job: FrameJob, folder: Path) -> int:
+    with PyAVReader(job.video) as reader:
+        indices = resampled(frame_times(job.video), Fraction(job.fps).limit_denominator(1001)) if job.fps else list(range(len(reader)))
+        indices = [min(index, len(reader) - 1) for index in indices]
+        for first in range(0, len(indices), FRAMES_AT_ONCE):
+            frames = reader.read(indices[first : first + FRAMES_AT_ONCE])
+            height, width = frames.shape[1:3]
+            if 0 < job.short_side < min(height, width):  # smaller pictures would gain nothing but bytes
+                frames = resize(frames, *short_side_size(height, width, job.short_side))
+            for number, frame in enumerate(frames, first + 1):
+                jpeg = simplejpeg.encode_jpeg(frame.contiguous().numpy(), QUALITY, colorsubsampling="420")
+                (folder / f"{job.name}_{number:06d}.jpg").write_bytes(jpeg)
+    return len(indices)
+
+
+def resampled(times: Sequence[Fraction], fps: Fraction) -> list[int]:
+    """Times of frames in seconds -> the frame shown at each tick of `fps` a second, as `ffmpeg -r` has it: frames are repeated or left out.
+
+    A frame is shown from the tick nearest to its time on, the last one for as long as the others on average.
+    """
+    mean = (times[-1] - times[0]) / (len(times) - 1) if len(times) > 1 else 1 / fps
+    ticks = [math.floor((time - times[0]) * fps + HALF) for time in times]
+    end = max(1, math.floor((times[-1] - times[0] + mean) * fps + HALF))
+    return [bisect.bisect_right(ticks, tick) - 1 for tick in range(end)]
+
+
+def frame_times(video: str) -> list[Fraction]:
+    """The times of all frames in seconds, ascending; where the packets have none, as many as there are packets, at the rate the file gives."""
+    try:
+        with av.open(video) as container:
+            stream = container.streams.video[0]
+            packets = [packet for packet in container.demux(stream) if packet.size and not packet.is_discard]
+            times = sorted({packet.pts for packet in packets if packet.pts is not None})
+            if len(times) == len(packets) and stream.time_base:
+                return [time * stream.time_base for time in times]
+            return [number / (stream.average_rate or Fraction(25)) for number in range(len(packets))]
+    except (OSError, ValueError) as error:
+        raise DecodeError(str(error)) from error
+
+
+def frame_rows(videos: Sequence[tuple[str, int]]) -> Iterator[str]:
+    """(name, number of frames) of videos -> the lines of PySlowFast's list of frames."""
+    yield "original_vido_id video_id frame_id path labels\n"
+    for number, (name, num_frames) in enumerate(videos):
+        for frame in range(num_frames):
+            yield f'{name} {number} {frame} {name}/{name}_{frame + 1:06d}.jpg ""\n'

@@ -1,0 +1,226 @@
+"""What the scripts of data_prep/ share: finding videos, lists that read_records gives back as they were, reports of what is missing."""
+
+from __future__ import annotations
+
+import csv
+import io
+import os
+import re
+from collections import Counter, defaultdict
+from collections.abc import Iterable, Sequence
+from concurrent.futures import FIRST_COMPLETED, ThreadPoolExecutor, wait
+from pathlib import Path, PurePosixPath
+from typing import NamedTuple
+
+from tabulate import tabulate
+from tqdm import tqdm
+
+from ..runtime.errors import InputError
+from ..runtime.storage import atomic_write
+
+VIDEO_SUFFIXES = frozenset([".mp4", ".m4v", ".mov", ".mkv", ".webm", ".avi", ".mpg", ".mpeg", ".wmv", ".flv", ".3gp", ".ogv", ".ts"])
+SEPARATORS = (" ", ",", "\t", ";")
+WORST = 10  # classes of a shortfall that are shown; the file has all
+
+
+class Found(NamedTuple):
+    """A folder's files, as paths relative to it with forward slashes, in alphabetical order."""
+
+    videos: list[str]
+    empty: list[str]  # videos of no bytes: what downloads that failed leave behind
+    others: list[str]
+
+
+class Wanted(NamedTuple):
+    """A video that annotations name: its row there, its class (None in a test split), and its path in our list (None where it is missing)."""
+
+    row: Sequence[str]
+    label: int | None
+    path: str | None
+
+
+def find_videos(folder: Path, workers: int) -> Found:
+    """Look through a folder and all below it, `workers` folders at a time; hidden files are passed over. Raises InputError where it is none."""
+    if not folder.is_dir():
+        raise InputError(f"{folder} is not a folder; name the folder that holds the videos")
+    found = Found([], [], [])
+    with ThreadPoolExecutor(max(1, workers)) as pool, tqdm(desc="looking for videos", unit=" files", disable=None) as progress:
+        pending = {pool.submit(_scan, folder, ""): frozenset({_identity(folder)})}
+        while pending:
+            for future in wait(pending, return_when=FIRST_COMPLETED).done:
+                above = pending.pop(future)
+                folders, *files = future.result()
+                for names, more in zip(found, files, strict=True):
+                    names.extend(more)
+                    progress.update(len(more))
+                for name, identity in folders:
+                    if identity not in above:  # a link may lead back up
+                        pending[pool.submit(_scan, folder, name)] = above | {identity}
+    return Found(*map(sorted, found))
+
+
+def _scan(root: Path, folder: str) -> tuple[list[tuple[str, tuple[int, int]]], list[str], list[str], list[str]]:
+    """The folders in a folder, its videos, its empty videos, and other files."""
+    folders: list[tuple[str, tuple[int, int]]] = []
+    videos: list[str] = []
+    empty: list[str] = []
+    others: list[str] = []
+    with os.scandir(root / folder) as entries:
+        for entry in entries:
+            name = f"{folder}/{entry.name}" if folder else entry.name
+            if entry.name.startswith("."):
+                continue
+            if entry.is_dir():
+                folders.append((name, _identity(entry)))
+            elif PurePosixPath(name).suffix.lower() not in VIDEO_SUFFIXES or not entry.is_file():
+                others.append(name)
+            else:
+                (videos if entry.stat().st_size else empty).append(name)
+    return folders, videos, empty, others
+
+
+def _identity(folder: Path | os.DirEntry[str]) -> tuple[int, int]:
+    status = os.stat(folder)
+    return status.st_dev, status.st_ino
+
+
+def video_stem(path: str) -> str:
+    """The name of a video without its folder and its endings; some downloaders leave two, as in `x.mp4.mkv`."""
+    name = PurePosixPath(path)
+    while name.suffix.lower() in VIDEO_SUFFIXES:
+        name = name.with_suffix("")
+    return name.name
+
+
+def by_stem(videos: Iterable[str]) -> dict[str, list[str]]:
+    """name without endings -> the videos of that name, in the order given."""
+    stems = defaultdict(list)
+    for path in videos:
+        stems[video_stem(path)].append(path)
+    return dict(stems)
+
+
+def of_class(paths: Sequence[str], name: str) -> str | None:
+    """Of videos of one name the first that lies below a folder of its class, else the first of all; None of none."""
+    in_class = [path for path in paths if class_key(name) in map(class_key, path.split("/")[:-1])]
+    return next(iter([*in_class, *paths]), None)
+
+
+def class_key(name: str) -> str:
+    """What two spellings of a class name have in common: folders often have underscores for blanks."""
+    return " ".join(name.replace("_", " ").split()).casefold()
+
+
+def report_doubles(doubles: Sequence[tuple[str, Sequence[str]]]) -> None:
+    """Say which of several videos of one name was taken. `doubles`: (the one that was taken, all of that name)."""
+    if doubles:
+        taken, paths = doubles[0]
+        other = next(path for path in paths if path != taken)
+        print(f"{len(doubles)} names belong to several videos; the first is {video_stem(taken)}: took {taken}, not {other}")
+
+
+def listed_path(folder: Path, name: str, out: Path) -> str:
+    """How a list in `out` names a video: relative where it lies below `out`, so that both can be moved together; else from the root."""
+    path = Path(os.path.abspath(folder), name)
+    return path.relative_to(os.path.abspath(out)).as_posix() if path.is_relative_to(os.path.abspath(out)) else str(path)
+
+
+def write_list(path: Path, entries: Sequence[tuple[str, int]]) -> None:
+    """Write `path label` lines. They are separated by what is in no path, so that other projects read them too; failing that by a blank.
+
+    Raises InputError for a path that no list can hold, or where another list stands.
+    """
+    separator = next((mark for mark in SEPARATORS if not any(mark in name for name, _ in entries)), " ")
+    write_new(path, [f"{_quoted(_checked(name))}{separator}{label}\n" for name, label in entries])
+
+
+def write_class_names(path: Path, names: Sequence[str]) -> None:
+    """Write the names of the classes, one a line; with their numbers where the names look as if they had some. Raises InputError."""
+    for name in names:
+        if name != name.strip() or not name:
+            raise InputError(f"the class name {name!r} begins or ends with blanks; rename it")
+    numbered = all(re.match(r"\d+\s+\S", name) for name in names)
+    write_new(path, [f"{number} {_checked(name)}\n" if numbered else f"{_checked(name)}\n" for number, name in enumerate(names)])
+
+
+def write_new(path: Path, lines: Iterable[str]) -> None:
+    """Write a file; one that is there already is left as it is. Raises InputError where its content is another one."""
+    if path.exists():
+        with path.open("rb") as file:
+            if not all(file.readline() == line.encode() for line in lines) or file.read(1):
+                raise InputError(f"{path} exists with other content and is not overwritten; move it away, or name another --out")
+        return
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with atomic_write(path, "wb") as file:  # as bytes, because text would have the line ends and the encoding of this machine
+        file.writelines(line.encode() for line in lines)
+
+
+def write_split(out: Path, split: str, wanted: Sequence[Wanted], *, columns: Sequence[str], names: Sequence[str], inputs: Sequence[Path]) -> None:
+    """Write `<split>.csv` with the videos that are there, and the reports `<split>_missing.csv` and `<split>_shortfall.txt`; print a summary.
+
+    Videos without a label are listed with class 0. The reports tell of the last run and are replaced by the next one. `columns`: of the rows.
+    Raises InputError where a list with other content stands, or a report would overwrite one of `inputs`.
+    """
+    out.mkdir(parents=True, exist_ok=True)
+    missing_file, shortfall_file = out / f"{split}_missing.csv", out / f"{split}_shortfall.txt"
+    for path in inputs:
+        if any(report.exists() and path.samefile(report) for report in (missing_file, shortfall_file)):
+            raise InputError(f"{path} is read and would be overwritten by a report; name another --out")
+    missing = [item for item in wanted if item.path is None]
+    entries = [(item.path, item.label or 0) for item in wanted if item.path is not None]
+    if entries:
+        write_list(out / f"{split}.csv", entries)
+    write_csv(missing_file, columns, [item.row for item in missing])
+    table = _shortfall(wanted, names)
+    if table:
+        with atomic_write(shortfall_file, "wb") as file:
+            file.write((_table(table) + "\n").encode())
+    written = f" -> {out / f'{split}.csv'}" if entries else "; no list was written"
+    print(f"{split}: {len(entries):,} of {len(wanted):,} videos are there{written}")
+    if entries and all(item.label is None for item in wanted):
+        print(f"{split}: the annotations have no labels, class 0 stands for each: predictions can be made, accuracies would mean nothing")
+    if missing:
+        print(f"{split}: {len(missing):,} ({100 * len(missing) / len(wanted):.2f} %) are missing: {missing_file}")
+    worst = [row for row in table if row[2]]
+    if worst:
+        print(_table(worst[:WORST]))
+        print(f"(the worst {min(WORST, len(worst))} of {len(worst)} classes with missing videos; all classes: {shortfall_file})")
+
+
+def write_csv(path: Path, columns: Sequence[str], rows: Iterable[Sequence[str]]) -> None:
+    """Write a report; it tells of the last run and replaces an earlier one."""
+    text = io.StringIO()
+    writer = csv.writer(text, lineterminator="\n")
+    writer.writerow(columns)
+    writer.writerows(rows)
+    with atomic_write(path, "wb") as file:
+        file.write(text.getvalue().encode())
+
+
+def _shortfall(wanted: Sequence[Wanted], names: Sequence[str]) -> list[tuple[str, int, int, float]]:
+    """(class, wanted, missing, % missing), the worst first."""
+    total = Counter(item.label for item in wanted if item.label is not None)
+    gone = Counter(item.label for item in wanted if item.label is not None and item.path is None)
+    rows = [(names[label], total[label], gone[label], 100 * gone[label] / total[label]) for label in sorted(total)]
+    return sorted(rows, key=lambda row: (-row[3], -row[2]))
+
+
+def _table(rows: Sequence[tuple[str, int, int, float]]) -> str:
+    return tabulate(rows, headers=["class", "videos", "missing", "%"], floatfmt=".1f", disable_numparse=[0])
+
+
+def _checked(name: str) -> str:
+    """The name, where one line of UTF-8 can hold it."""
+    if name.splitlines() != [name]:
+        raise InputError(f"the name {name!r} holds a line break, which no list can; rename it")
+    try:
+        name.encode()
+    except UnicodeEncodeError as error:
+        raise InputError(f"the name {name!r} is not UTF-8, which lists are; rename it") from error
+    return name
+
+
+def _quoted(name: str) -> str:
+    """In quotes where a reader would take an end of the name for something else."""
+    quoted = name != name.strip() or name[0] in '"\ufeff' or name[-1] in ",;"
+    return f'"{name}"' if quoted else name
