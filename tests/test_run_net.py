@@ -12,10 +12,12 @@ import sys
 import time
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 import torch.distributed.run
 from conftest import DEMO, ROOT, RunNet, load_script, start, write_video
+from PIL import Image
 
 from video_iresnet.engine.checkpoint import list_checkpoints, load_checkpoint
 from video_iresnet.models import create_model
@@ -260,6 +262,62 @@ def test_a_test_counts_broken_videos_as_failed(trained: Path, shapes: Path, smal
         rows = list(csv.DictReader(file))
     assert [bool(row["error"]) for row in rows] == [False] * 6 + [True] * 2
     assert rows[6]["top1"] == ""
+
+
+@pytest.mark.parametrize("kind", ["frames", "folders"])
+def test_training_and_testing_on_extracted_frames(kind: str, small: list[str], tmp_path: Path, run_net: RunNet) -> None:
+    """Folders of JPEGs, by PySlowFast's lists and by TSM's."""
+    rng = np.random.default_rng(0)
+    for video in range(9):
+        for number in range(1, 7):
+            path = tmp_path / f"frames/{video}/{video}_{number:06d}.jpg"
+            path.parent.mkdir(parents=True, exist_ok=True)
+            Image.fromarray(rng.integers(0, 255, (40, 52, 3), np.uint8)).save(path)
+    header = "original_vido_id video_id frame_id path labels\n"
+    rows = "".join(f'{v} {v} {i} {v}/{v}_{i + 1:06d}.jpg ""\n' for v in range(9) for i in range(6))
+    (tmp_path / "list.csv").write_text(header + rows)
+    (tmp_path / "list.txt").write_text("".join(f"{video} 6 {video % 8}\n" for video in range(9)))
+    (tmp_path / "something-something-v2-labels.json").write_text(json.dumps({f"Doing {i}": str(i) for i in range(8)}))
+    for split in ("train", "validation"):
+        entries = [{"id": str(v), "template": f"Doing [{v % 8}]"} for v in range(9)]
+        (tmp_path / f"something-something-v2-{split}.json").write_text(json.dumps(entries))
+    name = "list.csv" if kind == "frames" else "list.txt"
+    lists = [word for key in ("TRAIN", "VAL", "TEST") for word in (f"DATA.{key}_LIST", name)]
+    more = ["DATA.PATH_TO_DATA_DIR", str(tmp_path), "DATA.PATH_PREFIX", "frames", "DATA.LIST_FORMAT", kind, "DATA.CLASS_NAMES", ""]
+    more += ["DATA.FRAME_NAMES", "{folder}_%06d.jpg", "DATA.SAMPLER", "segments", "SOLVER.MAX_EPOCH", "1", "SOLVER.WARMUP_EPOCHS", "0"]
+    assert run_net(*small, *more, *lists, "OUTPUT_DIR", str(tmp_path / "out")) == 0
+    with open(tmp_path / "out/predictions.csv") as file:
+        assert [(row["video"], row["label"], row["error"]) for row in csv.DictReader(file)] == [(str(v), str(v % 8), "") for v in range(9)]
+
+
+def test_strong_augmentation_trains(small: list[str], tmp_path: Path, run_net: RunNet) -> None:
+    strong = """AUG.NUM_SAMPLE 2 AUG.COLOR_JITTER 0.2 AUG.RAND_MAGNITUDE 7 AUG.RE_PROB 0.25 MIXUP.ENABLE True MIXUP.LABEL_SMOOTH_VALUE 0.1
+    DATA.TRAIN_JITTER_SCALES_RELATIVE [0.3,1] DATA.TRAIN_JITTER_ASPECT_RELATIVE [0.75,1.33] TEST.ENABLE False"""
+    assert run_net(*small, *strong.split(), "OUTPUT_DIR", str(tmp_path)) == 0
+    steps = stats_of(tmp_path, "train_iter_")
+    assert [s["iter"] for s in steps] == [f"{i}/6" for i in range(1, 7)] * 2
+    assert all(0 < float(str(s["loss"])) < 10 for s in steps)
+
+
+def test_a_worker_that_is_killed_ends_the_run_with_its_file(small: list[str], tmp_path: Path) -> None:
+    """A video that never ends: a named pipe. Its worker is killed, as the system does when memory runs out."""
+    os.mkfifo(tmp_path / "endless.mp4")
+    (tmp_path / "list.csv").write_text("".join(f"{tmp_path}/endless.mp4 {i}\n" for i in range(8)))
+    lists = [word for key in ("TRAIN", "VAL") for word in (f"DATA.{key}_LIST", str(tmp_path / "list.csv"))]
+    more = ["DATA_LOADER.NUM_WORKERS", "1", "TEST.ENABLE", "False", "OUTPUT_DIR", str(tmp_path / "out")]
+    process = start("tools/run_net.py", "--cfg", DEMO, *small, *lists, *more)
+    worker = ""
+    for _ in range(300):
+        worker = subprocess.run(["pgrep", "-P", str(process.pid)], capture_output=True, text=True, check=False).stdout.split("\n")[0]
+        if worker and (tmp_path / "out/stdout.log").exists() and "training iresnet-18" in (tmp_path / "out/stdout.log").read_text():
+            break
+        time.sleep(0.1)
+    time.sleep(1)
+    os.kill(int(worker), signal.SIGKILL)
+    output, _ = process.communicate(timeout=60)
+    assert process.returncode == 1, output
+    assert re.search(r"\nerror: a decoding worker \(pid \d+\) was killed[^\n]* while reading /[^\n]*endless.mp4; [^\n]*\n$", output), output
+    assert "Traceback" not in output
 
 
 def test_fewer_than_five_classes(shapes: Path, small: list[str], tmp_path: Path, run_net: RunNet) -> None:
