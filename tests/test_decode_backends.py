@@ -191,13 +191,35 @@ def test_what_another_library_does_not_read_is_logged_once(files: Path, caplog: 
     assert caplog.messages == [f"decord does not read {path} exactly (mpeg4 in mov); pyav reads it, and others like it"]
 
 
-def test_other_libraries_do_read(files: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("backend", ["torchcodec", "decord"])
+def test_other_libraries_do_read(files: Path, backend: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """PyAV stands in for them only where it must."""
     path, _ = written(files, "h264_long_gop.mp4")
-    for backend in ("torchcodec", "decord"):
-        with opened(path, backend) as reader:
-            monkeypatch.setattr(reader, "_picture", lambda frame: pytest.fail("PyAV has read the frame"))
-            assert shown_numbers(reader.read([7, 50])) == [7, 50]
+    with opened(path, backend) as reader:
+        monkeypatch.setattr(reader, "_picture", lambda frame: pytest.fail("PyAV has read the frame"))
+        assert shown_numbers(reader.read([7, 50])) == [7, 50]
+
+
+def test_an_old_torchcodec_does_not_turn_pictures(files: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its metadata do not speak of rotation then; PyAV reads such files, and such files alone."""
+    opened(written(files, "turned_90.mp4")[0], "torchcodec")
+    monkeypatch.setattr("video_iresnet.data.decode_torchcodec.VideoDecoder", OldDecoder)
+    with opened(files / "turned_90.mp4", "torchcodec") as reader:
+        assert torch.equal(reader.read([5, 7]), written(files, "turned_90.mp4")[1][[5, 7]])
+    with opened(written(files, "h264_long_gop.mp4")[0], "torchcodec") as reader, pytest.raises(pytest.fail.Exception):
+        reader.read([5])
+
+
+class OldDecoder:
+    metadata = None
+
+    def __init__(self, path: str, **options: object) -> None: ...
+
+    def __len__(self) -> int:
+        return 60
+
+    def get_frames_at(self, indices: list[int]) -> None:
+        pytest.fail("torchcodec was asked")
 
 
 @pytest.mark.parametrize("backend", ["torchcodec", "decord"])

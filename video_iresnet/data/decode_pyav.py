@@ -216,10 +216,8 @@ class PyAVReader:
                 self._restart()
                 frame = self._advance(time)
         except (OSError, ValueError) as error:
-            self._position = math.inf
             raise DecodeError(_reason(error)) from error
         if frame is None:
-            self._position = math.inf
             raise DecodeError(f"frame {index} of {len(self)} cannot be decoded")
         return frame
 
