@@ -232,6 +232,13 @@ def test_an_absent_library_is_one_clear_line(backend: str, monkeypatch: pytest.M
     assert "\n" not in str(caught.value)
 
 
+def test_torchcodec_without_ffmpeg_is_one_clear_line(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(pytest.importorskip("torchcodec", reason="torchcodec is not installed"), "ffmpeg_major_version", None)
+    monkeypatch.delitem(sys.modules, "video_iresnet.data.decode_torchcodec", raising=False)
+    with pytest.raises(InputError, match="no shared libraries of FFmpeg; pip install torchcodec, and install FFmpeg's shared libraries"):
+        load_backend("torchcodec")
+
+
 def test_an_unknown_decoder() -> None:
     with pytest.raises(InputError, match="no decoder 'opencv'; expected one of pyav, torchcodec, decord"):
         load_backend("opencv")

@@ -11,9 +11,10 @@ from conftest import numbered_frame, shown_numbers, write_video
 from iopath.common.file_io import PathHandler
 from PIL import Image
 
-from video_iresnet.data.decode import DecodeError, open_video
+from video_iresnet.data.decode import DecodeError, load_backend, open_video
 from video_iresnet.data.decode_frames import FrameReader
 from video_iresnet.data.records import Record
+from video_iresnet.runtime.errors import InputError
 from video_iresnet.runtime.storage import path_manager
 
 
@@ -94,8 +95,10 @@ def _elsewhere() -> None:
 @pytest.mark.usefixtures("_elsewhere")
 @pytest.mark.parametrize("backend", ["pyav", "torchcodec", "decord"])
 def test_remote_paths(tmp_path: Path, backend: str) -> None:
-    if backend != "pyav":
-        pytest.importorskip(backend, reason=f"{backend} is not installed")
+    try:
+        load_backend(backend)
+    except InputError as error:
+        pytest.skip(str(error))
     Elsewhere.folder = tmp_path
     write_video(tmp_path / "a.mp4", 20)
     write_frames(tmp_path / "b", [0, 1, 2])
