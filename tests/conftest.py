@@ -55,15 +55,17 @@ def write_video(
     options: dict[str, str] | None = None,
     rotation: int = 0,
     live: bool = False,
+    front: bool = False,
 ) -> Path:
     """Write a video of (height, width) `size` whose frame i shows the number i as a row of eight black or white squares.
 
     `times`: presentation times in milliseconds, for a variable frame rate; else 25 frames a second. `options`: more for the encoder.
     `rotation`: an MP4 that asks its player to turn the picture clockwise by 90, 180 or 270 degrees, as phones do. `live`: a header without
-    duration, frame count or index, as of a stream.
+    duration, frame count or index, as of a stream. `front`: an MP4 whose tables come before its frames.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
-    with av.open(str(path), "w", container_options={"live": "1"} if live else {}) as container:
+    container_options = {**({"live": "1"} if live else {}), **({"movflags": "faststart"} if front else {})}
+    with av.open(str(path), "w", container_options=container_options) as container:
         encoder = ENCODERS.get(codec, lambda gop: {"g": gop, "qscale": "3"})(str(gop))
         stream = container.add_stream(codec, rate=25, options={**encoder, **(options or {})})
         stream.height, stream.width, stream.pix_fmt = *size, pix_fmt

@@ -25,7 +25,7 @@ def _torchcodec() -> Backend:
         from .decode_torchcodec import TorchCodecReader
     except (ImportError, OSError, RuntimeError) as error:  # a RuntimeError where it is installed but finds no FFmpeg
         raise InputError(
-            f"the decoder torchcodec cannot be loaded: {_reason(error)}; pip install torchcodec, and FFmpeg's shared libraries"
+            f"the decoder torchcodec cannot be loaded: {_reason(error)}; pip install torchcodec, and install FFmpeg's shared libraries"
         ) from error
     return TorchCodecReader
 
@@ -56,4 +56,4 @@ def load_backend(name: str) -> Backend:
 
 
 def _reason(error: Exception) -> str:
-    return (str(error).strip().splitlines() or [type(error).__name__])[0]
+    return (str(error).strip().splitlines() or [type(error).__name__])[0].rstrip(".:")

@@ -17,7 +17,5 @@ class DecordReader(OtherReader):
         codec, container = self._stream.codec_context.name, self._container.format.name
         if codec != "h264" or "mp4" not in container:
             raise UnfitError(f"{codec} in {container.split(',')[0]}")
-        if self.quarter_turns:
-            raise UnfitError("it is to be turned")
         decoder = decord.VideoReader(self._local, num_threads=1)
         return len(decoder), lambda indices: torch.from_numpy(decoder.get_batch(indices).asnumpy())

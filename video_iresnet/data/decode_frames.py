@@ -4,16 +4,17 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+import numpy as np
+import simplejpeg
 import torch
 from torch import Tensor
-from torchvision.io import ImageReadMode, decode_jpeg, read_file
 
 from ..runtime.storage import path_manager
 from .reader import DecodeError
 
 
 class FrameReader:
-    """The files `pattern % number` for the numbers first_frame .. first_frame + num_frames - 1; a file is opened only when it is read."""
+    """The files `pattern % number`, numbers from `first_frame` on; a file is opened only when its frame is read."""
 
     def __init__(self, pattern: str, first_frame: int, num_frames: int, *, fps: float = 30) -> None:
         self.pattern = pattern
@@ -30,21 +31,27 @@ class FrameReader:
         return self.num_frames
 
     def read(self, indices: Sequence[int]) -> Tensor:
-        """See Reader."""
+        """See Reader. Raises DecodeError also where the frames have several sizes."""
         frames = {index: self._frame(index) for index in sorted(set(indices))}
-        sizes = {tuple(frame.shape[1:]): index for index, frame in frames.items()}
+        sizes: dict[tuple[int, int], int] = {}
+        for index, frame in frames.items():
+            sizes.setdefault((frame.shape[1], frame.shape[0]), index)
         if len(sizes) > 1:
-            named = ", ".join(f"{width}x{height} ({self._path(index)})" for (height, width), index in sizes.items())
+            named = ", ".join(f"{width}x{height} ({self._path(index)})" for (width, height), index in sizes.items())
             raise DecodeError(f"its frames have several sizes: {named}")
-        return torch.stack([frames[index] for index in indices]).permute(0, 2, 3, 1)
+        return torch.from_numpy(np.stack([frames[index] for index in indices]))
 
-    def _frame(self, index: int) -> Tensor:
+    def _frame(self, index: int) -> np.ndarray:
+        """(H, W, 3)."""
         path = self._path(index)
         try:
-            frame: Tensor = decode_jpeg(read_file(path_manager.get_local_path(path)), ImageReadMode.RGB)
-        except (OSError, RuntimeError) as error:
-            raise DecodeError(f"{path}: {error}") from error
-        return frame
+            with open(path_manager.get_local_path(path), "rb") as file:
+                return np.asarray(simplejpeg.decode_jpeg(file.read(), "RGB"))
+        except (OSError, ValueError) as error:
+            raise DecodeError(f"{path}: {getattr(error, 'strerror', None) or error}") from error
 
     def _path(self, index: int) -> str:
-        return self.pattern % (self.first_frame + index)
+        try:
+            return self.pattern % (self.first_frame + index)
+        except (TypeError, ValueError) as error:
+            raise DecodeError(f"the pattern of its frames is {self.pattern!r}; expected one number, as in 74225/%06d.jpg") from error

@@ -92,14 +92,14 @@ class PyAVReader:
             places.setdefault(index, []).append(place)
         self._wanted = {self._times[index] for index in places}
         self._last_wanted = max(self._wanted, default=-math.inf)
-        frames: Tensor | None = None
+        frames = torch.empty(0)
         for index in sorted(places):
             picture = self._picture(self._frame(index))
-            if frames is None:
+            if not frames.numel():
                 frames = torch.empty(len(indices), *picture.shape, dtype=torch.uint8)
             for place in places[index]:
                 frames.numpy()[place] = picture
-        return torch.empty(0, *self._size[::-1], 3, dtype=torch.uint8) if frames is None else frames
+        return frames
 
     def _open(self) -> None:
         try:
@@ -216,10 +216,8 @@ class PyAVReader:
                 self._restart()
                 frame = self._advance(time)
         except (OSError, ValueError) as error:
-            self._position = math.inf
             raise DecodeError(_reason(error)) from error
         if frame is None:
-            self._position = math.inf
             raise DecodeError(f"frame {index} of {len(self)} cannot be decoded")
         return frame
 

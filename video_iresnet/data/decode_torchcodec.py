@@ -3,10 +3,14 @@
 from __future__ import annotations
 
 import torch
+import torchcodec
 from torch import Tensor
 from torchcodec.decoders import VideoDecoder
 
 from .decode_other import OtherReader, Read, UnfitError
+
+if getattr(torchcodec, "ffmpeg_major_version", 0) is None:  # since 0.16 it can be imported without FFmpeg, for pictures alone
+    raise ImportError("it finds no shared libraries of FFmpeg")
 
 
 class TorchCodecReader(OtherReader):

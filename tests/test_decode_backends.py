@@ -1,0 +1,244 @@
+"""Every decoder gives the frames that decoding the whole file gives, for every kind of file; none of them invents frames."""
+
+from __future__ import annotations
+
+import logging
+import random
+import struct
+import sys
+from pathlib import Path
+
+import av
+import numpy as np
+import pytest
+import torch
+from av.video.reformatter import VideoReformatter
+from conftest import shown_numbers, write_video
+from torch import Tensor
+
+from video_iresnet.data import decode_other
+from video_iresnet.data.decode import BACKENDS, DecodeError, Reader, load_backend, open_video
+from video_iresnet.data.records import Record
+from video_iresnet.runtime.errors import InputError
+
+VARIABLE = [0, 40, 50, 130, 140, 300, 310, 320, 480, 500, 501, 600, 777, 800, 900, 1000, 1010, 1200, 1210, 1300]
+LATE = [5000 + 40 * number for number in range(30)]
+X265_LAYERS = "log-level=none:crf=10:keyint=30:pools=1:temporal-layers=3:bframes=4:b-pyramid=1"
+KINDS = {
+    "h264_long_gop.mp4": {"gop": 250, "options": {"bf": "3", "b-pyramid": "normal"}},
+    "h264_short_gop.mov": {"gop": 6},
+    "h264_no_b.mp4": {"options": {"bf": "0"}},
+    "h264_open_gop.mkv": {"options": {"x264-params": "open-gop=1:bframes=3"}},
+    "h264_intra_refresh.mkv": {"options": {"x264-params": "intra-refresh=1:keyint=20"}},
+    "h264_interlaced.mp4": {"size": (64, 64), "options": {"x264-params": "tff=1:bframes=2"}},
+    "h264_broadcast.ts": {},
+    "h264_without_times.avi": {},
+    "hevc.mp4": {"codec": "libx265"},
+    "hevc_layers.mp4": {"codec": "libx265", "options": {"x265-params": X265_LAYERS}},
+    "vp9.webm": {"codec": "libvpx-vp9"},
+    "av1.mp4": {"codec": "libsvtav1"},
+    "mpeg4.avi": {"codec": "mpeg4"},
+    "mpeg4_b.avi": {"codec": "mpeg4", "options": {"bf": "2"}},
+    "mpeg4_b.mp4": {"codec": "mpeg4", "options": {"bf": "2"}},
+    "mpeg2.mpg": {"codec": "mpeg2video", "options": {"bf": "2"}},
+    "live.mkv": {"live": True},
+    "variable.mp4": {"times": VARIABLE, "num_frames": 20},
+    "variable.mkv": {"times": VARIABLE, "num_frames": 20},
+    "late.mkv": {"times": LATE, "num_frames": 30},
+    "even.mp4": {"size": (46, 66)},
+    "odd.mkv": {"size": (47, 67), "pix_fmt": "yuv444p"},
+    "ten_bits.mp4": {"pix_fmt": "yuv420p10le"},
+    "full_range.mp4": {"pix_fmt": "yuvj420p"},
+    "bt709.mp4": {"options": {"colorspace": "bt709"}},
+    "one.mp4": {"num_frames": 1},
+    "many.mp4": {"num_frames": 2000, "size": (16, 16), "gop": 100},
+    "turned_90.mp4": {"rotation": 90},
+    "turned_180.mp4": {"rotation": 180},
+    "turned_270.mp4": {"rotation": 270},
+}
+TURNS = {"turned_90.mp4": -1, "turned_180.mp4": 2, "turned_270.mp4": 1}  # quarter turns, counterclockwise
+# torchcodec and decord convert colours with another version of FFmpeg than PyAV's: a level of rounding may differ (here: none does).
+TOLERANCE = {"pyav": 0, "torchcodec": 1, "decord": 1}
+
+
+@pytest.fixture(scope="module")
+def files(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tmp_path_factory.mktemp("files")
+
+
+def written(folder: Path, name: str) -> tuple[Path, Tensor]:
+    """A file of KINDS and all of its frames, upright, from one plain decoding of the whole file."""
+    path, everything = folder / name, folder / f"{name}.pt"
+    options = {"num_frames": 60, **KINDS[name]}
+    codec = options.get("codec", "libx264")
+    if codec not in av.codecs_available:
+        pytest.skip(f"PyAV was built without {codec}")
+    if not path.exists():
+        write_video(path, options.pop("num_frames"), **options)
+        torch.save(torch.rot90(decoded(path), TURNS.get(name, 0), (1, 2)), everything)
+    return path, torch.load(everything)
+
+
+def decoded(path: Path) -> Tensor:
+    reformatter = VideoReformatter()
+    with av.open(str(path)) as container:
+        frames = [reformatter.reformat(f, f.width, f.height, "rgb24", threads=1).to_ndarray() for f in container.decode(video=0)]
+    return torch.from_numpy(np.stack(frames))
+
+
+def opened(path: Path, backend: str) -> Reader:
+    try:
+        load_backend(backend)
+    except InputError as error:
+        pytest.skip(str(error))
+    return open_video(Record(path.name, str(path), 0), backend)
+
+
+@pytest.mark.parametrize("backend", BACKENDS)
+@pytest.mark.parametrize("name", KINDS)
+def test_the_frames_are_those_of_the_whole_file(files: Path, name: str, backend: str) -> None:
+    path, everything = written(files, name)
+    num_frames = KINDS[name].get("num_frames", 60)
+    rng = random.Random(0)
+    with opened(path, backend) as reader:
+        assert len(reader) == num_frames
+        frames = reader.read(range(num_frames))
+        assert frames.shape == everything.shape
+        if name not in TURNS:
+            assert shown_numbers(frames) == [number % 256 for number in range(num_frames)]
+        clips = [[rng.randrange(num_frames) for _ in range(rng.randint(1, 8))] for _ in range(12)]
+        for clip in [list(range(num_frames)), *clips, *map(sorted, clips)]:
+            frames = reader.read(clip)
+            assert frames.dtype == torch.uint8
+            assert frames.is_contiguous()
+            assert (frames.int() - everything[clip].int()).abs().max() <= TOLERANCE[backend], clip
+    for clip in clips[:4]:
+        with opened(path, backend) as reader:
+            assert (reader.read(clip).int() - everything[clip].int()).abs().max() <= TOLERANCE[backend], clip
+
+
+@pytest.mark.parametrize("backend", BACKENDS)
+def test_frame_rates(files: Path, backend: str) -> None:
+    """25 frames a second, but 19 frame intervals in 1.3 seconds."""
+    for name, fps in {
+        "h264_long_gop.mp4": 25,
+        "live.mkv": 25,
+        "variable.mkv": 19 / 1.3,
+        "one.mp4": 25,
+        "h264_without_times.avi": 25,
+        "late.mkv": 25,
+    }.items():
+        with opened(written(files, name)[0], backend) as reader:
+            assert reader.fps == pytest.approx(fps), name
+
+
+def test_a_turned_picture_is_upright(files: Path) -> None:
+    """A phone held upright stores a lying picture and the order to turn it clockwise: its left column is on top then."""
+    lying = decoded(written(files, "turned_90.mp4")[0])
+    with opened(files / "turned_90.mp4", "pyav") as reader:
+        upright = reader.read([5])[0]
+    assert upright.shape == (64, 48, 3)
+    assert torch.equal(upright[0], lying[5, :, 0].flip(0))
+
+
+def trimmed(path: Path, first: int) -> Path:
+    """Let the edit list of an MP4 of 25 frames a second start at frame `first`."""
+    data = bytearray(path.read_bytes())
+    place = data.index(b"elst") + 16  # after version, count and duration: the time in the media
+    (start,) = struct.unpack_from(">i", data, place)
+    struct.pack_into(">i", data, place, start + first * 512)
+    path.write_bytes(data)
+    return path
+
+
+@pytest.mark.parametrize("backend", BACKENDS)
+def test_what_an_edit_list_cuts_off_is_not_there(tmp_path: Path, backend: str) -> None:
+    """A trimmed video is no truncated one, and its first frame is the first one shown."""
+    with opened(trimmed(write_video(tmp_path / "a.mp4", 60), 15), backend) as reader:
+        assert len(reader) == 45
+        assert shown_numbers(reader.read([0, 44, 3])) == [15, 59, 18]
+        assert shown_numbers(reader.read(range(45))) == list(range(15, 60))
+
+
+@pytest.mark.parametrize("backend", BACKENDS)
+@pytest.mark.parametrize(("name", "codec"), [("a.mp4", "libx264"), ("a.mkv", "libx264"), ("a.webm", "libvpx-vp9"), ("a.avi", "mpeg4")])
+def test_truncated_files(tmp_path: Path, name: str, codec: str, backend: str) -> None:
+    path = write_video(tmp_path / name, 60, size=(96, 128), codec=codec, front=name == "a.mp4")
+    whole = path.read_bytes()
+    for share in (0.6, 0.9):
+        path.write_bytes(whole[: int(len(whole) * share)])
+        with pytest.raises(DecodeError, match="truncated"):
+            opened(path, backend)
+
+
+@pytest.mark.parametrize("backend", BACKENDS)
+def test_a_damaged_frame_is_neither_skipped_nor_repeated(tmp_path: Path, backend: str) -> None:
+    path = write_video(tmp_path / "a.mp4", 60, size=(96, 128), gop=30)
+    data = bytearray(path.read_bytes())
+    middle = len(data) // 2
+    data[middle : middle + 300] = bytes(300)
+    path.write_bytes(data)
+    with opened(path, backend) as reader, pytest.raises(DecodeError, match="Invalid data"):
+        reader.read(range(60))
+
+
+def test_what_another_library_does_not_read_is_logged_once(files: Path, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch) -> None:
+    path, _ = written(files, "mpeg4_b.mp4")
+    monkeypatch.setattr(decode_other, "noted", set())
+    monkeypatch.setattr(logging.getLogger("video_iresnet"), "propagate", True)
+    for _ in range(2):
+        opened(path, "decord").read([3])
+    assert caplog.messages == [f"decord does not read {path} exactly (mpeg4 in mov); pyav reads it, and others like it"]
+
+
+@pytest.mark.parametrize("backend", ["torchcodec", "decord"])
+def test_other_libraries_do_read(files: Path, backend: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """PyAV stands in for them only where it must."""
+    path, _ = written(files, "h264_long_gop.mp4")
+    with opened(path, backend) as reader:
+        monkeypatch.setattr(reader, "_picture", lambda frame: pytest.fail("PyAV has read the frame"))
+        assert shown_numbers(reader.read([7, 50])) == [7, 50]
+
+
+def test_an_old_torchcodec_does_not_turn_pictures(files: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its metadata do not speak of rotation then; PyAV reads such files, and such files alone."""
+    opened(written(files, "turned_90.mp4")[0], "torchcodec")
+    monkeypatch.setattr("video_iresnet.data.decode_torchcodec.VideoDecoder", OldDecoder)
+    with opened(files / "turned_90.mp4", "torchcodec") as reader:
+        assert torch.equal(reader.read([5, 7]), written(files, "turned_90.mp4")[1][[5, 7]])
+    with opened(written(files, "h264_long_gop.mp4")[0], "torchcodec") as reader, pytest.raises(pytest.fail.Exception):
+        reader.read([5])
+
+
+class OldDecoder:
+    metadata = None
+
+    def __init__(self, path: str, **options: object) -> None: ...
+
+    def __len__(self) -> int:
+        return 60
+
+    def get_frames_at(self, indices: list[int]) -> None:
+        pytest.fail("torchcodec was asked")
+
+
+@pytest.mark.parametrize("backend", ["torchcodec", "decord"])
+def test_an_absent_library_is_one_clear_line(backend: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, backend, None)
+    monkeypatch.setitem(sys.modules, "torchcodec.decoders", None)
+    monkeypatch.delitem(sys.modules, f"video_iresnet.data.decode_{backend}", raising=False)
+    with pytest.raises(InputError, match=f"pip install {backend}") as caught:
+        open_video(Record("a.mp4", "a.mp4", 0), backend)
+    assert "\n" not in str(caught.value)
+
+
+def test_torchcodec_without_ffmpeg_is_one_clear_line(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(pytest.importorskip("torchcodec", reason="torchcodec is not installed"), "ffmpeg_major_version", None)
+    monkeypatch.delitem(sys.modules, "video_iresnet.data.decode_torchcodec", raising=False)
+    with pytest.raises(InputError, match="no shared libraries of FFmpeg; pip install torchcodec, and install FFmpeg's shared libraries"):
+        load_backend("torchcodec")
+
+
+def test_an_unknown_decoder() -> None:
+    with pytest.raises(InputError, match="no decoder 'opencv'; expected one of pyav, torchcodec, decord"):
+        load_backend("opencv")
