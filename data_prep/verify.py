@@ -127,32 +127,38 @@ def decode_all(path: str, error_detection: str) -> dict[str, Any]:
         if error_detection:
             stream.codec_context.options = {"err_detect": error_detection}
         num_packets, num_shown, num_frames, times, end = 0, 0, 0, [], 0
+        failure = None
         try:
             for packet in container.demux(stream):
                 num_packets += bool(packet.size)
                 num_shown += bool(packet.size) and not packet.is_discard
-                for frame in packet.decode():
-                    num_frames += 1
-                    if frame.pts is not None:
-                        times.append(frame.pts)
-                        end = max(end, frame.pts + frame.duration)
+                try:
+                    for frame in packet.decode() if failure is None else ():
+                        num_frames += 1
+                        if frame.pts is not None:
+                            times.append(frame.pts)
+                            end = max(end, frame.pts + frame.duration)
+                except (OSError, ValueError) as error:  # the packets behind tell whether the end is missing
+                    failure = BadVideoError("unreadable", f"{reason(error)} after frame {num_frames}")
         except (OSError, ValueError) as error:
             raise BadVideoError("unreadable", f"{reason(error)} after frame {num_frames}") from error
+        if "mp4" in container.format.name and num_packets < stream.frames:  # its sample table is exact
+            raise BadVideoError("truncated", f"{num_packets} of {stream.frames} frames are there")
+        if failure is not None:
+            raise failure
         if not num_frames:
             raise BadVideoError("no frames", "it has no frames" if not num_packets else f"none of its {num_packets} frames can be decoded")
         seconds = np.sort(np.array(times, float)) * float(stream.time_base)
-        find_truncation(container, num_packets, num_shown, num_frames, float(end * stream.time_base))
+        find_truncation(container, num_shown, num_frames, float(end * stream.time_base))
         found = {"codec": stream.codec_context.name, "height": stream.height, "width": stream.width, "num_frames": num_frames}
         return {**found, **pace(seconds, num_frames, float(stream.average_rate or 0), float(stream.time_base))}
 
 
-def find_truncation(container: Any, num_packets: int, num_shown: int, num_frames: int, end: float) -> None:
+def find_truncation(container: Any, num_shown: int, num_frames: int, end: float) -> None:
     """Raise BadVideoError where there is less than the header claims. `end`: of the last frame, in seconds."""
     stream, name = container.streams.video[0], container.format.name
     claimed = stream.frames
-    if "mp4" in name:  # its sample table is exact
-        if num_packets < claimed:
-            raise BadVideoError("truncated", f"{num_packets} of {claimed} frames are there")
+    if "mp4" in name:
         if num_frames < num_shown:
             raise BadVideoError("truncated", f"{num_frames} of {num_shown} frames can be decoded")
     elif num_frames < claimed - max(2, claimed // 100):  # writers of AVI count some frames that are not there
