@@ -207,7 +207,14 @@ def encode(container: InputContainer, file: IO[bytes], settings: Settings, comme
 
 def add_stream(target: Any, source: VideoStream, picture: VideoFrame, is_transposed: bool, settings: Settings) -> VideoStream:
     """An H.264 stream for such pictures, with the source's clock, shape of pixels and colours."""
-    options = {"crf": str(settings.crf), "g": str(settings.gop), "preset": settings.preset, "tune": "fastdecode", "x264-params": X264}
+    options = {
+        "crf": str(settings.crf),
+        "g": str(settings.gop),
+        "preset": settings.preset,
+        "tune": "fastdecode",
+        "flags": "+frame_duration",
+        "x264-params": X264,
+    }
     stream: VideoStream = target.add_stream("libx264", rate=source.average_rate or 25, options=options)
     context = stream.codec_context
     context.thread_count = 1  # the number of threads would change the bits

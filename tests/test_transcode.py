@@ -85,7 +85,7 @@ def test_same_frames_at_the_same_times(script: ModuleType, tmp_path: Path, name:
     scale = min(1, 64 / min(height, width))
     assert after["size"] == (round(height * scale / 2) * 2, round(width * scale / 2) * 2)
     assert np.diff([*after["keyframes"], len(after["times"])]).max() <= 16
-    assert after["duration"] == pytest.approx(after["times"][-1] + 0.04, abs=0.041)
+    assert after["duration"] == pytest.approx(after["times"][-1] + 0.04, abs=0.06)  # MP4 counts in the order of decoding
     assert source.read_bytes() == original
 
 
