@@ -21,7 +21,7 @@ import os
 import platform
 import sys
 from collections.abc import Iterator
-from contextlib import closing
+from contextlib import closing, suppress
 from pathlib import Path
 from typing import IO, Any, NamedTuple
 
@@ -150,20 +150,44 @@ def timed_frames(container: InputContainer) -> Iterator[VideoFrame]:
                 frame.time_base = stream.time_base
                 yield frame
     except (OSError, ValueError) as error:
-        raise SourceError(reason(error)) from error
+        with suppress(OSError, ValueError):
+            num_packets += sum(bool(packet.size) for packet in container.demux(stream))
+        raise SourceError(truncation(container, num_packets) or reason(error)) from error
     if previous < 0:
         raise SourceError("it has no frames")
-    # The sample table of MP4 and MOV is exact, so fewer packets mean that the end of the file is missing.
-    if "mp4" in container.format.name and num_packets < stream.frames:
-        raise SourceError(f"it is truncated: {num_packets} of {stream.frames} frames are there")
+    if truncation(container, num_packets):
+        raise SourceError(truncation(container, num_packets))
+
+
+def truncation(container: InputContainer, num_packets: int) -> str:
+    """Empty, or that the end is missing: the sample table of MP4 and MOV is exact, so fewer packets tell it."""
+    claimed = container.streams.video[0].frames if "mp4" in container.format.name else 0
+    return f"it is truncated: {num_packets} of {claimed} frames are there" if num_packets < claimed else ""
+
+
+class Output:
+    """A file for PyAV to write to. It keeps the reason why the disk takes no more, which PyAV may lose."""
+
+    def __init__(self, file: IO[bytes]) -> None:
+        self.seek, self.tell = file.seek, file.tell
+        self._write = file.write
+        self.error: OSError | None = None
+
+    def write(self, data: bytes) -> int:
+        try:
+            return self._write(data)
+        except OSError as error:
+            self.error = error
+            raise
 
 
 def encode(container: InputContainer, file: IO[bytes], settings: Settings, comment: str) -> int:
     """Encode all frames into an MP4 file and return their number. Raises SourceError, or OSError where `file` does not take it."""
     pictures = Pictures(settings.short_side)
+    output = Output(file)
     num_frames = 0
     try:
-        with av.open(file, "w", format="mp4") as target:
+        with av.open(output, "w", format="mp4") as target:
             target.metadata["comment"] = comment
             stream = None
             for frame in timed_frames(container):
@@ -174,13 +198,23 @@ def encode(container: InputContainer, file: IO[bytes], settings: Settings, comme
             if stream is not None:
                 target.mux(stream.encode())
     except av.FFmpegError as error:
-        raise SourceError(f"it cannot be encoded: {reason(error)}") from error
+        if output.error is None:
+            raise SourceError(f"it cannot be encoded: {reason(error)}") from error
+    if output.error is not None:
+        raise output.error
     return num_frames
 
 
 def add_stream(target: Any, source: VideoStream, picture: VideoFrame, is_transposed: bool, settings: Settings) -> VideoStream:
     """An H.264 stream for such pictures, with the source's clock, shape of pixels and colours."""
-    options = {"crf": str(settings.crf), "g": str(settings.gop), "preset": settings.preset, "tune": "fastdecode", "x264-params": X264}
+    options = {
+        "crf": str(settings.crf),
+        "g": str(settings.gop),
+        "preset": settings.preset,
+        "tune": "fastdecode",
+        "flags": "+frame_duration",
+        "x264-params": X264,
+    }
     stream: VideoStream = target.add_stream("libx264", rate=source.average_rate or 25, options=options)
     context = stream.codec_context
     context.thread_count = 1  # the number of threads would change the bits

@@ -1,0 +1,163 @@
+"""The same work in one process, in several and on a Ray cluster; whoever is killed, nothing hangs and nothing runs on."""
+
+from __future__ import annotations
+
+import os
+import signal
+import sys
+import time
+from collections.abc import Callable, Iterator
+from contextlib import closing
+from pathlib import Path
+
+import pytest
+from conftest import ROOT, start, write_video
+
+from video_iresnet.data.records import read_records
+from video_iresnet.runtime.errors import InputError
+from video_iresnet.runtime.jobs import run_jobs
+
+
+def square(number: int) -> tuple[int, int]:
+    return number * number, os.getpid()
+
+
+def refuse(number: int) -> int:
+    if number == 3:
+        raise InputError("three is refused")
+    return number
+
+
+def die(number: int) -> int:
+    if number == 2:
+        os.kill(os.getpid(), signal.SIGKILL)
+    return number
+
+
+def sleep(seconds: float) -> float:
+    time.sleep(seconds)
+    return seconds
+
+
+@pytest.mark.parametrize("workers", [0, 2])
+def test_every_item_once_with_its_own_result(workers: int) -> None:
+    pairs = list(run_jobs(square, range(30), workers=workers, description="squares"))
+    assert sorted((item, result) for item, (result, _) in pairs) == [(n, n * n) for n in range(30)]
+    assert (os.getpid() in {process for _, (_, process) in pairs}) == (workers == 0)
+
+
+def test_nothing_to_do() -> None:
+    assert list(run_jobs(square, [], workers=2, description="nothing")) == []
+
+
+def test_an_error_of_the_work_ends_everything() -> None:
+    with pytest.raises(InputError, match=r"^three is refused$"):
+        list(run_jobs(refuse, range(1000), workers=1, description="refusing"))
+
+
+def test_a_killed_worker_is_one_clear_line() -> None:
+    with pytest.raises(InputError, match="worker process was killed"):
+        list(run_jobs(die, range(6), workers=1, description="dying"))
+
+
+def test_closing_ends_what_is_under_way() -> None:
+    before = time.monotonic()
+    with closing(run_jobs(sleep, [0.0, 300.0, 300.0], workers=1, description="sleeping")) as jobs:
+        assert next(jobs) == (0.0, 0.0)
+    assert time.monotonic() - before < 60
+
+
+def test_workers_end_when_their_parent_is_killed(tmp_path: Path) -> None:
+    (tmp_path / "work.py").write_text(
+        "import os, pathlib, sys, time\n"
+        f"sys.path[:0] = [{str(ROOT)!r}]\n"
+        "from video_iresnet.runtime.jobs import run_jobs\n"
+        "def work(i):\n"
+        f"    pathlib.Path({str(tmp_path)!r}, 'worker').write_text(str(os.getpid()))\n"
+        "    time.sleep(300)\n"
+        "if __name__ == '__main__': list(run_jobs(work, [1], workers=1, description=''))\n"
+    )
+    process = start(str(tmp_path / "work.py"))
+    wait_until(lambda: (tmp_path / "worker").exists() and (tmp_path / "worker").read_text() != "")
+    worker = int((tmp_path / "worker").read_text())
+    assert is_running(worker)
+    process.kill()
+    process.communicate()
+    wait_until(lambda: not is_running(worker))
+
+
+def is_running(process: int) -> bool:
+    try:
+        return Path(f"/proc/{process}/stat").read_text().rsplit(")", 1)[1].split()[0] != "Z"
+    except FileNotFoundError:
+        return False
+
+
+def wait_until(condition: Callable[[], bool], seconds: float = 60) -> None:
+    end = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < end
+        time.sleep(0.05)
+
+
+def test_what_cannot_start_says_why(monkeypatch: pytest.MonkeyPatch) -> None:
+    with pytest.raises(InputError, match="--workers is -1"):
+        list(run_jobs(square, [1], workers=-1, description=""))
+    with pytest.raises(InputError, match=r"no Ray cluster can be reached there .*refused.*ray start"):
+        list(run_jobs(square, [1], workers=1, ray_address="127.0.0.1:1", description=""))
+    monkeypatch.setitem(sys.modules, "ray", None)
+    with pytest.raises(InputError, match="pip install ray"):
+        list(run_jobs(square, [1], workers=1, ray_address="auto", description=""))
+
+
+def where(number: int) -> tuple[int, str]:
+    import ray
+
+    time.sleep(0.2)
+    return number * number, ray.get_runtime_context().get_node_id()
+
+
+@pytest.fixture(scope="module")
+def ray_address() -> Iterator[str]:
+    """Two nodes of one CPU and a small object store each."""
+    ray = pytest.importorskip("ray")
+    ray.cloudpickle.register_pickle_by_value(sys.modules[__name__])  # the nodes cannot import a test
+    from ray.cluster_utils import Cluster
+
+    node = {"num_cpus": 1, "object_store_memory": 80 * 2**20}
+    cluster = Cluster(initialize_head=True, head_node_args={**node, "include_dashboard": False})
+    try:
+        cluster.add_node(**node)
+        yield cluster.address
+    finally:
+        cluster.shutdown()
+
+
+@pytest.mark.slow
+@pytest.mark.filterwarnings("ignore")  # Ray's own
+def test_a_ray_cluster_shares_the_work(ray_address: str) -> None:
+    pairs = list(run_jobs(where, range(20), workers=2, ray_address=ray_address, description="on Ray"))
+    assert sorted((item, result) for item, (result, _) in pairs) == [(n, n * n) for n in range(20)]
+    assert len({node for _, (_, node) in pairs}) == 2
+    with pytest.raises(InputError, match=r"^three is refused$"):
+        list(run_jobs(refuse, range(1000), workers=2, ray_address=ray_address, description="on Ray"))
+
+
+@pytest.mark.slow
+def test_the_scripts_do_the_same_on_ray(ray_address: str, tmp_path: Path) -> None:
+    for number in range(4):
+        write_video(tmp_path / f"in/{number}.mkv", 20 + number)
+    (tmp_path / "in/train.csv").write_text("".join(f"{number}.mkv {number}\n" for number in range(5)))
+    outputs = {}
+    for name, where_to in (("ray", ["--ray", ray_address]), ("here", ["--workers", "1"])):
+        arguments = ["--list", str(tmp_path / "in/train.csv"), "--out", str(tmp_path / name), "--short-side", "32", *where_to]
+        process = start("data_prep/transcode.py", *arguments)
+        text = process.communicate()[0]
+        assert process.returncode == 0, text
+        assert "4 done, 0 skipped (done before), 1 failed" in text
+        outputs[name] = {path.name: path.read_bytes() for path in (tmp_path / name).iterdir()}
+        process = start("data_prep/verify.py", "--list", str(tmp_path / name / "train.csv"), *where_to)
+        text = process.communicate()[0]
+        assert "4 of 4 videos are good" in text
+        assert [record.label for record in read_records(str(tmp_path / name / "train_clean.csv"), root="", num_classes=9)] == [0, 1, 2, 3]
+    assert outputs["ray"] == outputs["here"]

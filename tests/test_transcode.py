@@ -1,0 +1,307 @@
+"""Transcoded videos show the same frames at the same times; whatever is killed or full, nothing half-written counts and no original is touched."""
+
+from __future__ import annotations
+
+import csv
+import os
+import re
+import resource
+import signal
+import subprocess
+import sys
+import time
+from fractions import Fraction
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+import av
+import numpy as np
+import pytest
+from conftest import ROOT, load_script, shown_numbers, start, write_video
+from test_decode import VARIABLE, broken_files
+
+from video_iresnet.data.decode import PyAVReader
+from video_iresnet.data.records import read_records
+
+SCRIPT = "data_prep/transcode.py"
+
+
+@pytest.fixture(scope="module")
+def script() -> ModuleType:
+    return load_script(SCRIPT)
+
+
+def run(script: ModuleType, folder: Path, names: list[str], *arguments: str) -> int:
+    """Transcode the videos of a folder, each with its position as its label, into `out` beside it, in this process."""
+    (folder / "train.csv").write_text("".join(f"{name} {label}\n" for label, name in enumerate(names)))
+    return int(script.main(["--list", str(folder / "train.csv"), "--out", str(folder.parent / "out"), "--workers", "0", *arguments]))
+
+
+def facts(path: Path) -> dict[str, Any]:
+    with av.open(str(path)) as container:
+        stream = container.streams.video[0]
+        frames = list(container.decode(stream))
+        return {
+            "codec": stream.codec_context.name,
+            "size": (stream.height, stream.width),
+            "pixels": stream.codec_context.pix_fmt,
+            "streams": len(container.streams),
+            "times": [round(float(frame.pts * frame.time_base), 4) for frame in frames],
+            "keyframes": [i for i, frame in enumerate(frames) if frame.key_frame],
+            "duration": float(stream.duration * stream.time_base) if stream.duration else None,
+            "ratio": stream.sample_aspect_ratio,
+        }
+
+
+def all_numbers(path: Path) -> list[int]:
+    with PyAVReader(str(path)) as reader:
+        return shown_numbers(reader.read(range(len(reader))))
+
+
+KINDS: dict[str, dict[str, Any]] = {
+    "long.mp4": {"num_frames": 60, "gop": 250, "size": (96, 130)},
+    "variable.mkv": {"num_frames": 20, "times": VARIABLE},
+    "late.mkv": {"num_frames": 30, "times": [5000 + 40 * i for i in range(30)]},
+    "mpeg4.avi": {"num_frames": 40, "codec": "mpeg4"},
+    "tall.mp4": {"num_frames": 25, "size": (128, 72)},
+    "small.mp4": {"num_frames": 1},
+    "vp9.webm": {"num_frames": 20, "codec": "libvpx-vp9"},
+    "ten bits, hevc.mp4": {"num_frames": 20, "codec": "libx265"},
+}
+
+
+@pytest.mark.parametrize("name", KINDS)
+def test_same_frames_at_the_same_times(script: ModuleType, tmp_path: Path, name: str) -> None:
+    options = dict(KINDS[name])
+    source = write_video(tmp_path / "in" / name, options.pop("num_frames"), **options)
+    original = source.read_bytes()
+    assert run(script, tmp_path / "in", [name], "--short-side", "64") == 0
+    before, after = facts(source), facts((tmp_path / "out" / name).with_suffix(".mp4"))
+    assert all_numbers((tmp_path / "out" / name).with_suffix(".mp4")) == list(range(len(before["times"])))
+    assert after["times"] == pytest.approx([t - before["times"][0] for t in before["times"]], abs=0.0006)
+    assert (after["codec"], after["pixels"], after["streams"]) == ("h264", "yuv420p", 1)
+    height, width = before["size"]
+    scale = min(1, 64 / min(height, width))
+    assert after["size"] == (round(height * scale / 2) * 2, round(width * scale / 2) * 2)
+    assert np.diff([*after["keyframes"], len(after["times"])]).max() <= 16
+    assert after["duration"] == pytest.approx(after["times"][-1] + 0.04, abs=0.06)  # MP4 counts in the order of decoding
+    assert source.read_bytes() == original
+
+
+def test_odd_sizes_and_ten_bits(script: ModuleType, tmp_path: Path) -> None:
+    """Formats with all colours and more bits, as yuv444p10le in FFV1, of an odd size: never larger, always even, same picture."""
+    (tmp_path / "in").mkdir()
+    picture = np.zeros((45, 67, 3), np.uint8) + np.array([200, 40, 90], np.uint8)
+    with av.open(str(tmp_path / "in/odd.mkv"), "w") as container:
+        stream = container.add_stream("ffv1", rate=Fraction(30000, 1001))
+        stream.height, stream.width, stream.pix_fmt = 45, 67, "yuv444p10le"
+        for _ in range(5):
+            container.mux(stream.encode(av.VideoFrame.from_ndarray(picture, format="rgb24").reformat(format="yuv444p10le")))
+        container.mux(stream.encode())
+    assert run(script, tmp_path / "in", ["odd.mkv"], "--crf", "10") == 0
+    with PyAVReader(str(tmp_path / "out/odd.mp4")) as reader:
+        frames = reader.read(range(len(reader)))
+    assert frames.shape == (5, 44, 66, 3)
+    assert abs(frames.float().mean((0, 1, 2)).numpy() - [200, 40, 90]).max() < 3
+
+
+@pytest.mark.parametrize(("pixels", "colours"), [("yuv420p", (1, 1)), ("yuvj420p", (1, 2)), ("bgr0", (0, 0))])
+def test_colours_keep_their_meaning(script: ModuleType, tmp_path: Path, pixels: str, colours: tuple[int, int]) -> None:
+    """BT.709, full range and RGB."""
+    (tmp_path / "in").mkdir()
+    with av.open(str(tmp_path / "in/a.mkv"), "w") as container:
+        stream = container.add_stream("ffv1" if pixels == "bgr0" else "libx264", rate=25)
+        stream.height, stream.width, stream.pix_fmt = 64, 64, pixels
+        if pixels != "bgr0":
+            stream.codec_context.colorspace, stream.codec_context.color_range = colours
+        picture = av.VideoFrame.from_ndarray(np.zeros((64, 64, 3), np.uint8) + np.array([230, 30, 60], np.uint8), format="rgb24")
+        named = {} if pixels == "bgr0" else {"dst_colorspace": "ITU709", "dst_color_range": colours[1]}
+        picture = picture.reformat(format=pixels, **named)
+        for number in range(3):
+            picture.pts = number
+            container.mux(stream.encode(picture))
+        container.mux(stream.encode())
+    assert run(script, tmp_path / "in", ["a.mkv"], "--crf", "5") == 0
+    shown = []
+    for path in (tmp_path / "in/a.mkv", tmp_path / "out/a.mp4"):
+        with PyAVReader(str(path)) as reader:
+            shown.append(reader.read([1]).float().mean((0, 1, 2)))
+    assert abs(shown[0] - shown[1]).max() < 3, shown
+
+
+@pytest.mark.parametrize(("degrees", "flips"), [(0, "h"), (0, "v"), (90, ""), (180, ""), (270, ""), (90, "h"), (90, "v"), (270, "h")])
+def test_rotated_videos_become_upright(script: ModuleType, tmp_path: Path, degrees: int, flips: str) -> None:
+    """Where FFmpeg says that the stored corners are shown, there they are."""
+    (tmp_path / "in").mkdir()
+    stored = np.full((48, 96), 40, np.uint8)
+    stored[:24, :48], stored[:24, 48:], stored[24:, :48] = 100, 160, 220
+    with av.open(str(tmp_path / "in/a.mp4"), "w") as container:
+        stream = container.add_stream("libx264", rate=25)
+        stream.height, stream.width, stream.pix_fmt = 48, 96, "yuv420p"
+        stream.codec_context.sample_aspect_ratio = Fraction(4, 3)
+        stream.set_display_rotation(degrees, hflip="h" in flips, vflip="v" in flips)
+        for _ in range(3):
+            container.mux(stream.encode(av.VideoFrame.from_ndarray(np.concatenate([stored, np.full((24, 96), 128, np.uint8)]), format="yuv420p")))
+        container.mux(stream.encode())
+    assert run(script, tmp_path / "in", ["a.mp4"], "--short-side", "32") == 0
+    shown = np.rot90(stored, degrees // 90)  # PyAV's degrees are counter-clockwise, and it mirrors afterwards
+    shown = shown[:, ::-1] if "h" in flips else shown
+    shown = shown[::-1] if "v" in flips else shown
+    after = facts(tmp_path / "out/a.mp4")
+    assert after["size"] == ((32, 64) if degrees % 180 == 0 else (64, 32))
+    assert after["ratio"] == (Fraction(4, 3) if degrees % 180 == 0 else Fraction(3, 4))
+    with av.open(str(tmp_path / "out/a.mp4")) as container:
+        frame = next(container.decode(video=0))
+    assert frame.rotation == 0
+    luma = frame.to_ndarray()[: frame.height].astype(int)
+    for row in (0.25, 0.75):
+        for column in (0.25, 0.75):
+            expected = int(shown[int(row * shown.shape[0]), int(column * shown.shape[1])])
+            assert abs(luma[int(row * luma.shape[0]), int(column * luma.shape[1])] - expected) < 6
+
+
+def test_names_labels_failures_and_the_summary(script: ModuleType, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    folder = tmp_path / "in"
+    reasons = broken_files(folder)
+    good = ["making tea/a, b.mp4", "<b>&amp;.mkv", "größe 7.avi", "x 3,.mp4"]
+    for number, name in enumerate(good):
+        write_video(folder / name, 10 + number)
+    names = [*good[:2], *reasons, *good[2:], good[0]]
+    assert run(script, folder, names, "--compare", "2") == 0
+    text = capsys.readouterr().out
+    assert f"4 done, 0 skipped (done before), {len(reasons)} failed" in text
+    assert "luma of 2 videos: PSNR" in text
+    out = tmp_path / "out"
+    records = read_records(str(out / "train.csv"), root=str(out), num_classes=99)
+    assert [(record.name, record.label) for record in records] == [
+        (str(Path(name).with_suffix(".mp4")), label) for label, name in enumerate(names) if name in good
+    ]
+    assert [len(all_numbers(Path(record.path))) for record in records] == [10, 11, 12, 13, 10]
+    with open(out / "train_failed.csv", newline="", encoding="utf-8") as file:
+        failed = list(csv.DictReader(file))
+    assert [row["path"] for row in failed] == list(reasons)
+    for row in failed:
+        assert re.search(reasons[row["path"]], row["reason"]), row
+    assert run(script, folder, names) == 0
+    assert f"0 done, 4 skipped (done before), {len(reasons)} failed" in capsys.readouterr().out
+
+
+def test_what_was_made_otherwise_or_elsewhere_stays(script: ModuleType, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    folder, out = tmp_path / "in", tmp_path / "out"
+    write_video(folder / "a.mkv", 10)
+    assert run(script, folder, ["a.mkv"]) == 0
+    made = (out / "a.mp4").read_bytes()
+    assert run(script, folder, ["a.mkv"], "--short-side", "32") == 1
+    assert "was made with short_side 256, not 32" in capsys.readouterr().err
+    write_video(tmp_path / "in2/a.avi", 12, codec="mpeg4")
+    assert run(script, tmp_path / "in2", ["a.avi"]) == 1
+    assert "was made of another video" in capsys.readouterr().err
+    assert (out / "a.mp4").read_bytes() == made
+    write_video(folder / "a.mkv", 14)  # the source has changed
+    assert run(script, folder, ["a.mkv"]) == 0
+    assert all_numbers(out / "a.mp4") == list(range(14))
+    for name in ("b.avi", "b.mkv"):
+        write_video(folder / name, 5, codec="mpeg4")
+    assert run(script, folder, ["b.avi", "b.mkv"]) == 1
+    assert "would both become" in capsys.readouterr().err
+    original = write_video(out / "b.mp4", 7).read_bytes()
+    assert run(script, folder, ["b.avi"]) == 1
+    assert "was not written by this script" in capsys.readouterr().err
+    assert (out / "b.mp4").read_bytes() == original
+    (out / "train_failed.csv").unlink()
+    assert run(script, folder, ["a.mkv"]) == 1
+    assert "train.csv is there and was not written" in capsys.readouterr().err
+    assert script.main(["--list", str(folder / "train.csv"), "--out", str(folder)]) == 1
+    assert "folder of the list itself" in capsys.readouterr().err
+
+
+def test_a_full_disk_is_one_clear_line(tmp_path: Path) -> None:
+    rng = np.random.default_rng(0)
+    (tmp_path / "in").mkdir()
+    with av.open(str(tmp_path / "in/noise.avi"), "w") as container:
+        stream = container.add_stream("mpeg4", rate=25, options={"qscale": "2"})
+        stream.height, stream.width, stream.pix_fmt = 96, 128, "yuv420p"
+        for _ in range(20):
+            container.mux(stream.encode(av.VideoFrame.from_ndarray(rng.integers(0, 256, (96, 128, 3), np.uint8), format="rgb24")))
+        container.mux(stream.encode())
+    write_video(tmp_path / "in/a.mp4", 5)
+    (tmp_path / "in/train.csv").write_text("a.mp4 0\nnoise.avi 1\n")
+    command = [sys.executable, SCRIPT, "--list", str(tmp_path / "in/train.csv"), "--out", str(tmp_path / "out"), "--workers", "1"]
+    done = subprocess.run(
+        command,
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        check=False,
+        preexec_fn=lambda: resource.setrlimit(resource.RLIMIT_FSIZE, (20000, 20000)),
+    )
+    assert done.returncode == 1
+    assert done.stderr.splitlines()[-1].startswith("error: cannot write")
+    assert "Traceback" not in done.stderr
+    assert sorted(path.name for path in (tmp_path / "out").iterdir()) == ["a.mp4"]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True)
+    assert "1 done, 1 skipped" in done.stdout
+
+
+@pytest.mark.parametrize("how", ["kill", "interrupt"])
+def test_a_stopped_run_goes_on(tmp_path: Path, how: str) -> None:
+    """kill -9 of the whole process group, or Ctrl-C, in the middle of a video."""
+    folder, out = tmp_path / "in", tmp_path / "out"
+    names = [f"v/{number}.mp4" for number in range(12)]
+    for name in names:
+        write_video(folder / name, 100, size=(240, 320))
+    (folder / "train.csv").write_text("".join(f"{name} {label}\n" for label, name in enumerate(names)))
+    arguments = [SCRIPT, "--list", str(folder / "train.csv"), "--out", str(out), "--workers", "1", "--preset", "veryslow"]
+    process = subprocess.Popen(
+        [sys.executable, *arguments], cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, start_new_session=True
+    )
+    end = time.monotonic() + 60
+    while len(list(out.glob("v/*.mp4"))) < 2 or not list(out.glob("v/.*.partial")):
+        assert process.poll() is None
+        assert time.monotonic() < end
+        time.sleep(0.005)
+    os.killpg(process.pid, signal.SIGKILL if how == "kill" else signal.SIGINT)
+    text = process.communicate()[0]
+    assert process.returncode == (-signal.SIGKILL if how == "kill" else 130)
+    assert "Traceback" not in text
+    assert not (out / "train.csv").exists()
+    assert bool(list(out.glob("v/.*.partial"))) == (how == "kill")
+    (out / "v/.other.mp4.abcdefgh.partial").write_text("not of this list")
+    kept = {path: path.stat().st_mtime_ns for path in out.glob("v/*.mp4")}
+    assert 2 <= len(kept) < 12
+    process = start(*arguments)
+    assert f"{12 - len(kept)} done, {len(kept)} skipped" in process.communicate()[0]
+    assert sorted(path.name for path in out.rglob("*") if path.is_file()) == sorted(
+        [*(f"{number}.mp4" for number in range(12)), ".other.mp4.abcdefgh.partial", "train.csv", "train_failed.csv"]
+    )
+    assert all(path.stat().st_mtime_ns == before for path, before in kept.items())
+    assert all(all_numbers(out / name) == list(range(100)) for name in names)
+    assert len(read_records(str(out / "train.csv"), root=str(out), num_classes=12)) == 12
+
+
+def test_the_same_bits_at_every_run(script: ModuleType, tmp_path: Path) -> None:
+    source = write_video(tmp_path / "a.mp4", 80, size=(240, 320))
+    found = set()
+    for number in range(3):
+        job = script.Job(str(source), str(tmp_path / f"{number}.mp4"), script.Settings(128, 16, 23, "medium"))
+        assert script.transcode(job).failure == ""
+        found.add((tmp_path / f"{number}.mp4").read_bytes())
+    assert len(found) == 1
+
+
+def test_psnr_and_ssim_are_what_their_definitions_say(script: ModuleType) -> None:
+    rng = np.random.default_rng(0)
+    x = rng.uniform(0, 255, (40, 50)).astype(np.float32)
+    assert script.ssim(x, x) == pytest.approx(1, abs=1e-6)
+    flat = np.full((40, 50), 100, np.float32)
+    c1 = (0.01 * 255) ** 2
+    assert script.ssim(flat, flat + 20) == pytest.approx((2 * 100 * 120 + c1) / (100**2 + 120**2 + c1), abs=1e-4)
+    assert script.ssim(x, 255 - x) < -0.5
+    assert script.ssim(x, x + rng.normal(0, 20, x.shape).astype(np.float32)) < script.ssim(x, x + rng.normal(0, 5, x.shape).astype(np.float32)) < 1
+
+
+@pytest.mark.parametrize(("option", "value"), [("--short-side", "255"), ("--short-side", "2"), ("--gop", "0"), ("--crf", "52"), ("--compare", "-1")])
+def test_wrong_options_are_one_line(script: ModuleType, tmp_path: Path, capsys: pytest.CaptureFixture[str], option: str, value: str) -> None:
+    assert script.main(["--list", str(tmp_path / "a.csv"), "--out", str(tmp_path), option, value]) == 1
+    assert f"{option} is {value}; expected" in capsys.readouterr().err
