@@ -65,7 +65,7 @@ def test_frames_that_cannot_be_read(tmp_path: Path) -> None:
         with pytest.raises(DecodeError, match=reason) as caught:
             reader.read([index])
         assert "\n" not in str(caught.value)
-    with pytest.raises(DecodeError, match=r"several sizes: 64x48 \(.*a_000001.jpg\), 70x50 \(.*a_000005.jpg\)"):
+    with pytest.raises(DecodeError, match=r"several sizes: .*a_000001.jpg and .*a_000005.jpg, which is 70x50"):
         reader.read([0, 4])
     with pytest.raises(DecodeError, match="expected one number"):
         FrameReader("a/b.jpg", 1, 6).read([0])

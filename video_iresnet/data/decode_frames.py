@@ -32,23 +32,26 @@ class FrameReader:
 
     def read(self, indices: Sequence[int]) -> Tensor:
         """See Reader. Raises DecodeError also where the frames have several sizes."""
-        frames = {index: self._frame(index) for index in sorted(set(indices))}
-        sizes: dict[tuple[int, int], int] = {}
-        for index, frame in frames.items():
-            sizes.setdefault((frame.shape[1], frame.shape[0]), index)
-        if len(sizes) > 1:
-            named = ", ".join(f"{width}x{height} ({self._path(index)})" for (width, height), index in sizes.items())
-            raise DecodeError(f"its frames have several sizes: {named}")
-        return torch.from_numpy(np.stack([frames[index] for index in indices]))
-
-    def _frame(self, index: int) -> np.ndarray:
-        """(H, W, 3)."""
-        path = self._path(index)
-        try:
-            with open(path_manager.get_local_path(path), "rb") as file:
-                return np.asarray(simplejpeg.decode_jpeg(file.read(), "RGB"))
-        except (OSError, ValueError) as error:
-            raise DecodeError(f"{path}: {getattr(error, 'strerror', None) or error}") from error
+        frames: np.ndarray = np.empty(0, np.uint8)
+        places: dict[int, int] = {}
+        for place, index in enumerate(indices):
+            if index in places:
+                frames[place] = frames[places[index]]
+                continue
+            places[index] = place
+            path = self._path(index)
+            try:
+                with open(path_manager.get_local_path(path), "rb") as file:
+                    data = file.read()
+                height, width, *_ = simplejpeg.decode_jpeg_header(data)
+                if not place:
+                    frames = np.empty((len(indices), height, width, 3), np.uint8)
+                elif (height, width) != frames.shape[1:3]:
+                    raise DecodeError(f"its frames have several sizes: {self._path(indices[0])} and {path}, which is {width}x{height}")
+                simplejpeg.decode_jpeg(data, "RGB", buffer=frames[place])
+            except (OSError, ValueError) as error:
+                raise DecodeError(f"{path}: {getattr(error, 'strerror', None) or error}") from error
+        return torch.from_numpy(frames)
 
     def _path(self, index: int) -> str:
         try:
