@@ -139,9 +139,9 @@ def decode_all(path: str, error_detection: str) -> dict[str, Any]:
                             times.append(frame.pts)
                             end = max(end, frame.pts + frame.duration)
                 except (OSError, ValueError) as error:  # the packets behind tell whether the end is missing
-                    failure = BadVideoError("unreadable", f"{reason(error)} after frame {num_frames}")
+                    failure = BadVideoError("unreadable", f"{reason(error)} after {num_frames} frames")
         except (OSError, ValueError) as error:
-            raise BadVideoError("unreadable", f"{reason(error)} after frame {num_frames}") from error
+            raise BadVideoError("unreadable", f"{reason(error)} after {num_frames} frames") from error
         if "mp4" in container.format.name and num_packets < stream.frames:  # its sample table is exact
             raise BadVideoError("truncated", f"{num_packets} of {stream.frames} frames are there")
         if failure is not None:

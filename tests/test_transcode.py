@@ -19,12 +19,13 @@ import av
 import numpy as np
 import pytest
 from conftest import ROOT, load_script, shown_numbers, start, write_video
-from test_decode import VARIABLE, broken_files
+from test_decode import broken_files
 
 from video_iresnet.data.decode import PyAVReader
 from video_iresnet.data.records import read_records
 
 SCRIPT = "data_prep/transcode.py"
+VARIABLE = [0, 40, 50, 130, 140, 300, 310, 320, 480, 500, 501, 600, 777, 800, 900, 1000, 1010, 1200, 1210, 1300]  # milliseconds
 
 
 @pytest.fixture(scope="module")

@@ -19,11 +19,12 @@ from typing import Any
 import numpy as np
 import pytest
 from conftest import ROOT, load_script, start, write_video
-from test_decode import VARIABLE, broken_files
+from test_decode import broken_files
 
 from video_iresnet.data.records import read_records
 
 SCRIPT = "data_prep/verify.py"
+VARIABLE = [0, 40, 50, 130, 140, 300, 310, 320, 480, 500, 501, 600, 777, 800, 900, 1000, 1010, 1200, 1210, 1300]  # milliseconds
 PROBLEMS = {"empty.mp4": "unreadable", "truncated.mp4": "unreadable", "text.mp4": "unreadable", "noise.mp4": "unreadable"}
 PROBLEMS |= {"audio.mp4": "no video", "front.mp4": "truncated", "absent.mp4": "missing"}
 
@@ -103,17 +104,18 @@ def test_oddities_are_named_and_kept(script: ModuleType, tmp_path: Path) -> None
     write_video(tmp_path / "late.mkv", 30, times=[5000 + round(1001 / 30 * i) for i in range(30)])
     write_video(tmp_path / "uneven.mp4", 20, times=VARIABLE)
     write_video(tmp_path / "slow.mp4", 10, times=[500 * i for i in range(10)])
-    damaged = bytearray(write_video(tmp_path / "damaged.mkv", 60, size=(192, 256)).read_bytes())
-    middle = len(damaged) // 2
-    damaged[middle : middle + 400] = np.random.default_rng(0).bytes(400)
-    (tmp_path / "damaged.mkv").write_bytes(damaged)
-    names = ["even.mp4", "late.mkv", "uneven.mp4", "slow.mp4", "damaged.mkv"]
+    whole = write_video(tmp_path / "damaged.mkv", 60, size=(192, 256)).read_bytes()
+    for name, size in (("damaged.mkv", 3), ("destroyed.mkv", 100)):
+        middle = len(whole) // 2
+        (tmp_path / name).write_bytes(whole[:middle] + np.random.default_rng(0).bytes(size) + whole[middle + size :])
+    names = ["even.mp4", "late.mkv", "uneven.mp4", "slow.mp4", "damaged.mkv", "destroyed.mkv"]
     result = run(script, tmp_path, names)
     assert [(row["path"], row["problem"]) for row in result["warnings"]] == [
         ("uneven.mp4", "uneven frame rate"),
         ("slow.mp4", "odd frame rate"),
         ("damaged.mkv", "damaged"),
     ]
+    assert [(row["path"], row["problem"]) for row in result["bad"]] == [("destroyed.mkv", "unreadable")]
     assert result["good"] == 5
 
 
