@@ -45,7 +45,9 @@ ANY_LABEL = 2**31
 WRITER = "video_iresnet data_prep/transcode.py"
 PRESETS = ("ultrafast", "superfast", "veryfast", "faster", "fast", "medium", "slow", "slower", "veryslow")
 # Above SSE4.2 x264 gives other bits on other processors, and with AVX-512 at every run; it costs some percent of the time.
-X264 = "asm=sse4.2" if platform.machine().lower() in ("x86_64", "amd64") else ""
+ASM = "asm=sse4.2:" if platform.machine().lower() in ("x86_64", "amd64") else ""
+# Between two frames that others need stand three that no other needs, and which a reader of clips therefore leaves undecoded.
+X264 = f"{ASM}bframes=3:b-adapt=0:b-pyramid=none"
 
 
 class Settings(NamedTuple):
@@ -247,6 +249,7 @@ class Pictures:
         if self.is_transposed or self._flip_rows or self._flip_columns:
             picture = self._turn(picture)
         picture.pts, picture.time_base, picture.duration = frame.pts, frame.time_base, frame.duration
+        picture.pict_type = 0  # x264 would repeat the source's choice of keyframes
         return picture
 
     def _turn(self, picture: VideoFrame) -> VideoFrame:

@@ -306,3 +306,16 @@ def test_psnr_and_ssim_are_what_their_definitions_say(script: ModuleType) -> Non
 def test_wrong_options_are_one_line(script: ModuleType, tmp_path: Path, capsys: pytest.CaptureFixture[str], option: str, value: str) -> None:
     assert script.main(["--list", str(tmp_path / "a.csv"), "--out", str(tmp_path), option, value]) == 1
     assert f"{option} is {value}; expected" in capsys.readouterr().err
+
+
+def test_three_of_four_frames_are_needed_by_no_other(tmp_path: Path, script: ModuleType) -> None:
+    """Whatever the source's own pattern, a reader may leave them undecoded; keyframes come every 16 frames, and not where the source has them."""
+    write_video(tmp_path / "in/a.mp4", 65, gop=5)
+    assert run(script, tmp_path / "in", ["a.mp4"]) == 0
+    assert facts(tmp_path / "out/a.mp4")["keyframes"] == [0, 16, 32, 48, 64]
+    with av.open(str(tmp_path / "out/a.mp4")) as container:
+        stream = container.streams.video[0]
+        stream.codec_context.skip_frame = "NONREF"
+        needed = [round(frame.time * 25) for frame in container.decode(stream)]
+    assert len(needed) <= 65 / 4 + 5
+    assert set(range(0, 65, 16)) <= set(needed)

@@ -162,11 +162,13 @@ class ViewDataset(Dataset[VideoViews]):
         with self.open_video(self.records[record]) as reader:
             clips = self.sampler.uniform_clips(Timeline(len(reader), reader.fps), self.num_frames, self.num_clips)
             wanted = sorted({index for clip in clips for index in clip})
-            chunks = []
+            frames = torch.empty(0, dtype=torch.uint8)
             for first in range(0, len(wanted), FRAMES_AT_ONCE):
-                frames = reader.read(wanted[first : first + FRAMES_AT_ONCE])
-                chunks.append(resize(frames, *short_side_size(frames.shape[1], frames.shape[2], self.short_side)))
-        frames = torch.cat(chunks).contiguous()
+                chunk = reader.read(wanted[first : first + FRAMES_AT_ONCE])
+                chunk = resize(chunk, *short_side_size(chunk.shape[1], chunk.shape[2], self.short_side))
+                if first == 0:
+                    frames = torch.empty(len(wanted), *chunk.shape[1:], dtype=torch.uint8)
+                frames[first : first + len(chunk)] = chunk
         position = {index: p for p, index in enumerate(wanted)}
         crops = spread_crops(frames.shape[1], frames.shape[2], self.crop_size, self.num_crops)
         return VideoViews(record, frames, [[position[index] for index in clip] for clip in clips], crops, "")
