@@ -73,7 +73,6 @@ def _first_file(folder: Path, names: tuple[str, ...]) -> Path | None:
 def extract(videos: Mapping[str, Path], options: argparse.Namespace) -> dict[str, int]:
     """Extract the frames of all videos (id -> file); id -> number of frames. Videos that cannot be read are reported in unreadable.csv."""
     frames = options.out / "frames"
-    frames.mkdir(parents=True, exist_ok=True)
     check_settings(options.out / "frames.json", {"fps": options.fps, "short_side": options.short_side})
     counts: dict[str, int] = {}
     unreadable: dict[str, str] = {}

@@ -249,6 +249,14 @@ def test_kinetics_missing_folder_and_no_video(tmp_path: Path, script: Script) ->
     assert not (tmp_path / "out/val.csv").exists()
 
 
+def test_kinetics_writes_into_no_file(tmp_path: Path, script: Script) -> None:
+    annotations = kinetics_csv(tmp_path / "val.csv", "a,11111111111,1,11,val")
+    touch(tmp_path / "raw", "11111111111.mp4")
+    code, _, error = script("kinetics", "--videos", tmp_path / "raw", "--annotations", annotations, "--split", "val", "--out", annotations)
+    assert code == 1
+    assert one_line(error, f"cannot make the folder {annotations}: File exists; name another --out")
+
+
 def test_kinetics_test_split_without_labels(tmp_path: Path, script: Script) -> None:
     annotations = kinetics_csv(tmp_path / "test.csv", "11111111111,1,11,test", header="youtube_id,time_start,time_end,split")
     touch(tmp_path / "out/videos", "11111111111.mp4")

@@ -143,6 +143,14 @@ def write_class_names(path: Path, names: Sequence[str]) -> None:
     write_new(path, [f"{number} {_checked(name)}\n" if numbered else f"{_checked(name)}\n" for number, name in enumerate(names)])
 
 
+def make_folder(folder: Path) -> None:
+    """Make a folder to write into, where it is missing. Raises InputError."""
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise InputError(f"cannot make the folder {folder}: {error.strerror}; name another --out") from error
+
+
 def write_new(path: Path, lines: Iterable[str]) -> None:
     """Write a file; one that is there already is left as it is. Raises InputError where its content is another one."""
     if path.exists():
@@ -150,7 +158,7 @@ def write_new(path: Path, lines: Iterable[str]) -> None:
             if not all(file.readline() == line.encode() for line in lines) or file.read(1):
                 raise InputError(f"{path} exists with other content and is not overwritten; move it away, or name another --out")
         return
-    path.parent.mkdir(parents=True, exist_ok=True)
+    make_folder(path.parent)
     with atomic_write(path, "wb") as file:  # as bytes, because text would have the line ends and the encoding of this machine
         file.writelines(line.encode() for line in lines)
 
@@ -161,7 +169,7 @@ def write_split(out: Path, split: str, wanted: Sequence[Wanted], *, columns: Seq
     Videos without a label are listed with class 0. The reports tell of the last run and are replaced by the next one. `columns`: of the rows.
     Raises InputError where a list with other content stands, or a report would overwrite one of `inputs`.
     """
-    out.mkdir(parents=True, exist_ok=True)
+    make_folder(out)
     missing_file, shortfall_file = out / f"{split}_missing.csv", out / f"{split}_shortfall.txt"
     for path in inputs:
         if any(report.exists() and path.samefile(report) for report in (missing_file, shortfall_file)):
