@@ -13,9 +13,7 @@ made anew. A video appears under its name only when it is complete.
 from __future__ import annotations
 
 import argparse
-import csv
 import hashlib
-import io
 import json
 import os
 import platform
@@ -36,6 +34,7 @@ from numpy.typing import NDArray
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
+from video_iresnet.data.lists import replace_list, write_csv
 from video_iresnet.data.records import Record, read_records
 from video_iresnet.runtime.errors import InputError
 from video_iresnet.runtime.jobs import add_options, run_jobs
@@ -46,8 +45,8 @@ WRITER = "video_iresnet data_prep/transcode.py"
 PRESETS = ("ultrafast", "superfast", "veryfast", "faster", "fast", "medium", "slow", "slower", "veryslow")
 # Above SSE4.2 x264 gives other bits on other processors, and with AVX-512 at every run; it costs some percent of the time.
 ASM = "asm=sse4.2:" if platform.machine().lower() in ("x86_64", "amd64") else ""
-# Between two frames that others need stand three that no other needs, and which a reader of clips therefore leaves undecoded.
-X264 = f"{ASM}bframes=3:b-adapt=0:b-pyramid=none"
+# Between two frames that others need stand five that no other needs, and which a reader of clips therefore leaves undecoded.
+X264 = f"{ASM}bframes=5:b-adapt=0:b-pyramid=none"
 
 
 class Settings(NamedTuple):
@@ -384,31 +383,15 @@ def run(records: list[Record], jobs: list[Job], list_path: Path, out: Path, opti
     finally:
         for folder in names:
             remove_leftovers(folder, names[folder])
-    with atomic_write(out / failed_name(list_path), "wb") as file:
-        rows = [(r.name, r.label, outcomes[job].failure) for r, job in zip(records, jobs, strict=True) if outcomes[job].failure]
-        write_table(file, ("path", "label", "reason"), rows)
+    failed = [(r.name, r.label, outcomes[job].failure) for r, job in zip(records, jobs, strict=True) if outcomes[job].failure]
+    write_csv(out / failed_name(list_path), ("path", "label", "reason"), failed)
     made = [(os.path.relpath(job.target, out), r.label) for r, job in zip(records, jobs, strict=True) if not outcomes[job].failure]
-    write_list(out / list_path.name, made)
+    replace_list(out / list_path.name, made)
     return outcomes
 
 
 def failed_name(list_path: Path) -> str:
     return f"{list_path.stem}_failed.csv"
-
-
-def write_list(path: Path, rows: list[tuple[str, int]]) -> None:
-    """`path label` lines that read_records understands, whatever blanks and commas the paths hold."""
-    with atomic_write(path, "wb") as file:
-        for name, label in rows:
-            if name != name.strip() or name[-1] in ",;" or name[0] == name[-1] == '"':
-                name = f'"{name}"'
-            file.write(f"{name} {label}\n".encode())
-
-
-def write_table(file: IO[bytes], header: tuple[str, ...], rows: list[tuple[Any, ...]]) -> None:
-    text = io.TextIOWrapper(file, encoding="utf-8", newline="", write_through=True)
-    csv.writer(text, lineterminator="\n").writerows([header, *rows])
-    text.detach()
 
 
 def summarise(outcomes: dict[Job, Outcome], options: argparse.Namespace, out: Path, list_path: Path) -> None:

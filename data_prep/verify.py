@@ -14,9 +14,7 @@ Videos are only read.
 from __future__ import annotations
 
 import argparse
-import csv
 import hashlib
-import io
 import json
 import os
 import re
@@ -27,7 +25,7 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
 from itertools import pairwise
 from pathlib import Path
-from typing import IO, Any, NamedTuple
+from typing import Any, NamedTuple
 
 import av
 import jinja2
@@ -35,6 +33,7 @@ import numpy as np
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
+from video_iresnet.data.lists import replace_list, write_csv
 from video_iresnet.data.records import Record, read_records
 from video_iresnet.runtime.errors import InputError
 from video_iresnet.runtime.jobs import add_options, run_jobs
@@ -313,23 +312,6 @@ def render(result: dict[str, Any]) -> str:
     return environment.get_template("verify.html.jinja").render(**result, generator=GENERATOR, max_rows=ROWS)
 
 
-def write_list(path: Path, rows: Iterable[tuple[str, int]]) -> None:
-    """`path label` lines that read_records understands, whatever blanks and commas the paths hold."""
-    with atomic_write(path, "wb") as file:
-        for name, label in rows:
-            if name != name.strip() or name[-1] in ",;" or name[0] == name[-1] == '"':
-                name = f'"{name}"'
-            file.write(f"{name} {label}\n".encode())
-
-
-def write_table(file: IO[bytes], rows: Sequence[dict[str, Any]]) -> None:
-    text = io.TextIOWrapper(file, encoding="utf-8", newline="", write_through=True)
-    writer = csv.DictWriter(text, ("path", "label", "problem", "reason"), lineterminator="\n")
-    writer.writeheader()
-    writer.writerows(rows)
-    text.detach()
-
-
 def verify(options: argparse.Namespace) -> dict[str, Any]:
     """Examine the list's videos and write all files."""
     root, stem = Path(os.path.abspath(options.list.parent)), options.list.stem
@@ -341,10 +323,10 @@ def verify(options: argparse.Namespace) -> dict[str, Any]:
     prepare(out, (clean, bad, machine), journal, report)
     findings = examine_all(records, [record for listed in others.values() for record in listed], journal, options)
     result = assess(options.list, records, others, findings)
-    with atomic_write(bad, "wb") as file:
-        write_table(file, result["bad"])
+    columns = ("path", "label", "problem", "reason")
+    write_csv(bad, columns, [[row[column] for column in columns] for row in result["bad"]])
     good = [record for record in records if not findings[os.path.abspath(record.path)].problem]
-    write_list(clean, ((record.name if out == root else os.path.abspath(record.path), record.label) for record in good))
+    replace_list(clean, [(record.name if out == root else os.path.abspath(record.path), record.label) for record in good])
     with atomic_write(machine, "wb") as file:
         file.write(json.dumps(result, indent=1, ensure_ascii=False).encode())
     with atomic_write(report, "wb") as file:

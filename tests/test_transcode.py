@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import itertools
 import os
 import re
 import resource
@@ -308,14 +309,17 @@ def test_wrong_options_are_one_line(script: ModuleType, tmp_path: Path, capsys: 
     assert f"{option} is {value}; expected" in capsys.readouterr().err
 
 
-def test_three_of_four_frames_are_needed_by_no_other(tmp_path: Path, script: ModuleType) -> None:
-    """Whatever the source's own pattern, a reader may leave them undecoded; keyframes come every 16 frames, and not where the source has them."""
+def test_most_frames_are_needed_by_no_other(tmp_path: Path, script: ModuleType) -> None:
+    """Whatever the source's own pattern, a reader may leave them undecoded; keyframes come every 16 frames, or where pictures change, as here
+    from 31 to 32, and not where the source has them."""
     write_video(tmp_path / "in/a.mp4", 65, gop=5)
     assert run(script, tmp_path / "in", ["a.mp4"]) == 0
-    assert facts(tmp_path / "out/a.mp4")["keyframes"] == [0, 16, 32, 48, 64]
+    keyframes = facts(tmp_path / "out/a.mp4")["keyframes"]
+    assert max(b - a for a, b in itertools.pairwise([*keyframes, 65])) <= 16
+    assert not {5, 10, 15, 20, 25} & set(keyframes)
     with av.open(str(tmp_path / "out/a.mp4")) as container:
         stream = container.streams.video[0]
         stream.codec_context.skip_frame = "NONREF"
         needed = [round(frame.time * 25) for frame in container.decode(stream)]
-    assert len(needed) <= 65 / 4 + 5
-    assert set(range(0, 65, 16)) <= set(needed)
+    assert len(needed) <= 65 / 3
+    assert set(keyframes) <= set(needed)

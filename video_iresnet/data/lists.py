@@ -10,7 +10,7 @@ from collections import Counter, defaultdict
 from collections.abc import Iterable, Sequence
 from concurrent.futures import FIRST_COMPLETED, ThreadPoolExecutor, wait
 from pathlib import Path, PurePosixPath
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from tabulate import tabulate
 from tqdm import tqdm
@@ -130,8 +130,18 @@ def write_list(path: Path, entries: Sequence[tuple[str, int]]) -> None:
 
     Raises InputError for a path that no list can hold, or where another list stands.
     """
+    write_new(path, _list_lines(entries))
+
+
+def replace_list(path: Path, entries: Sequence[tuple[str, int]]) -> None:
+    """As `write_list`, for a list that a script makes anew at each run."""
+    with atomic_write(path, "wb") as file:
+        file.writelines(line.encode() for line in _list_lines(entries))
+
+
+def _list_lines(entries: Sequence[tuple[str, int]]) -> list[str]:
     separator = next((mark for mark in SEPARATORS if not any(mark in name for name, _ in entries)), " ")
-    write_new(path, [f"{_quoted(_checked(name))}{separator}{label}\n" for name, label in entries])
+    return [f"{_quoted(_checked(name))}{separator}{label}\n" for name, label in entries]
 
 
 def write_class_names(path: Path, names: Sequence[str]) -> None:
@@ -195,7 +205,7 @@ def write_split(out: Path, split: str, wanted: Sequence[Wanted], *, columns: Seq
         print(f"(the worst {min(WORST, len(worst))} of {len(worst)} classes with missing videos; all classes: {shortfall_file})")
 
 
-def write_csv(path: Path, columns: Sequence[str], rows: Iterable[Sequence[str]]) -> None:
+def write_csv(path: Path, columns: Sequence[str], rows: Iterable[Sequence[Any]]) -> None:
     """Write a report; it tells of the last run and replaces an earlier one."""
     text = io.StringIO()
     writer = csv.writer(text, lineterminator="\n")
