@@ -113,7 +113,7 @@ def _read_ucf101(folder: Path, fold: int) -> Splits:
 
 def prepare_folders(options: argparse.Namespace) -> None:
     """Lists from class folders."""
-    found = find_videos(options.videos, options.workers)
+    found = find_videos(options.videos, options.workers, options.ray)
     classes = defaultdict(list)
     for path in found.videos:
         classes[PurePosixPath(path).parts[0]].append(path)
@@ -147,7 +147,7 @@ def prepare_folders(options: argparse.Namespace) -> None:
 def prepare_splits(options: argparse.Namespace) -> None:
     """Lists of an official split."""
     names, videos = read_splits(options.splits, options.fold)
-    found = find_videos(options.videos, options.workers)
+    found = find_videos(options.videos, options.workers, options.ray)
     print(f"{options.videos}: {len(found.videos):,} videos, {len(found.empty):,} empty ones (taken for missing), {len(found.others):,} other files")
     stems = by_stem(found.videos)
     if options.val_share:
@@ -189,6 +189,7 @@ def main(arguments: list[str]) -> int:
     parser.add_argument("--splits", type=Path, help="folder of the official split files of UCF101 or HMDB51")
     parser.add_argument("--fold", type=int, default=1, help="which of the official splits")
     parser.add_argument("--workers", type=int, default=8, help="folders that are looked through at once")
+    parser.add_argument("--ray", metavar="ADDRESS", help="look through them on this Ray cluster")
     options = parser.parse_args(arguments)
     if options.val_share is None:
         options.val_share = 0 if options.splits else 0.2
@@ -204,6 +205,9 @@ def main(arguments: list[str]) -> int:
     except (InputError, OSError) as error:
         print(f"error: {error}", file=sys.stderr)
         return 1
+    except KeyboardInterrupt:
+        print("stopped; start it again", file=sys.stderr)
+        return 130
     return 0
 
 

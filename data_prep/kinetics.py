@@ -119,19 +119,23 @@ def main(arguments: list[str]) -> int:
     parser.add_argument("--out", type=Path, required=True, help="folder to write into")
     parser.add_argument("--class-names", type=Path, help="file with a name a line, where the csv does not have all classes")
     parser.add_argument("--workers", type=int, default=8, help="folders that are looked through at once")
+    parser.add_argument("--ray", metavar="ADDRESS", help="look through them on this Ray cluster")
     options = parser.parse_args(arguments)
     try:
         prepare(options)
     except (InputError, OSError) as error:
         print(f"error: {error}", file=sys.stderr)
         return 1
+    except KeyboardInterrupt:
+        print("stopped; start it again", file=sys.stderr)
+        return 130
     return 0
 
 
 def prepare(options: argparse.Namespace) -> None:
     segments = read_segments(options.annotations, options.split)
     names, numbers = number_classes(segments, options.class_names)
-    found = find_videos(options.videos, options.workers)
+    found = find_videos(options.videos, options.workers, options.ray)
     matches, doubles = match_videos(segments, found)
     print(f"{options.videos}: {len(found.videos):,} videos, {len(found.empty):,} empty ones (taken for missing), {len(found.others):,} other files")
     report_doubles(doubles)

@@ -117,7 +117,7 @@ def prepare(options: argparse.Namespace) -> None:
         for parts in group_parts(options.archives):
             written, kept = unpack(parts, options.videos)
             print(f"{parts[0].name}: {len(parts)} parts, {written:,} files unpacked, {kept:,} were there")
-    found = find_videos(options.videos, options.workers)
+    found = find_videos(options.videos, options.workers, options.ray)
     print(f"{options.videos}: {len(found.videos):,} videos, {len(found.empty):,} empty ones (taken for missing), {len(found.others):,} other files")
     stems = by_stem(found.videos)
     all_ids = {video for videos in labels.values() for video in videos}
@@ -146,7 +146,7 @@ def main(arguments: list[str]) -> int:
     parser.add_argument("--fps", type=float, default=0.0, help="frames a second; 0: all frames as they are")
     parser.add_argument("--short-side", type=int, default=0, metavar="PIXELS", help="make larger frames this small; 0: their own size")
     parser.add_argument("--workers", type=int, default=4, help="processes that extract frames, threads that look for videos")
-    parser.add_argument("--ray", metavar="ADDRESS", help="extract frames on this Ray cluster")
+    parser.add_argument("--ray", metavar="ADDRESS", help="look for videos and extract frames on this Ray cluster")
     options = parser.parse_args(arguments)
     if options.fps < 0 or options.short_side < 0 or options.workers < 0:
         parser.error("--fps, --short-side and --workers cannot be negative")

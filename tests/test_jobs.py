@@ -161,3 +161,33 @@ def test_the_scripts_do_the_same_on_ray(ray_address: str, tmp_path: Path) -> Non
         assert "4 of 4 videos are good" in text
         assert [record.label for record in read_records(str(tmp_path / name / "train_clean.csv"), root="", num_classes=9)] == [0, 1, 2, 3]
     assert outputs["ray"] == outputs["here"]
+
+
+@pytest.mark.slow
+def test_lists_and_frames_are_the_same_from_ray(ray_address: str, tmp_path: Path) -> None:
+    """folders.py, kinetics.py and ssv2.py --frames look for videos, and extract frames, on the cluster as here."""
+    for number in range(6):
+        write_video(tmp_path / f"raw/class {number % 2}/{number}_000000_000010.mp4", 12 + number)
+        write_video(tmp_path / f"ssv2/{number}.webm", 12 + number, codec="libvpx-vp9")
+    rows = "".join(f"class {n % 2},{n},0,10,val\n" for n in range(7))
+    (tmp_path / "val.csv").write_text(f"label,youtube_id,time_start,time_end,split\n{rows}")
+    (tmp_path / "json").mkdir()
+    (tmp_path / "json/labels.json").write_text('{"Opening something": "0"}')
+    for split in ("train", "validation", "test"):
+        entries = ", ".join(f'{{"id": "{n}", "template": "Opening [something]"}}' for n in range(2) if split == "train")
+        (tmp_path / f"json/{split}.json").write_text(f"[{entries}]")
+    commands = {
+        "folders": ["data_prep/folders.py", "--videos", str(tmp_path / "raw")],
+        "kinetics": ["data_prep/kinetics.py", "--videos", str(tmp_path / "raw"), "--annotations", str(tmp_path / "val.csv"), "--split", "val"],
+        "ssv2": ["data_prep/ssv2.py", "--videos", str(tmp_path / "ssv2"), "--annotations", str(tmp_path / "json"), "--frames"],
+    }
+    for name, command in commands.items():
+        outputs = []
+        for place, where_to in (("ray", ["--ray", ray_address]), ("here", ["--workers", "1"])):
+            out = tmp_path / place / name
+            process = start(*command, "--out", str(out), *where_to)
+            text = process.communicate()[0]
+            assert process.returncode == 0, text
+            outputs.append({str(path.relative_to(out)): path.read_bytes() for path in out.rglob("*") if path.is_file()})
+        assert outputs[0] == outputs[1]
+        assert len(outputs[0]) > (12 if name == "ssv2" else 2)

@@ -7,8 +7,8 @@ import io
 import os
 import re
 from collections import Counter, defaultdict
-from collections.abc import Iterable, Sequence
-from concurrent.futures import FIRST_COMPLETED, ThreadPoolExecutor, wait
+from collections.abc import Iterable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path, PurePosixPath
 from typing import Any, NamedTuple
 
@@ -16,6 +16,7 @@ from tabulate import tabulate
 from tqdm import tqdm
 
 from ..runtime.errors import InputError
+from ..runtime.jobs import run_jobs
 from ..runtime.storage import atomic_write
 
 VIDEO_SUFFIXES = frozenset([".mp4", ".m4v", ".mov", ".mkv", ".webm", ".avi", ".mpg", ".mpeg", ".wmv", ".flv", ".3gp", ".ogv", ".ts"])
@@ -31,6 +32,10 @@ class Found(NamedTuple):
     others: list[str]
 
 
+# Folders with what tells them apart, videos, empty videos, other files.
+Scanned = tuple[list[tuple[str, tuple[int, int]]], list[str], list[str], list[str]]
+
+
 class Wanted(NamedTuple):
     """A video that annotations name: its row there, its class (None in a test split), and its path in our list (None where it is missing)."""
 
@@ -39,33 +44,43 @@ class Wanted(NamedTuple):
     path: str | None
 
 
-def find_videos(folder: Path, workers: int) -> Found:
-    """Look through a folder and all below it, `workers` folders at a time; hidden files are passed over. Raises InputError where it is none."""
+def find_videos(folder: Path, workers: int, ray_address: str | None = None) -> Found:
+    """Look through a folder and all below it, level by level, in threads or on a Ray cluster; hidden files are passed over.
+
+    Raises InputError where it is no folder, and as `run_jobs` does.
+    """
     if not folder.is_dir():
         raise InputError(f"{folder} is not a folder; name the folder that holds the videos")
     found = Found([], [], [])
-    with ThreadPoolExecutor(max(1, workers)) as pool, tqdm(desc="looking for videos", unit=" files", disable=None) as progress:
-        pending = {pool.submit(_scan, folder, ""): frozenset({_identity(folder)})}
-        while pending:
-            for future in wait(pending, return_when=FIRST_COMPLETED).done:
-                above = pending.pop(future)
-                folders, *files = future.result()
-                for names, more in zip(found, files, strict=True):
-                    names.extend(more)
-                    progress.update(len(more))
-                for name, identity in folders:
-                    if identity not in above:  # a link may lead back up
-                        pending[pool.submit(_scan, folder, name)] = above | {identity}
+    level = {"": frozenset({_identity(folder)})}  # folders, with the identities of those above
+    while level:
+        below = {}
+        for (_, name), (folders, *files) in _scan_all([(str(folder), name) for name in level], workers, ray_address):
+            for names, more in zip(found, files, strict=True):
+                names.extend(more)
+            # A link may lead back up.
+            below.update({child: level[name] | {identity} for child, identity in folders if identity not in level[name]})
+        level = below
     return Found(*map(sorted, found))
 
 
-def _scan(root: Path, folder: str) -> tuple[list[tuple[str, tuple[int, int]]], list[str], list[str], list[str]]:
-    """The folders in a folder, its videos, its empty videos, and other files."""
+def _scan_all(folders: list[tuple[str, str]], workers: int, ray_address: str | None) -> Iterator[tuple[tuple[str, str], Scanned]]:
+    if ray_address is not None:
+        yield from run_jobs(_scan, folders, workers=0, ray_address=ray_address, description="looking for videos")
+    else:
+        with ThreadPoolExecutor(max(1, workers)) as pool:
+            results = pool.map(_scan, folders)
+            yield from zip(folders, tqdm(results, desc="looking for videos", total=len(folders), disable=None), strict=True)
+
+
+def _scan(root_and_folder: tuple[str, str]) -> Scanned:
+    """The folders in a folder, its videos, its empty videos, and other files; all as paths below the root."""
+    root, folder = root_and_folder
     folders: list[tuple[str, tuple[int, int]]] = []
     videos: list[str] = []
     empty: list[str] = []
     others: list[str] = []
-    with os.scandir(root / folder) as entries:
+    with os.scandir(os.path.join(root, folder)) as entries:
         for entry in entries:
             name = f"{folder}/{entry.name}" if folder else entry.name
             if entry.name.startswith("."):
