@@ -260,11 +260,11 @@ def benchmark_memory(options: argparse.Namespace) -> None:
             used = []
             for step in tqdm(range(batches.steps_per_epoch), desc=name, leave=False):
                 next(iterator)
-                if step in (1, batches.steps_per_epoch // 2, batches.steps_per_epoch - 1):
+                if step in [batches.steps_per_epoch * share // 10 for share in (1, 4, 7)] + [batches.steps_per_epoch - 1]:
                     used.append(memory_of([os.getpid(), *(worker.pid for worker in iterator._workers)]))
         rows.append((name, *(f"{value:.1f}" for value in used), f"{used[-1] - used[0]:+.1f}"))
     print(f"{date.today()}, {processor()}: the memory of a process and its two decoding workers in MB over an epoch of {len(records):,} records")
-    print(tabulate(rows, headers=["records", "first steps", "half", "end", "grown by"], tablefmt="github", disable_numparse=True))
+    print(tabulate(rows, headers=["records", "10 %", "40 %", "70 %", "end", "grown by"], tablefmt="github", disable_numparse=True))
 
 
 def processor() -> str:
