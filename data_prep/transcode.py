@@ -161,8 +161,8 @@ def timed_frames(container: InputContainer) -> Iterator[VideoFrame]:
 
 
 def truncation(container: InputContainer, num_packets: int) -> str:
-    """Empty, or that the end is missing: the sample table of MP4 and MOV is exact, so fewer packets tell it."""
-    claimed = container.streams.video[0].frames if "mp4" in container.format.name else 0
+    """Empty, or that the end is missing: the index of MP4 and MOV is exact, so fewer packets tell it. It leaves out what an edit list cuts off."""
+    claimed = len(container.streams.video[0].index_entries) if "mp4" in container.format.name else 0
     return f"it is truncated: {num_packets} of {claimed} frames are there" if num_packets < claimed else ""
 
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import logging
 import random
-import struct
 import sys
 from pathlib import Path
 
@@ -13,7 +12,7 @@ import numpy as np
 import pytest
 import torch
 from av.video.reformatter import VideoReformatter
-from conftest import shown_numbers, write_video
+from conftest import shown_numbers, trimmed, write_video
 from torch import Tensor
 
 from video_iresnet.data import decode_other
@@ -139,16 +138,6 @@ def test_a_turned_picture_is_upright(files: Path) -> None:
         upright = reader.read([5])[0]
     assert upright.shape == (64, 48, 3)
     assert torch.equal(upright[0], lying[5, :, 0].flip(0))
-
-
-def trimmed(path: Path, first: int) -> Path:
-    """Let the edit list of an MP4 of 25 frames a second start at frame `first`."""
-    data = bytearray(path.read_bytes())
-    place = data.index(b"elst") + 16  # after version, count and duration: the time in the media
-    (start,) = struct.unpack_from(">i", data, place)
-    struct.pack_into(">i", data, place, start + first * 512)
-    path.write_bytes(data)
-    return path
 
 
 @pytest.mark.parametrize("backend", BACKENDS)

@@ -19,7 +19,7 @@ from typing import Any
 import av
 import numpy as np
 import pytest
-from conftest import ROOT, load_script, shown_numbers, start, write_video
+from conftest import ROOT, load_script, shown_numbers, start, trimmed, write_video
 from test_decode import broken_files
 
 from video_iresnet.data.decode import PyAVReader
@@ -323,3 +323,10 @@ def test_most_frames_are_needed_by_no_other(tmp_path: Path, script: ModuleType) 
         needed = [round(frame.time * 25) for frame in container.decode(stream)]
     assert len(needed) <= 65 / 3
     assert set(keyframes) <= set(needed)
+
+
+def test_a_trimmed_video_is_no_truncated_one(tmp_path: Path, script: ModuleType) -> None:
+    """What an edit list cuts off, as in clips cut without encoding, is not there and is not missed."""
+    trimmed(write_video(tmp_path / "in/a.mp4", 60), 15)
+    assert run(script, tmp_path / "in", ["a.mp4"]) == 0
+    assert all_numbers(tmp_path / "out/a.mp4") == list(range(15, 60))

@@ -18,7 +18,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from conftest import ROOT, load_script, start, write_video
+from conftest import ROOT, load_script, start, trimmed, write_video
 from test_decode import broken_files
 
 from video_iresnet.data.records import read_records
@@ -203,3 +203,8 @@ def test_files_of_others_stay(script: ModuleType, tmp_path: Path, capsys: pytest
     assert (tmp_path / name).read_text() == "mine"
     assert script.main(["--list", str(tmp_path / "train.csv"), "--report", "report.txt"]) == 1
     assert "expected a name that ends in .html" in capsys.readouterr().err
+
+
+def test_a_trimmed_video_is_good(script: ModuleType, tmp_path: Path) -> None:
+    trimmed(write_video(tmp_path / "a.mp4", 60), 15)
+    assert run(script, tmp_path, ["a.mp4"])["bad"] == []
