@@ -38,7 +38,7 @@ from video_iresnet.data.lists import (
     write_split,
 )
 from video_iresnet.data.records import read_class_names
-from video_iresnet.runtime.errors import InputError
+from video_iresnet.runtime.errors import InputError, exit_code
 from video_iresnet.runtime.storage import read_lines
 
 HMDB_USE = {"1": "train", "2": "test"}  # 0: in neither
@@ -197,18 +197,7 @@ def main(arguments: list[str]) -> int:
         parser.error(f"--val-share {options.val_share} and --test-share {options.test_share}: expected shares from 0 on that leave some for training")
     if options.splits and options.test_share:
         parser.error("--test-share cannot be given with --splits, which say what the test videos are")
-    try:
-        if options.splits:
-            prepare_splits(options)
-        else:
-            prepare_folders(options)
-    except (InputError, OSError) as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 1
-    except KeyboardInterrupt:
-        print("stopped; start it again", file=sys.stderr)
-        return 130
-    return 0
+    return exit_code(lambda: prepare_splits(options) if options.splits else prepare_folders(options))
 
 
 if __name__ == "__main__":

@@ -35,7 +35,7 @@ from video_iresnet.data.lists import (
     write_split,
 )
 from video_iresnet.data.records import read_class_names
-from video_iresnet.runtime.errors import InputError
+from video_iresnet.runtime.errors import InputError, exit_code
 from video_iresnet.runtime.storage import read_lines
 
 COLUMNS = ("label", "youtube_id", "time_start", "time_end", "split")
@@ -121,15 +121,7 @@ def main(arguments: list[str]) -> int:
     parser.add_argument("--workers", type=int, default=8, help="folders that are looked through at once")
     parser.add_argument("--ray", metavar="ADDRESS", help="look through them on this Ray cluster")
     options = parser.parse_args(arguments)
-    try:
-        prepare(options)
-    except (InputError, OSError) as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 1
-    except KeyboardInterrupt:
-        print("stopped; start it again", file=sys.stderr)
-        return 130
-    return 0
+    return exit_code(lambda: prepare(options))
 
 
 def prepare(options: argparse.Namespace) -> None:

@@ -28,7 +28,7 @@ from video_iresnet.data.archives import group_parts, partial_folder, unpack
 from video_iresnet.data.frames import FrameJob, extract_frames, frame_rows
 from video_iresnet.data.lists import Wanted, by_stem, find_videos, listed_path, report_doubles, write_class_names, write_csv, write_new, write_split
 from video_iresnet.data.records import read_json_classes, read_json_labels
-from video_iresnet.runtime.errors import InputError
+from video_iresnet.runtime.errors import InputError, exit_code
 from video_iresnet.runtime.jobs import run_jobs
 
 # Names of both releases of the annotations.
@@ -150,15 +150,7 @@ def main(arguments: list[str]) -> int:
     options = parser.parse_args(arguments)
     if options.fps < 0 or options.short_side < 0 or options.workers < 0:
         parser.error("--fps, --short-side and --workers cannot be negative")
-    try:
-        prepare(options)
-    except (InputError, OSError) as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 1
-    except KeyboardInterrupt:
-        print("stopped; what is complete is kept, the same command goes on", file=sys.stderr)
-        return 130
-    return 0
+    return exit_code(lambda: prepare(options))
 
 
 if __name__ == "__main__":

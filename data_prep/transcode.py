@@ -36,7 +36,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from video_iresnet.data.lists import replace_list, write_csv
 from video_iresnet.data.records import Record, read_records
-from video_iresnet.runtime.errors import InputError
+from video_iresnet.runtime.errors import InputError, exit_code
 from video_iresnet.runtime.jobs import add_options, run_jobs
 from video_iresnet.runtime.storage import atomic_write, remove_leftovers
 
@@ -436,34 +436,30 @@ def parse(arguments: list[str]) -> argparse.Namespace:
     return parser.parse_args(arguments)
 
 
+def prepare(options: argparse.Namespace) -> None:
+    for name, value, expected, fits in (
+        ("short-side", options.short_side, "an even number from 16 on", options.short_side >= 16 and options.short_side % 2 == 0),
+        ("gop", options.gop, "1 or more", options.gop >= 1),
+        ("crf", options.crf, "0 to 51", 0 <= options.crf <= 51),
+        ("compare", options.compare, "0 or more", options.compare >= 0),
+    ):
+        if not fits:
+            raise InputError(f"--{name} is {value}; expected {expected}")
+    root, out = Path(os.path.abspath(options.list.parent)), Path(os.path.abspath(options.out))
+    if os.path.realpath(root) == os.path.realpath(out):
+        raise InputError(f"--out {options.out} is the folder of the list itself; name another one, so that nothing is overwritten")
+    records = read_records(str(options.list), root=str(root), num_classes=ANY_LABEL)
+    settings = Settings(options.short_side, options.gop, options.crf, options.preset)
+    jobs = plan(records, root, out, settings)
+    outcomes = run(records, jobs, options.list, out, options)
+    summarise(outcomes, options, out, options.list)
+    if all(outcome.failure for outcome in outcomes.values()):
+        raise InputError(f"no video of {options.list} could be transcoded")
+
+
 def main(arguments: list[str]) -> int:
     options = parse(arguments)
-    try:
-        for name, value, expected, fits in (
-            ("short-side", options.short_side, "an even number from 16 on", options.short_side >= 16 and options.short_side % 2 == 0),
-            ("gop", options.gop, "1 or more", options.gop >= 1),
-            ("crf", options.crf, "0 to 51", 0 <= options.crf <= 51),
-            ("compare", options.compare, "0 or more", options.compare >= 0),
-        ):
-            if not fits:
-                raise InputError(f"--{name} is {value}; expected {expected}")
-        root, out = Path(os.path.abspath(options.list.parent)), Path(os.path.abspath(options.out))
-        if os.path.realpath(root) == os.path.realpath(out):
-            raise InputError(f"--out {options.out} is the folder of the list itself; name another one, so that nothing is overwritten")
-        records = read_records(str(options.list), root=str(root), num_classes=ANY_LABEL)
-        settings = Settings(options.short_side, options.gop, options.crf, options.preset)
-        jobs = plan(records, root, out, settings)
-        outcomes = run(records, jobs, options.list, out, options)
-        summarise(outcomes, options, out, options.list)
-        if all(outcome.failure for outcome in outcomes.values()):
-            raise InputError(f"no video of {options.list} could be transcoded")
-    except InputError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 1
-    except KeyboardInterrupt:
-        print("stopped; what is complete is kept, and the same command goes on", file=sys.stderr)
-        return 130
-    return 0
+    return exit_code(lambda: prepare(options))
 
 
 if __name__ == "__main__":

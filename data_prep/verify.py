@@ -35,7 +35,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from video_iresnet.data.lists import replace_list, write_csv
 from video_iresnet.data.records import Record, read_records
-from video_iresnet.runtime.errors import InputError
+from video_iresnet.runtime.errors import InputError, exit_code
 from video_iresnet.runtime.jobs import add_options, run_jobs
 from video_iresnet.runtime.storage import atomic_write, remove_leftovers
 
@@ -376,15 +376,8 @@ def main(arguments: list[str]) -> int:
     parser.add_argument("--out", type=Path, help="folder to write into (default: the list's)")
     parser.add_argument("--report", type=Path, metavar="FILE.html", help="(default: LIST_verify.html)")
     add_options(parser)
-    try:
-        summarise(verify(parser.parse_args(arguments)))
-    except InputError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 1
-    except KeyboardInterrupt:
-        print("stopped; what was verified is kept, and the same command goes on", file=sys.stderr)
-        return 130
-    return 0
+    options = parser.parse_args(arguments)
+    return exit_code(lambda: summarise(verify(options)))
 
 
 if __name__ == "__main__":

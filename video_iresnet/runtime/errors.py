@@ -1,5 +1,23 @@
-"""The error for what a user can put right."""
+"""The error for what a user can put right, and how scripts tell it."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable
 
 
 class InputError(ValueError):
     """Something that was given is wrong; the message is one line with the name, the value, what was expected and the remedy."""
+
+
+def exit_code(work: Callable[[], None]) -> int:
+    """Do the work of a preparation script; what its process should exit with. A user's error and Ctrl-C are one line each."""
+    try:
+        work()
+    except (InputError, OSError) as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 1
+    except KeyboardInterrupt:
+        print("stopped; what is complete is kept, and the same command goes on", file=sys.stderr)
+        return 130
+    return 0
