@@ -78,7 +78,8 @@ def extract(videos: Mapping[str, Path], options: argparse.Namespace) -> dict[str
     unreadable: dict[str, str] = {}
     with partial_folder(frames) as partial:
         jobs = [FrameJob(str(path), name, str(frames), str(partial), options.fps, options.short_side) for name, path in videos.items()]
-        for job, result in run_jobs(extract_frames, jobs, workers=options.workers, ray_address=options.ray, description="extracting frames"):
+        where = {"workers": options.workers, "ray_address": options.ray}
+        for job, result in run_jobs(extract_frames, jobs, **where, description="extracting frames", name=lambda job: job.video):
             if isinstance(result, int):
                 counts[job.name] = result
             else:

@@ -377,7 +377,8 @@ def run(records: list[Record], jobs: list[Job], list_path: Path, out: Path, opti
         raise InputError(f"{out / list_path.name} is there and was not written by this script; name another --out")
     outcomes: dict[Job, Outcome] = {}
     try:
-        work = run_jobs(transcode, list(dict.fromkeys(jobs)), workers=options.workers, ray_address=options.ray, description="transcoding")
+        where = {"workers": options.workers, "ray_address": options.ray}
+        work = run_jobs(transcode, list(dict.fromkeys(jobs)), **where, description="transcoding", name=lambda job: job.source)
         with closing(work):
             outcomes.update(work)
     finally:

@@ -215,9 +215,8 @@ def examine_all(records: Sequence[Record], others: Sequence[Record], journal: Pa
                 findings[job.path] = finding
     if findings:
         print(f"{len(findings)} of {len(jobs)} videos were verified before")
-    work = run_jobs(
-        examine, [job for job in jobs.values() if job.path not in findings], workers=options.workers, ray_address=options.ray, description="verifying"
-    )
+    new = [job for job in jobs.values() if job.path not in findings]
+    work = run_jobs(examine, new, workers=options.workers, ray_address=options.ray, description="verifying", name=lambda job: job.path)
     try:
         with closing(work), open(journal, "ab") as file:
             if file.tell():

@@ -56,8 +56,8 @@ def test_an_error_of_the_work_ends_everything() -> None:
 
 
 def test_a_killed_worker_is_one_clear_line() -> None:
-    with pytest.raises(InputError, match="worker process was killed"):
-        list(run_jobs(die, range(6), workers=1, description="dying"))
+    with pytest.raises(InputError, match=r"^a worker process was killed while at item 2, perhaps for want of memory; [^\n]*$"):
+        list(run_jobs(die, range(6), workers=1, description="dying", name=lambda item: f"item {item}"))
 
 
 def test_closing_ends_what_is_under_way() -> None:

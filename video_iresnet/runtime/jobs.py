@@ -39,14 +39,20 @@ def add_options(parser: argparse.ArgumentParser) -> None:
 
 
 def run_jobs(
-    work: Callable[[Item], Result], items: Sequence[Item], *, workers: int, ray_address: str | None = None, description: str
+    work: Callable[[Item], Result],
+    items: Sequence[Item],
+    *,
+    workers: int,
+    ray_address: str | None = None,
+    description: str,
+    name: Callable[[Item], str] = str,
 ) -> Generator[tuple[Item, Result], None, None]:
     """Apply `work`, a module-level function, to every item; yields (item, result) as they end, under a progress bar.
 
     `workers`: processes of this machine; 0 works in this one. `ray_address`: run on that cluster instead ("auto": the one of this machine), one
     item a CPU; files must be reachable under the same paths on every node. `work` reports failures that belong to an item in its result; an
     exception ends everything. Ctrl-C, an exception, or closing the generator ends the items under way at once, wherever they are, so `work`
-    must leave nothing half done that counts as done.
+    must leave nothing half done that counts as done. `name`: of an item, where an error tells of it.
 
     Raises InputError for a negative number of workers, where Ray is missing or its cluster cannot be reached, or where a process was killed.
     """
@@ -55,22 +61,23 @@ def run_jobs(
     if not items:
         return
     if ray_address is not None:
-        results = _on_ray(work, items, ray_address)
+        results = _on_ray(work, items, ray_address, name)
     elif workers == 0:
         results = ((item, work(item)) for item in items)
     else:
-        results = _in_processes(work, items, min(workers, len(items)))
+        results = _in_processes(work, items, min(workers, len(items)), name)
     with tqdm(total=len(items), desc=description, smoothing=0.02, disable=None) as progress:
         for pair in results:
             progress.update()
             yield pair
 
 
-def _in_processes(work: Callable[[Item], Result], items: Sequence[Item], workers: int) -> Iterator[tuple[Item, Result]]:
+def _in_processes(work: Callable[[Item], Result], items: Sequence[Item], workers: int, name: Callable[[Item], str]) -> Iterator[tuple[Item, Result]]:
     others = set(multiprocessing.active_children())
     context = multiprocessing.get_context("spawn")  # forked FFmpeg threads could hang
     remaining = iter(items)
     pool = ProcessPoolExecutor(workers, mp_context=context, initializer=_follow_parent)
+    under_way: list[Item] = []
     try:
         pending: dict[Any, Item] = {}
         while True:
@@ -80,11 +87,15 @@ def _in_processes(work: Callable[[Item], Result], items: Sequence[Item], workers
                     break
             if not pending:
                 break
+            under_way = list(pending.values())[:workers]  # they are begun in this order
             for future in wait(pending, return_when=FIRST_COMPLETED).done:
                 item = pending.pop(future)
                 yield item, future.result()
     except BrokenProcessPool as error:
-        raise InputError("a worker process was killed, perhaps for want of memory; start again with fewer --workers: what is done is kept") from error
+        raise InputError(
+            f"a worker process was killed while at {' or '.join(map(name, under_way))}, perhaps for want of memory; start again with fewer "
+            "--workers, or without that file: what is done is kept"
+        ) from error
     except BaseException:
         for process in set(multiprocessing.active_children()) - others:
             process.terminate()
@@ -106,7 +117,7 @@ def _end_with_parent() -> None:
         os._exit(1)
 
 
-def _on_ray(work: Callable[[Item], Result], items: Sequence[Item], address: str) -> Iterator[tuple[Item, Result]]:
+def _on_ray(work: Callable[[Item], Result], items: Sequence[Item], address: str, name: Callable[[Item], str]) -> Iterator[tuple[Item, Result]]:
     try:
         ray: Any = importlib.import_module("ray")
     except ImportError as error:
@@ -138,6 +149,6 @@ def _on_ray(work: Callable[[Item], Result], items: Sequence[Item], address: str)
         raise error.cause from error  # what `work` raised
     except ray.exceptions.RayError as error:
         reason = str(error).splitlines()[0]
-        raise InputError(f"--ray {address}: the cluster lost an item ({reason}); start again: what is done is kept") from error
+        raise InputError(f"--ray {address}: the cluster lost {name(item)} ({reason}); start again: what is done is kept") from error
     finally:
         ray.shutdown()
