@@ -100,7 +100,11 @@ def test_flips_of_a_config_know_the_class_names(tmp_path: Path) -> None:
     (tmp_path / "names.txt").write_text("turn left\nturn right\nmove right\nstay\n")
     names = ["DATA.CLASS_NAMES", str(tmp_path / "names.txt"), "MODEL.NUM_CLASSES", "4"]
     assert build.build_training_data(load_config(DEMO, names), []).flip is None
-    assert build.build_training_data(load_config(DEMO, [*names, "DATA.RANDOM_FLIP", "True"]), []).flip == RandomFlip({0: 1, 1: 0}, frozenset({2}))
+    expected = RandomFlip({0: 1, 1: 0}, frozenset({2}))
+    assert build.build_training_data(load_config(DEMO, [*names, "DATA.RANDOM_FLIP", "True"]), []).flip == expected
+    (tmp_path / "something-something-v2-labels.json").write_text('{"turn left": "0", "move right": "2", "turn right": "1", "stay": "3"}')
+    frames = ["DATA.LIST_FORMAT", "frames", "DATA.PATH_TO_DATA_DIR", str(tmp_path), "DATA.CLASS_NAMES", "", "MODEL.NUM_CLASSES", "4"]
+    assert build.build_training_data(load_config(DEMO, [*frames, "DATA.RANDOM_FLIP", "True"]), []).flip == expected
 
 
 def test_resolved_config_loads_again(tmp_path: Path) -> None:

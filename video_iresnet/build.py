@@ -76,10 +76,15 @@ def build_schedule(cfg: Config) -> schedule.Schedule:
 
 def build_class_names(cfg: Config) -> ClassNames | None:
     """The names of the classes, where the config names a file. Raises InputError where it does not have one name for each class."""
-    if not cfg.DATA.CLASS_NAMES:
+    if cfg.DATA.CLASS_NAMES:
+        path = os.path.join(cfg.DATA.PATH_TO_DATA_DIR, cfg.DATA.CLASS_NAMES)
+        classes = read_class_names(path)
+    elif cfg.DATA.LIST_FORMAT == "frames":
+        path = f"{_annotations(cfg)}labels.json"
+        names = read_json_classes(path)
+        classes = ClassNames(tuple(names), tuple(range(len(names))))
+    else:
         return None
-    path = os.path.join(cfg.DATA.PATH_TO_DATA_DIR, cfg.DATA.CLASS_NAMES)
-    classes = read_class_names(path)
     if len(classes.names) != cfg.MODEL.NUM_CLASSES:
         raise InputError(
             f"{path} names {len(classes.names)} classes, but MODEL.NUM_CLASSES is {cfg.MODEL.NUM_CLASSES}; set it to {len(classes.names)}"
@@ -87,14 +92,18 @@ def build_class_names(cfg: Config) -> ClassNames | None:
     return classes
 
 
+def _annotations(cfg: Config) -> str:
+    """The beginning of the names of Something-Something-v2's files, where PySlowFast looks for them."""
+    return os.path.join(cfg.DATA.PATH_TO_DATA_DIR, "something-something-v2-")
+
+
 def build_records(cfg: Config, key: str) -> PackedRecords:
     """The records of the list that `key` names, e.g. DATA.TRAIN_LIST."""
     folder = cfg.DATA.PATH_TO_DATA_DIR
     path, root = needed_files(cfg)[key], os.path.join(folder, cfg.DATA.PATH_PREFIX)
     if cfg.DATA.LIST_FORMAT == "frames":
-        annotations = os.path.join(folder, "something-something-v2-")
-        names = read_json_classes(f"{annotations}labels.json")
-        labels = read_json_labels(f"{annotations}{'train' if key == 'DATA.TRAIN_LIST' else 'validation'}.json", names)
+        names = read_json_classes(f"{_annotations(cfg)}labels.json")
+        labels = read_json_labels(f"{_annotations(cfg)}{'train' if key == 'DATA.TRAIN_LIST' else 'validation'}.json", names)
         records = read_frame_list(path, root=root, labels=labels)
     elif cfg.DATA.LIST_FORMAT == "folders":
         records = read_tsm_list(path, root=root, num_classes=cfg.MODEL.NUM_CLASSES, pattern=cfg.DATA.FRAME_NAMES)

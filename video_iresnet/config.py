@@ -85,7 +85,7 @@ def default_config() -> Config:
     cfg.DATA.FRAME_NAMES = "img_%05d.jpg"
     # What stands between path and label: a blank, a tab, a comma or a semicolon; where empty, each list's first line tells.
     cfg.DATA.PATH_LABEL_SEPARATOR = ""
-    # A file with one class name a line; names go into checkpoints.
+    # A file with one class name a line; names go into checkpoints. PySlowFast's frame lists have theirs in something-something-v2-labels.json.
     cfg.DATA.CLASS_NAMES = ""
     # The share of unreadable training videos above which a run stops.
     cfg.DATA.MAX_BAD_SHARE = 0.01
@@ -118,7 +118,7 @@ def default_config() -> Config:
     cfg.DATA.TEST_CROP_SIZE = 256
     # The short side in testing; 0: that of the crop.
     cfg.DATA.TEST_SHORT_SIDE = 0
-    # Mirror half of the training clips. With CLASS_NAMES, classes whose names exchange left and right exchange their labels too.
+    # Mirror half of the training clips. Where class names are known, those that exchange left and right exchange labels too.
     cfg.DATA.RANDOM_FLIP = True
 
     cfg.AUG = CfgNode()
