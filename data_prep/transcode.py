@@ -36,7 +36,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from video_iresnet.data.lists import replace_list, write_csv
 from video_iresnet.data.records import Record, read_records
-from video_iresnet.runtime.errors import InputError, exit_code
+from video_iresnet.runtime.errors import InputError, exit_code, reason
 from video_iresnet.runtime.jobs import add_options, run_jobs
 from video_iresnet.runtime.storage import atomic_write, remove_leftovers
 
@@ -418,10 +418,6 @@ def summarise(outcomes: dict[Job, Outcome], options: argparse.Namespace, out: Pa
         for likeness in found:
             if likeness.failure:
                 print(f"  cannot be compared: {likeness.failure}")
-
-
-def reason(error: Exception) -> str:
-    return str(getattr(error, "strerror", None) or error)
 
 
 def parse(arguments: list[str]) -> argparse.Namespace:

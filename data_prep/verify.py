@@ -35,7 +35,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from video_iresnet.data.lists import replace_list, write_csv
 from video_iresnet.data.records import Record, read_records
-from video_iresnet.runtime.errors import InputError, exit_code
+from video_iresnet.runtime.errors import InputError, exit_code, reason
 from video_iresnet.runtime.jobs import add_options, run_jobs
 from video_iresnet.runtime.storage import atomic_write, remove_leftovers
 
@@ -360,10 +360,6 @@ def summarise(result: dict[str, Any]) -> None:
     if result["copies"]:
         remarks = Counter(remark for copy in result["copies"] for remark in copy["remarks"])
         print(f"  {len(result['copies'])} groups of copies (kept)" + "".join(f", {number} {remark}" for remark, number in remarks.items()))
-
-
-def reason(error: Exception) -> str:
-    return str(getattr(error, "strerror", None) or error)
 
 
 def main(arguments: list[str]) -> int:

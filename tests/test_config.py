@@ -83,6 +83,7 @@ def test_data_keys_reach_their_objects() -> None:
     data = build.build_training_data(cfg, [])
     assert data.sampler == SlowFastSampler(2, 30.0, True, 5)
     assert build.build_test_data(cfg, []).sampler == SlowFastSampler(2, 30.0, True)
+    assert data.open_video.keywords == {"backend": "pyav"}
     assert data.crop == ShortSideJitter(48, 48, 60, inverse=True)
     assert data.num_samples == 2
     jitter, rand_augment, erasing = data.augment.transforms

@@ -420,6 +420,28 @@ def test_fine_tuning_from_image_weights_with_other_classes(
     assert int(last_weights(tmp_path / "out")["layer1.0.bn1.num_batches_tracked"]) == 6
 
 
+@pytest.mark.parametrize("other", ["TRAIN: {BATCH_SIZE: 8}", "a: [", "text", {"RESNET": 3}, 7])
+def test_weights_with_the_config_of_another_project_are_tested(
+    other: object, trained: Path, small: list[str], tmp_path: Path, run_net: RunNet
+) -> None:
+    """What others keep under `cfg` and `class_names` is no concern of ours."""
+    torch.save({"model_state": last_weights(trained), "cfg": other, "class_names": 8}, tmp_path / "w.pyth")
+    test = ["TRAIN.ENABLE", "False", "TEST.CHECKPOINT_FILE_PATH", str(tmp_path / "w.pyth"), "OUTPUT_DIR", str(tmp_path)]
+    assert run_net(*small, *test) == 0
+    assert (tmp_path / "predictions.csv").read_bytes() == (trained / "predictions.csv").read_bytes()
+
+
+def test_a_video_that_never_ends_is_named(small: list[str], tmp_path: Path, run_net: RunNet, capsys: pytest.CaptureFixture[str]) -> None:
+    os.mkfifo(tmp_path / "endless.mp4")
+    (tmp_path / "list.csv").write_text("".join(f"{tmp_path}/endless.mp4 {i}\n" for i in range(8)))
+    lists = [word for key in ("TRAIN", "VAL") for word in (f"DATA.{key}_LIST", str(tmp_path / "list.csv"))]
+    more = ["DATA_LOADER.NUM_WORKERS", "1", "DATA_LOADER.TIMEOUT", "2", "TEST.ENABLE", "False", "OUTPUT_DIR", str(tmp_path / "out")]
+    assert run_net(*small, *lists, *more) == 1
+    assert re.search(
+        r"error: no batch came for 2 s \(DATA_LOADER.TIMEOUT\); [^\n]* reading /[^\n]*endless.mp4 for \d s; [^\n]*\n$", capsys.readouterr().err
+    )
+
+
 def test_weights_of_other_class_names_are_noted(
     trained: Path, shapes: Path, small: list[str], tmp_path: Path, run_net: RunNet, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -197,8 +197,11 @@ def test_a_failed_check_is_an_error(tmp_path: Path) -> None:
     state = create_model("iresnet", 18, dims=2, **NARROW).state_dict()
     state["layer2.0.bn1.running_var"].fill_(float("nan"))
     torch.save(state, tmp_path / "w.pth")
+    net = create_model("iresnet", 18, **NARROW)
+    before = {key: value.clone() for key, value in net.state_dict().items()}
     with pytest.raises(WeightsError, match="identical frames give logits that differ by nan from the image network's; expected less than 1e-06"):
-        load_weights(create_model("iresnet", 18, **NARROW), tmp_path / "w.pth", inflate="center")
+        load_weights(net, tmp_path / "w.pth", inflate="center")
+    assert all(torch.equal(value, before[key]) for key, value in net.state_dict().items())
 
 
 def test_plain_image_weights_in_an_improved_video_network(tmp_path: Path) -> None:

@@ -275,9 +275,15 @@ def _other_class_names(cfg: Config, class_names: Sequence[str]) -> bool:
 
 def _check_same_network(cfg: Config, weights: Weights) -> None:
     """Raises InputError where weights of this project were trained with other values of keys that change what their network computes."""
-    trained = yaml.safe_load(weights.info.get("cfg", "")) or {}
+    try:
+        trained = yaml.safe_load(str(weights.info.get("cfg", "")))
+        ours = "RECTIFY_IDENTITY" in trained["RESNET"]  # a key that other projects have not
+    except (yaml.YAMLError, KeyError, TypeError):
+        ours = False
+    if not ours:
+        return
     for section, keys in {"MODEL": ["ARCH"], "RESNET": [key for key in cfg.RESNET if key != "ZERO_INIT_RESIDUAL"]}.items():
-        for key in keys if "RECTIFY_IDENTITY" in trained.get("RESNET", {}) else []:
+        for key in keys:
             then, now = trained[section].get(key, cfg[section][key]), cfg[section][key]
             if then != now:
                 raise InputError(f"{weights.name} was trained with {section}.{key} {then}, but it is {now}; set it to {then}")

@@ -18,6 +18,7 @@ from av.video.reformatter import VideoReformatter
 from av.video.stream import VideoStream
 from torch import Tensor
 
+from ..runtime.errors import reason
 from ..runtime.storage import path_manager
 from .matroska import missing_bytes
 from .reader import DecodeError
@@ -106,7 +107,7 @@ class PyAVReader:
             local = path_manager.get_local_path(self.path)
             self._container: InputContainer = av.open(local)
         except (OSError, ValueError) as error:  # every FFmpeg error is one of these
-            raise DecodeError(_reason(error)) from error
+            raise DecodeError(reason(error)) from error
         if not self._container.streams.video:
             self._container.close()
             raise DecodeError("it has no video stream")
@@ -123,7 +124,7 @@ class PyAVReader:
                 for packet in self._container.demux(self._stream)
             ]
         except (OSError, ValueError) as error:
-            raise DecodeError(_reason(error)) from error
+            raise DecodeError(reason(error)) from error
         packets.pop()  # PyAV's own mark of the end
         self._check_complete(packets)
         packets = [packet for packet in packets if packet.size]
@@ -145,7 +146,7 @@ class PyAVReader:
         try:
             return [number for number, _ in self._decode(self._packets_from_start())]
         except (OSError, ValueError) as error:
-            raise DecodeError(_reason(error)) from error
+            raise DecodeError(reason(error)) from error
 
     def _check_complete(self, packets: Sequence[_Seen]) -> None:
         """Raise DecodeError where the end of the file is missing, as far as its container can tell."""
@@ -216,7 +217,7 @@ class PyAVReader:
                 self._restart()
                 frame = self._advance(time)
         except (OSError, ValueError) as error:
-            raise DecodeError(_reason(error)) from error
+            raise DecodeError(reason(error)) from error
         if frame is None:
             raise DecodeError(f"frame {index} of {len(self)} cannot be decoded")
         return frame
@@ -241,8 +242,3 @@ class PyAVReader:
 
 def _quarter_turns(frame: VideoFrame) -> int:
     return round(frame.rotation / 90) % 4
-
-
-def _reason(error: Exception) -> str:
-    strerror = getattr(error, "strerror", None)
-    return str(strerror or error)

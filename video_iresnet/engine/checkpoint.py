@@ -49,7 +49,9 @@ def load_checkpoint(path: str | Path) -> dict[str, Any]:
     """A checkpoint that `save_checkpoint` wrote, on the CPU. Raises WeightsError."""
     state = read_file(path)
     if not isinstance(state.get("model_state"), dict):
-        raise WeightsError(f"checkpoint {path} has no model_state (it holds {', '.join(list(state)[:4])}); expected a .pyth of this project")
+        raise WeightsError(
+            f"checkpoint {path} has no model_state (it holds {', '.join(map(str, list(state)[:4]))}); expected a .pyth of this project"
+        )
     return state
 
 

@@ -27,14 +27,16 @@ def inflate_kernel(kernel: Tensor, temporal_size: int, method: str) -> Tensor:
 
 
 @torch.no_grad()
-def identical_frames_difference(net: ResNet, image_tensors: dict[str, Tensor]) -> float:
+def identical_frames_difference(net: ResNet, values: dict[str, Tensor], image_tensors: dict[str, Tensor]) -> float:
     """How far the logits of a clip of identical frames are from those of the image network for that frame; relative, computed in float64.
 
-    `image_tensors`: the state of the image network under our names, with what the file lacks already filled in.
+    `values`: what the video network is to be loaded with; it stays as it is here. `image_tensors`: the state of the image network under our
+    names, with what the file lacks already filled in.
     """
     image_net = ResNet(net.plan.without_time()).double().eval()
     image_net.load_state_dict(image_tensors)
     video_net = copy.deepcopy(net).cpu().double().eval()
+    video_net.load_state_dict(values, strict=False)
     image = 2 * torch.sin(torch.arange(3 * 64 * 64, dtype=torch.float64) * 0.37).view(1, 3, 64, 64)
     stride = net.plan.stem.stride[0] * net.plan.temporal_pool * math.prod(stage[0].stride[0] for stage in net.plan.stages)
     expected = image_net(image)

@@ -115,28 +115,26 @@ def load_weights(
         )
     layout, file_names = known
     theirs = {name: weights.tensors[key] for name, key in file_names.items()}
-    fit = _fit(net.state_dict(), theirs, file_names, weights.name, inflate)
-    title = f"{weights.name} ({layout.name}: {describe(theirs)})"
-    _check_fit(fit, title, describe(net.state_dict()), file_names, 1.0 if strict else min_share, strict)
-    if fit.inflated:
-        # A tensor of the image network is that of the file, or the video network's own where the file has none.
-        image_tensors = {name: fit.images.get(name, tensor) for name, tensor in net.state_dict().items()}
-    with torch.no_grad():
-        for name, tensor in net.state_dict().items():
-            if name in fit.values:
-                tensor.copy_(fit.values[name])
+    ours = net.state_dict()
+    fit = _fit(ours, theirs, file_names, weights.name, inflate)
+    title, target = f"{weights.name} ({layout.name}: {describe(theirs)})", describe(ours)
+    _check_fit(fit, title, target, file_names, 1.0 if strict else min_share, strict)
     difference = None
-    if fit.inflated and not any(name in fit.missing for name, tensor in net.state_dict().items() if tensor.ndim > 2):
-        difference = identical_frames_difference(net, image_tensors)
+    if fit.inflated and not any(ours[name].ndim > 2 for name in fit.missing):
+        # A tensor of the image network is that of the file, or the video network's own where the file has none.
+        image_tensors = {name: fit.images.get(name, tensor) for name, tensor in ours.items()}
+        difference = identical_frames_difference(net, fit.values, image_tensors)
         if inflate == "center" and not difference < MAX_DIFFERENCE:
             raise WeightsError(
                 f"weights {weights.name}: after inflating, identical frames give logits that differ by {difference:.1e} from the image network's; "
                 f"expected less than {MAX_DIFFERENCE:.0e}; the file may hold values that are not numbers"
             )
+    with torch.no_grad():
+        for name, value in fit.values.items():
+            ours[name].copy_(value)
     skipped = {file_names[name]: reason for name, reason in fit.skipped.items()}
     inflated = [name for name in fit.values if name in fit.inflated]
     loaded = [name for name in fit.values if name not in fit.inflated]
-    target = describe(net.state_dict())
     return LoadReport(
         title, target, loaded, inflated, fit.missing, skipped, fit.share, inflate if inflated else None, difference, weights.class_names
     )
@@ -228,7 +226,8 @@ def read_weights(path: str | os.PathLike[str]) -> Weights:
             f"weights {path} hold no tensors (but {_some(list(map(str, contents)))}); expected a state dict, or one under {_some(list(STATES))}"
         )
     info = {key: value for key, value in contents.items() if value is not state and not isinstance(value, Tensor)}
-    return Weights(str(path), tensors, list(info.get("class_names", [])), info)
+    names = info.get("class_names")
+    return Weights(str(path), tensors, [str(name) for name in names] if isinstance(names, list) else [], info)
 
 
 def read_file(path: str | os.PathLike[str]) -> dict[str, Any]:

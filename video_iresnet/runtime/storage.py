@@ -12,7 +12,7 @@ from typing import IO, Any
 
 from iopath.common.file_io import PathManagerFactory
 
-from .errors import InputError
+from .errors import InputError, reason
 
 path_manager = PathManagerFactory.get()
 
@@ -23,7 +23,7 @@ def read_lines(path: str) -> list[str]:
         with path_manager.open(path, "r", encoding="utf-8-sig") as file:
             return str(file.read()).splitlines()
     except (OSError, UnicodeDecodeError) as error:
-        raise InputError(f"cannot read {path}: {_reason(error)}") from error
+        raise InputError(f"cannot read {path}: {reason(error)}") from error
 
 
 @contextmanager
@@ -45,7 +45,7 @@ def atomic_write(path: str | Path, mode: str = "w") -> Iterator[IO[Any]]:
         os.chmod(temporary, 0o666 & ~umask)
         os.replace(temporary, path)
     except OSError as error:
-        raise InputError(f"cannot write {path}: {_reason(error)}; what stood there before is untouched") from error
+        raise InputError(f"cannot write {path}: {reason(error)}; what stood there before is untouched") from error
     finally:
         if temporary is not None and os.path.exists(temporary):
             os.unlink(temporary)
@@ -67,9 +67,5 @@ def make_output_dir(path: str) -> Path:
         with tempfile.TemporaryFile(dir=directory):
             pass
     except OSError as error:
-        raise InputError(f"OUTPUT_DIR {path} cannot be written to: {_reason(error)}; name another folder with OUTPUT_DIR") from error
+        raise InputError(f"OUTPUT_DIR {path} cannot be written to: {reason(error)}; name another folder with OUTPUT_DIR") from error
     return directory
-
-
-def _reason(error: Exception) -> str:
-    return error.strerror if isinstance(error, OSError) and error.strerror else str(error)
