@@ -14,6 +14,7 @@ from PIL import Image
 from video_iresnet import build
 from video_iresnet.config import load_config
 from video_iresnet.data.loader import EpochBatches
+from video_iresnet.runtime.errors import InputError
 
 MARGIN, LINE = 4, 14
 
@@ -81,6 +82,19 @@ def test_mixed_clips_name_their_shares(shapes: Path, small: list[str], tmp_path:
     assert not torch.equal(rows[0].clip, plain[0].clip)
 
 
+def test_unreadable_videos_are_named(shapes: Path, small: list[str], tmp_path: Path) -> None:
+    tool = load_script("tools/show_clips.py")
+    (tmp_path / "empty.mp4").touch()
+    whole = (shapes / "train.csv").read_text().split()[0]
+    more = ["DATA.TRAIN_LIST", str(tmp_path / "list.csv"), "TRAIN.BATCH_SIZE", "2"]
+    (tmp_path / "list.csv").write_text(f"{tmp_path}/empty.mp4 0\n{shapes}/{whole} 1\n")
+    titles = [row.title for row in tool.training_rows(load_config(DEMO, [*small, *more]), 2, mixed=False)]
+    assert sum("in the place of" in title and "empty.mp4: Invalid data" in title for title in titles) == 1
+    (tmp_path / "list.csv").write_text(f"{tmp_path}/empty.mp4 0\n" * 2)
+    with pytest.raises(InputError, match=r"none of the videos tried of .* can be read, the first because Invalid data"):
+        tool.training_rows(load_config(DEMO, [*small, *more]), 2, mixed=False)
+
+
 @pytest.mark.parametrize(("overrides", "message"), [("DATA.TRAIN_LIST gone.csv", "gone.csv"), ("AUG.REPROB 1", "unknown key AUG.REPROB")])
 def test_mistakes_are_one_clear_line(overrides: str, message: str, small: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     show = load_script("tools/show_clips.py").main
@@ -109,6 +123,9 @@ def test_benchmark_of_the_data(small: list[str], tmp_path: Path, capsys: pytest.
     assert [row[1:3] for row in rows[2:]] == [[what, way] for what in ("sample 4x2", "test 2x3") for way in ("plain", "here", "here, transcoded")]
     for row in rows[:2]:
         assert float(row[6]) == pytest.approx(1000 / sum(map(float, row[2:6])), rel=0.02)
+    (tmp_path / "b.mp4").write_text("no video")
+    assert benchmark.main(["data", "--cfg", DEMO, "--videos", str(tmp_path / "a.mp4"), str(tmp_path / "b.mp4"), "--repeats", "1", *small]) == 1
+    assert re.fullmatch(r"error: --videos: \S*b.mp4 cannot be read; [^\n]*", capsys.readouterr().err.splitlines()[-1])
     assert benchmark.main(["data", "--cfg", DEMO, "--videos", "gone.mp4", *small]) == 1
     assert capsys.readouterr().err == "error: --videos: gone.mp4 does not exist; correct it\n"
 

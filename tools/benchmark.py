@@ -167,21 +167,16 @@ def av_size(path: str) -> tuple[int, int]:
 def transcoded(videos: Sequence[str], folder: Path) -> dict[str, str]:
     """Each video after data_prep/transcode.py, in a folder."""
     (folder / "list.csv").write_text("".join(f"{Path(video).resolve()},0\n" for video in videos))
-    command = [
-        sys.executable,
-        str(ROOT / "data_prep/transcode.py"),
-        "--list",
-        str(folder / "list.csv"),
-        "--out",
-        str(folder / "out"),
-        "--workers",
-        "1",
-    ]
+    script, out = str(ROOT / "data_prep/transcode.py"), folder / "out"
+    command = [sys.executable, script, "--list", str(folder / "list.csv"), "--out", str(out), "--workers", "1"]
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     if done.returncode:
         raise InputError(f"data_prep/transcode.py failed: {done.stderr.strip().splitlines()[-1]}")
-    outputs = {path.stem: str(path) for path in (folder / "out").rglob("*.mp4")}
-    return {video: outputs[Path(video).stem] for video in videos}
+    outputs = {video: (out / Path(video).resolve().relative_to("/")).with_suffix(".mp4") for video in videos}
+    for video, path in outputs.items():
+        if not path.exists():
+            raise InputError(f"--videos: {video} cannot be read; take another one (data_prep/verify.py says what is wrong with it)")
+    return {video: str(path) for video, path in outputs.items()}
 
 
 def benchmark_data(options: argparse.Namespace) -> None:

@@ -74,7 +74,10 @@ def training_rows(cfg: Config, count: int, mixed: bool) -> list[Row]:
             clips.append(clip)
             labels.append(label)
             indices.append(noted.indices)
-            titles.append(records[key.record].name)
+            name = records[key.record].name
+            titles.append(f"in the place of {name}: {sample.failures[0].reason}" if sample.failures else name)
+    if not clips:
+        raise InputError(f"none of the videos tried of {cfg.DATA.TRAIN_LIST} can be read, the first because {sample.failures[0].reason}")
     if mixed:
         rng = generator(cfg.RNG_SEED, Stream.MIXING, 0, 0)
         blended, targets = build.build_targets(cfg)(torch.stack(clips).float(), torch.tensor(labels), rng)
