@@ -1,14 +1,16 @@
-"""Videos in one folder for each class -> lists and class names; also UCF101 and HMDB51 with their official splits.
+"""Videos in one folder for each class -> lists and class names; also UCF101 and HMDB51 with their official
+splits.
 
     python data_prep/folders.py --videos /my/videos --out /data/mine --val-share 0.2
     python data_prep/folders.py --videos /raw/UCF-101 --splits /raw/ucfTrainTestlist --out /data/ucf101
-    python data_prep/folders.py --videos /raw/hmdb51 --splits /raw/testTrainMulti_7030_splits --fold 1 --out /data/hmdb51
+    python data_prep/folders.py --videos /raw/hmdb51 --splits /raw/hmdb51_splits --fold 1 --out /data/hmdb51
 
-Without --splits, each class gives its share to val.csv and test.csv, the rest to train.csv. Which videos these are depends on --seed and their names
-alone. Clips cut from one video, as UCF101's names tell (v_Class_g01_c01), stay together. With --splits, --val-share holds out a part of the official
-training videos.
+Without --splits, each class gives its share to val.csv and test.csv, the rest to train.csv. Which videos
+these are depends on --seed and their names alone. Clips cut from one video, as UCF101's names tell
+(v_Class_g01_c01), stay together. With --splits, --val-share holds out a part of the official training videos.
 
-Lists that are there with other content are not overwritten; the videos are read from where they are and never changed.
+Lists that are there with other content are not overwritten; the videos are read from where they are and never
+changed.
 """
 
 from __future__ import annotations
@@ -53,18 +55,26 @@ class Splits(NamedTuple):
 
 
 def divide(videos: Sequence[str], shares: Mapping[str, float], key: str) -> dict[str, list[str]]:
-    """The videos of one class -> split -> its videos. `shares`: split -> part of the whole; the rest is train.
+    """The videos of one class -> split -> its videos. `shares`: split -> part of the whole; the rest is
+    train.
 
-    The order of the groups is that of their hashes with `key`. A split with a share has at least one group, where train keeps one too.
+    The order of the groups is that of their hashes with `key`. A split with a share has at least one group,
+    where train keeps one too.
     """
     groups = defaultdict(list)
     for video in videos:
         groups[_group(video)].append(video)
-    order = sorted(groups, key=lambda group: sha256(f"{key}/{group}".encode("utf-8", "surrogateescape")).digest())
+    order = sorted(
+        groups, key=lambda group: sha256(f"{key}/{group}".encode("utf-8", "surrogateescape")).digest()
+    )
     parts: dict[str, list[str]] = {}
     for split, share in shares.items():
         part = parts[split] = []
-        while share and len(order) > 1 and (not part or len(part) + len(groups[order[0]]) / 2 <= share * len(videos)):
+        while (
+            share
+            and len(order) > 1
+            and (not part or len(part) + len(groups[order[0]]) / 2 <= share * len(videos))
+        ):
             part.extend(groups[order.pop(0)])
     parts["train"] = [video for group in order for video in groups[group]]
     return {split: sorted(part) for split, part in parts.items()}
@@ -76,13 +86,16 @@ def _group(video: str) -> str:
 
 
 def read_splits(folder: Path, fold: int) -> Splits:
-    """UCF101's trainlist01.txt, testlist01.txt and classInd.txt, or HMDB51's <class>_test_split1.txt. Raises InputError, with file and line."""
+    """UCF101's trainlist01.txt, testlist01.txt and classInd.txt, or HMDB51's <class>_test_split1.txt. Raises
+    InputError, with file and line.
+    """
     if (folder / f"trainlist{fold:02d}.txt").exists():
         return _read_ucf101(folder, fold)
     files = sorted(folder.glob(f"*_test_split{fold}.txt"))
     if not files:
         raise InputError(
-            f"{folder} holds neither trainlist{fold:02d}.txt (UCF101) nor <class>_test_split{fold}.txt (HMDB51); correct --splits or --fold"
+            f"{folder} holds neither trainlist{fold:02d}.txt (UCF101) nor <class>_test_split{fold}.txt "
+            "(HMDB51); correct --splits or --fold"
         )
     names = [path.name.removesuffix(f"_test_split{fold}.txt") for path in files]
     videos: dict[str, list[Video]] = {"train": [], "test": []}
@@ -92,13 +105,19 @@ def read_splits(folder: Path, fold: int) -> Splits:
             if match and match[2] in HMDB_USE:
                 videos[HMDB_USE[match[2]]].append((name, match[1]))
             elif line.strip() and not match:
-                raise InputError(f"line {number} of {path} is {line!r}; expected `name 0`, `name 1` or `name 2`")
+                raise InputError(
+                    f"line {number} of {path} is {line!r}; expected `name 0`, `name 1` or `name 2`"
+                )
     return Splits(names, videos)
 
 
 def _read_ucf101(folder: Path, fold: int) -> Splits:
     videos: dict[str, list[Video]] = {"train": [], "test": []}
-    names = list(read_class_names(str(folder / "classInd.txt")).names) if (folder / "classInd.txt").exists() else []
+    names = (
+        list(read_class_names(str(folder / "classInd.txt")).names)
+        if (folder / "classInd.txt").exists()
+        else []
+    )
     for split, found in videos.items():
         path = folder / f"{split}list{fold:02d}.txt"
         for number, line in enumerate(read_lines(str(path)), 1):
@@ -120,12 +139,16 @@ def prepare_folders(options: argparse.Namespace) -> None:
     outside = [path for path in found.videos if "/" not in path]
     names = sorted(set(classes) - set(outside))
     print(
-        f"{options.videos}: {len(found.videos) - len(outside):,} videos of {len(names):,} classes; passed over: {len(found.others):,} other files, "
-        f"{len(found.empty):,} empty videos, {len(outside):,} videos in no class folder"
+        f"{options.videos}: {len(found.videos) - len(outside):,} videos of {len(names):,} classes; passed "
+        f"over: {len(found.others):,} other files, {len(found.empty):,} empty videos, {len(outside):,} "
+        "videos in no class folder"
     )
     if not names:
         raise InputError(f"{options.videos} holds no folder with videos; expected one folder for each class")
-    empty = sorted({path.name for path in options.videos.iterdir() if path.is_dir() and not path.name.startswith(".")} - set(names))
+    empty = sorted(
+        {path.name for path in options.videos.iterdir() if path.is_dir() and not path.name.startswith(".")}
+        - set(names)
+    )
     if empty:
         print(f"{len(empty):,} folders hold no video and are no class: {', '.join(empty[:5])}")
     shares = {"test": options.test_share, "val": options.val_share}
@@ -141,14 +164,20 @@ def prepare_folders(options: argparse.Namespace) -> None:
             write_list(options.out / f"{split}.csv", entries)
             print(f"{split}: {len(entries):,} videos -> {options.out / f'{split}.csv'}")
             if absent:
-                print(f"{split}: {len(absent):,} classes have too few videos to be in it: {', '.join(absent[:5])}")
+                print(
+                    f"{split}: {len(absent):,} classes have too few videos to be in it: "
+                    f"{', '.join(absent[:5])}"
+                )
 
 
 def prepare_splits(options: argparse.Namespace) -> None:
     """Lists of an official split."""
     names, videos = read_splits(options.splits, options.fold)
     found = find_videos(options.videos, options.workers, options.ray)
-    print(f"{options.videos}: {len(found.videos):,} videos, {len(found.empty):,} empty ones (taken for missing), {len(found.others):,} other files")
+    print(
+        f"{options.videos}: {len(found.videos):,} videos, {len(found.empty):,} empty ones (taken for "
+        f"missing), {len(found.others):,} other files"
+    )
     stems = by_stem(found.videos)
     if options.val_share:
         train, videos["train"], videos["val"] = videos["train"], [], []
@@ -163,7 +192,13 @@ def prepare_splits(options: argparse.Namespace) -> None:
         for name, video in members:
             paths = _same_class(stems.get(video_stem(video), []), name, names)
             match = of_class(paths, name)
-            wanted.append(Wanted((name, video), names.index(name), match and listed_path(options.videos, match, options.out)))
+            wanted.append(
+                Wanted(
+                    (name, video),
+                    names.index(name),
+                    match and listed_path(options.videos, match, options.out),
+                )
+            )
             if match and len(paths) > 1:
                 doubles.append((match, paths))
         write_split(options.out, split, wanted, columns=("class", "video"), names=names, inputs=[])
@@ -173,17 +208,25 @@ def prepare_splits(options: argparse.Namespace) -> None:
 
 
 def _same_class(paths: Sequence[str], name: str, names: Sequence[str]) -> list[str]:
-    """The videos below a folder of the class, else those below no class folder: HMDB51 has the same names in several classes."""
+    """The videos below a folder of the class, else those below no class folder: HMDB51 has the same names in
+    several classes.
+    """
     folders = [set(map(class_key, path.split("/")[:-1])) for path in paths]
     in_class = [path for path, keys in zip(paths, folders, strict=True) if class_key(name) in keys]
-    return in_class or [path for path, keys in zip(paths, folders, strict=True) if keys.isdisjoint(map(class_key, names))]
+    return in_class or [
+        path for path, keys in zip(paths, folders, strict=True) if keys.isdisjoint(map(class_key, names))
+    ]
 
 
 def main(arguments: list[str]) -> int:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--videos", type=Path, required=True, help="folder with a folder for each class")
     parser.add_argument("--out", type=Path, required=True, help="folder to write into")
-    parser.add_argument("--val-share", type=float, help="part of the videos for val.csv; 0.2, or 0 with --splits")
+    parser.add_argument(
+        "--val-share", type=float, help="part of the videos for val.csv; 0.2, or 0 with --splits"
+    )
     parser.add_argument("--test-share", type=float, default=0, help="part of the videos for test.csv")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--splits", type=Path, help="folder of the official split files of UCF101 or HMDB51")
@@ -194,7 +237,10 @@ def main(arguments: list[str]) -> int:
     if options.val_share is None:
         options.val_share = 0 if options.splits else 0.2
     if min(options.val_share, options.test_share) < 0 or options.val_share + options.test_share >= 1:
-        parser.error(f"--val-share {options.val_share} and --test-share {options.test_share}: expected shares from 0 on that leave some for training")
+        parser.error(
+            f"--val-share {options.val_share} and --test-share {options.test_share}: expected shares from 0 "
+            "on that leave some for training"
+        )
     if options.splits and options.test_share:
         parser.error("--test-share cannot be given with --splits, which say what the test videos are")
     return exit_code(lambda: prepare_splits(options) if options.splits else prepare_folders(options))

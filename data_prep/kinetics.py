@@ -1,13 +1,15 @@
-"""Official Kinetics annotations and a folder of videos -> our list, the class names, and what is missing of each class.
+"""Official Kinetics annotations and a folder of videos -> our list, the class names, and what is missing of
+each class.
 
     python data_prep/kinetics.py --videos /raw/k400 --annotations val.csv --split val --out /data/k400
 
-Kinetics-400, 600 and 700 alike. The csv has the header `label,youtube_id,time_start,time_end,split`; the videos are `id_000012_000022.mp4` (start and
-end in seconds) or `id.mp4`, with any video ending, in folders of any kind. Classes are numbered in alphabetical order, over the names in the csv or
-those of --class-names.
+Kinetics-400, 600 and 700 alike. The csv has the header `label,youtube_id,time_start,time_end,split`; the
+videos are `id_000012_000022.mp4` (start and end in seconds) or `id.mp4`, with any video ending, in folders of
+any kind. Classes are numbered in alphabetical order, over the names in the csv or those of --class-names.
 
-Writes <split>.csv and classes.txt, and as reports <split>_missing.csv (in the official format) and <split>_shortfall.txt. Lists that are there with
-other content are not overwritten; the videos are read from where they are and never changed.
+Writes <split>.csv and classes.txt, and as reports <split>_missing.csv (in the official format) and
+<split>_shortfall.txt. Lists that are there with other content are not overwritten; the videos are read from
+where they are and never changed.
 """
 
 from __future__ import annotations
@@ -59,11 +61,16 @@ class Segment(NamedTuple):
 
 
 def read_segments(path: Path, split: str) -> list[Segment]:
-    """The rows of a split, or all rows where the csv does not tell splits. Raises InputError, with file and line."""
+    """The rows of a split, or all rows where the csv does not tell splits. Raises InputError, with file and
+    line.
+    """
     rows = csv.reader(read_lines(str(path)))
     header = next(rows, [])
     if not set(COLUMNS[1:4]) <= set(header):
-        raise InputError(f"line 1 of {path} is {','.join(header)!r}; expected the header `{','.join(COLUMNS)}` of the official annotations")
+        raise InputError(
+            f"line 1 of {path} is {','.join(header)!r}; expected the header `{','.join(COLUMNS)}` of the "
+            "official annotations"
+        )
     segments = []
     for row in rows:
         if not row:
@@ -73,8 +80,19 @@ def read_segments(path: Path, split: str) -> list[Segment]:
         try:
             start, end = int(float(fields["time_start"])), int(float(fields["time_end"]))
         except (KeyError, ValueError) as error:
-            raise InputError(f"{where} is {','.join(row)!r}; expected {','.join(header)} with times in seconds") from error
-        segments.append(Segment(fields.get("label", "").strip(), fields["youtube_id"].strip(), start, end, fields.get("split", "").strip(), where))
+            raise InputError(
+                f"{where} is {','.join(row)!r}; expected {','.join(header)} with times in seconds"
+            ) from error
+        segments.append(
+            Segment(
+                fields.get("label", "").strip(),
+                fields["youtube_id"].strip(),
+                start,
+                end,
+                fields.get("split", "").strip(),
+                where,
+            )
+        )
     chosen = [segment for segment in segments if segment.split in ("", *SPLIT_NAMES[split])]
     if not chosen:
         there = ", ".join(sorted({segment.split for segment in segments})) or "no row at all"
@@ -83,27 +101,39 @@ def read_segments(path: Path, split: str) -> list[Segment]:
 
 
 def number_classes(segments: Sequence[Segment], class_names: Path | None) -> tuple[list[str], dict[str, int]]:
-    """The names in order, and the number of each label. Case and underscores make no difference. Raises InputError for an unknown label."""
+    """The names in order, and the number of each label. Case and underscores make no difference. Raises
+    InputError for an unknown label.
+    """
     labels = {segment.label for segment in segments if segment.label}
     names = list(read_class_names(str(class_names)).names) if class_names else sorted(labels)
     number = {class_key(name): index for index, name in enumerate(names)}
     for segment in segments:
         if segment.label and class_key(segment.label) not in number:
-            raise InputError(f"label {segment.label!r} of {segment.where} is not among the {len(names)} names of {class_names}; correct one of them")
+            raise InputError(
+                f"label {segment.label!r} of {segment.where} is not among the {len(names)} names of "
+                f"{class_names}; correct one of them"
+            )
     return names, {label: number[class_key(label)] for label in labels}
 
 
-def match_videos(segments: Sequence[Segment], found: Found) -> tuple[list[str | None], list[tuple[str, list[str]]]]:
+def match_videos(
+    segments: Sequence[Segment], found: Found
+) -> tuple[list[str | None], list[tuple[str, list[str]]]]:
     """The video of each segment, and the choices among several of one name.
 
-    The name with the times comes first; the id alone serves where it stands for one segment. Among several, the one in the folder of its class.
+    The name with the times comes first; the id alone serves where it stands for one segment. Among several,
+    the one in the folder of its class.
     """
     stems = by_stem(found.videos)
     count = Counter(segment.youtube_id for segment in segments)
     matches: list[str | None] = []
     doubles = []
     for segment in segments:
-        paths = stems.get(segment.stem) or (stems.get(segment.youtube_id) if count[segment.youtube_id] == 1 else None) or []
+        paths = (
+            stems.get(segment.stem)
+            or (stems.get(segment.youtube_id) if count[segment.youtube_id] == 1 else None)
+            or []
+        )
         match = of_class(paths, segment.label)
         matches.append(match)
         if match and len(paths) > 1:
@@ -112,12 +142,18 @@ def match_videos(segments: Sequence[Segment], found: Found) -> tuple[list[str | 
 
 
 def main(arguments: list[str]) -> int:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--videos", type=Path, required=True, help="folder that holds the videos, at any depth")
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument(
+        "--videos", type=Path, required=True, help="folder that holds the videos, at any depth"
+    )
     parser.add_argument("--annotations", type=Path, required=True, help="the official csv")
     parser.add_argument("--split", choices=list(SPLIT_NAMES), required=True)
     parser.add_argument("--out", type=Path, required=True, help="folder to write into")
-    parser.add_argument("--class-names", type=Path, help="file with a name a line, where the csv does not have all classes")
+    parser.add_argument(
+        "--class-names", type=Path, help="file with a name a line, where the csv does not have all classes"
+    )
     parser.add_argument("--workers", type=int, default=8, help="folders that are looked through at once")
     parser.add_argument("--ray", metavar="ADDRESS", help="look through them on this Ray cluster")
     options = parser.parse_args(arguments)
@@ -129,22 +165,36 @@ def prepare(options: argparse.Namespace) -> None:
     names, numbers = number_classes(segments, options.class_names)
     found = find_videos(options.videos, options.workers, options.ray)
     matches, doubles = match_videos(segments, found)
-    print(f"{options.videos}: {len(found.videos):,} videos, {len(found.empty):,} empty ones (taken for missing), {len(found.others):,} other files")
+    print(
+        f"{options.videos}: {len(found.videos):,} videos, {len(found.empty):,} empty ones (taken for "
+        f"missing), {len(found.others):,} other files"
+    )
     report_doubles(doubles)
     official = OFFICIAL_ROWS.get((len(names), options.split))
     if official:
-        print(f"{options.annotations}: {len(segments):,} rows; the official file of Kinetics-400 has {official:,}")
+        print(
+            f"{options.annotations}: {len(segments):,} rows; the official file of Kinetics-400 has "
+            f"{official:,}"
+        )
     if names:
         write_class_names(options.out / "classes.txt", names)
     wanted = [
         Wanted(
-            (segment.label, segment.youtube_id, str(segment.start), str(segment.end), segment.split or options.split),
+            (
+                segment.label,
+                segment.youtube_id,
+                str(segment.start),
+                str(segment.end),
+                segment.split or options.split,
+            ),
             numbers.get(segment.label),
             match and listed_path(options.videos, match, options.out),
         )
         for segment, match in zip(segments, matches, strict=True)
     ]
-    write_split(options.out, options.split, wanted, columns=COLUMNS, names=names, inputs=[options.annotations])
+    write_split(
+        options.out, options.split, wanted, columns=COLUMNS, names=names, inputs=[options.annotations]
+    )
 
 
 if __name__ == "__main__":

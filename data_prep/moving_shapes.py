@@ -2,12 +2,14 @@
 
     python data_prep/moving_shapes.py --out data/moving_shapes
 
-Eight classes in time-reversed pairs: a shape moves left or right, up or down, turns clockwise or counterclockwise, grows or shrinks. The world is
-a torus and growth starts over when it reaches the largest size, so at every moment the shape's position, angle and size are uniform whatever the
-class: no single frame tells it. Each scene (shape, colours, background, speed, start, length, size and frame rate) is shown in all eight motions,
-so that nothing but the motion can be learnt by heart either.
+Eight classes in time-reversed pairs: a shape moves left or right, up or down, turns clockwise or
+counterclockwise, grows or shrinks. The world is a torus and growth starts over when it reaches the largest
+size, so at every moment the shape's position, angle and size are uniform whatever the class: no single frame
+tells it. Each scene (shape, colours, background, speed, start, length, size and frame rate) is shown in all
+eight motions, so that nothing but the motion can be learnt by heart either.
 
-Writes videos/, train.csv, val.csv, test.csv and classes.txt. The lists come last: a run that was stopped goes on when it is started again.
+Writes videos/, train.csv, val.csv, test.csv and classes.txt. The lists come last: a run that was stopped goes
+on when it is started again.
 """
 
 from __future__ import annotations
@@ -32,7 +34,8 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 from video_iresnet.runtime.errors import InputError
 from video_iresnet.runtime.storage import atomic_write
 
-# Change per cycle of (x, y, angle, size), each a share of its full range; neighbours are each other's time reverse.
+# Change per cycle of (x, y, angle, size), each a share of its full range; neighbours are each other's time
+# reverse.
 MOTIONS = {
     "moving left": (-1, 0, 0, 0),
     "moving right": (1, 0, 0, 0),
@@ -111,10 +114,15 @@ def render(scene: Scene, motion: tuple[int, int, int, int], frame: int) -> NDArr
 def write_video(path: Path, scene: Scene, motion: tuple[int, int, int, int]) -> None:
     """Encode a scene in motion as H.264 in MP4."""
     with atomic_write(path, "wb") as file, av.open(file, "w", format="mp4") as container:
-        # Macroblock trees are off because with them x264 writes other bits at each run for pictures this small.
-        stream = container.add_stream("libx264", rate=scene.frame_rate, options={"crf": "20", "preset": "veryfast", "mbtree": "0"})
+        # Macroblock trees are off because with them x264 writes other bits at each run for pictures this
+        # small.
+        stream = container.add_stream(
+            "libx264", rate=scene.frame_rate, options={"crf": "20", "preset": "veryfast", "mbtree": "0"}
+        )
         stream.width, stream.height, stream.pix_fmt = scene.width, scene.height, "yuv420p"
-        stream.codec_context.thread_count = 1  # the number of threads would change the bits, here and in the conversion
+        stream.codec_context.thread_count = (
+            1  # the number of threads would change the bits, here and in the conversion
+        )
         reformatter = VideoReformatter()
         for frame in range(scene.num_frames):
             picture = av.VideoFrame.from_ndarray(render(scene, motion, frame), format="rgb24")
@@ -123,7 +131,7 @@ def write_video(path: Path, scene: Scene, motion: tuple[int, int, int, int]) -> 
 
 
 def write_one(folder: Path, seed: int, job: tuple[int, str]) -> None:
-    """Write video `number` of a split, where it is not there yet: scene `number // 8` in motion `number % 8`."""
+    """Write video `number` of a split, where it is missing: scene `number // 8` in motion `number % 8`."""
     number, split = job
     path = folder / "videos" / f"{split}_{number:04d}.mp4"
     if not path.exists():
@@ -136,16 +144,28 @@ def write_data_set(folder: Path, sizes: dict[str, int], seed: int) -> None:
     (folder / "videos").mkdir(parents=True, exist_ok=True)
     jobs = [(number, split) for split, size in sizes.items() for number in range(size)]
     with ProcessPoolExecutor() as pool:
-        list(tqdm(pool.map(partial(write_one, folder, seed), jobs, chunksize=8), total=len(jobs), desc="moving shapes", unit="video", disable=None))
+        list(
+            tqdm(
+                pool.map(partial(write_one, folder, seed), jobs, chunksize=8),
+                total=len(jobs),
+                desc="moving shapes",
+                unit="video",
+                disable=None,
+            )
+        )
     for split, size in sizes.items():
         with atomic_write(folder / f"{split}.csv") as file:
-            file.writelines(f"videos/{split}_{number:04d}.mp4 {number % len(MOTIONS)}\n" for number in range(size))
+            file.writelines(
+                f"videos/{split}_{number:04d}.mp4 {number % len(MOTIONS)}\n" for number in range(size)
+            )
     with atomic_write(folder / "classes.txt") as file:
         file.writelines(f"{name}\n" for name in MOTIONS)
 
 
 def main() -> int:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--out", type=Path, required=True, help="folder to write into")
     parser.add_argument("--train", type=int, default=512, help="training videos")
     parser.add_argument("--val", type=int, default=64, help="validation videos")
@@ -156,7 +176,9 @@ def main() -> int:
         print(f"{options.out} is complete; nothing was written")
         return 0
     try:
-        write_data_set(options.out, {"train": options.train, "val": options.val, "test": options.test}, options.seed)
+        write_data_set(
+            options.out, {"train": options.train, "val": options.val, "test": options.test}, options.seed
+        )
     except (InputError, OSError) as error:
         print(f"error: {error}", file=sys.stderr)
         return 1

@@ -1,15 +1,20 @@
-"""Something-Something-v2 as it is downloaded -> our lists and class names; unpacks the archives and extracts frames where asked to.
+"""Something-Something-v2 as it is downloaded -> our lists and class names; unpacks the archives and extracts
+frames where asked to.
 
     python data_prep/ssv2.py --videos /raw/ssv2 --annotations /raw/labels --out /data/ssv2
-    python data_prep/ssv2.py --videos /raw/ssv2 --annotations /raw/labels --out /data/ssv2 --archives /download/20bn-something-something-v2-??
-    python data_prep/ssv2.py --videos /raw/ssv2 --annotations /raw/labels --out /data/ssv2 --frames --fps 30 --workers 16
+    python data_prep/ssv2.py --videos /raw/ssv2 --annotations /raw/labels --out /data/ssv2 \\
+        --archives /download/20bn-something-something-v2-??
+    python data_prep/ssv2.py --videos /raw/ssv2 --annotations /raw/labels --out /data/ssv2 \\
+        --frames --fps 30 --workers 16
 
-Writes train.csv, val.csv, test.csv and classes.txt; of the test split, whose labels are not public, with class 0 throughout. --archives: joins the
-parts and unpacks them into --videos first. --frames: writes out/frames/<id>/<id>_000001.jpg and so on, as they are in the video (12 a second) or
-at --fps (PySlowFast uses 30, which repeats frames), and lists of them in out/frame_lists: train.csv for PySlowFast, with out/frames as its
-DATA.PATH_PREFIX, and train.txt, `folder frames label`.
+Writes train.csv, val.csv, test.csv and classes.txt; of the test split, whose labels are not public, with
+class 0 throughout. --archives: joins the parts and unpacks them into --videos first. --frames: writes
+out/frames/<id>/<id>_000001.jpg and so on, as they are in the video (12 a second) or at --fps (PySlowFast uses
+30, which repeats frames), and lists of them in out/frame_lists: train.csv for PySlowFast, with out/frames as
+its DATA.PATH_PREFIX, and train.txt, `folder frames label`.
 
-A stopped run goes on when it is started again, one run at a time. Originals are never changed, lists with other content never overwritten.
+A stopped run goes on when it is started again, one run at a time. Originals are never changed, lists with
+other content never overwritten.
 """
 
 from __future__ import annotations
@@ -26,7 +31,17 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from video_iresnet.data.archives import group_parts, partial_folder, unpack
 from video_iresnet.data.frames import FrameJob, extract_frames, frame_rows
-from video_iresnet.data.lists import Wanted, by_stem, find_videos, listed_path, report_doubles, write_class_names, write_csv, write_new, write_split
+from video_iresnet.data.lists import (
+    Wanted,
+    by_stem,
+    find_videos,
+    listed_path,
+    report_doubles,
+    write_class_names,
+    write_csv,
+    write_new,
+    write_split,
+)
 from video_iresnet.data.records import read_json_classes, read_json_labels
 from video_iresnet.runtime.errors import InputError, exit_code
 from video_iresnet.runtime.jobs import run_jobs
@@ -62,7 +77,10 @@ def read_annotations(folder: Path) -> Annotations:
     for split, videos in labels.items():
         for video in videos:
             if not re.fullmatch(r"\w[\w.-]*", video):
-                raise InputError(f"the id {video!r} in {files[split]} cannot be the name of a folder; expected a number such as 78687")
+                raise InputError(
+                    f"the id {video!r} in {files[split]} cannot be the name of a folder; expected a number "
+                    "such as 78687"
+                )
     return Annotations(names, files, labels)
 
 
@@ -71,15 +89,22 @@ def _first_file(folder: Path, names: tuple[str, ...]) -> Path | None:
 
 
 def extract(videos: Mapping[str, Path], options: argparse.Namespace) -> dict[str, int]:
-    """Extract the frames of all videos (id -> file); id -> number of frames. Videos that cannot be read are reported in unreadable.csv."""
+    """Extract the frames of all videos (id -> file); id -> number of frames. Videos that cannot be read are
+    reported in unreadable.csv.
+    """
     frames = options.out / "frames"
     check_settings(options.out / "frames.json", {"fps": options.fps, "short_side": options.short_side})
     counts: dict[str, int] = {}
     unreadable: dict[str, str] = {}
     with partial_folder(frames) as partial:
-        jobs = [FrameJob(str(path), name, str(frames), str(partial), options.fps, options.short_side) for name, path in videos.items()]
+        jobs = [
+            FrameJob(str(path), name, str(frames), str(partial), options.fps, options.short_side)
+            for name, path in videos.items()
+        ]
         where = {"workers": options.workers, "ray_address": options.ray}
-        for job, result in run_jobs(extract_frames, jobs, **where, description="extracting frames", name=lambda job: job.video):
+        for job, result in run_jobs(
+            extract_frames, jobs, **where, description="extracting frames", name=lambda job: job.video
+        ):
             if isinstance(result, int):
                 counts[job.name] = result
             else:
@@ -88,17 +113,24 @@ def extract(videos: Mapping[str, Path], options: argparse.Namespace) -> dict[str
     print(f"{frames}: {sum(counts.values()):,} frames of {len(counts):,} videos")
     if unreadable:
         path, reason = min(unreadable.items())
-        print(f"{len(unreadable):,} videos cannot be read and are in no list of frames: {options.out / 'unreadable.csv'}; first {path}: {reason}")
+        print(
+            f"{len(unreadable):,} videos cannot be read and are in no list of frames: "
+            f"{options.out / 'unreadable.csv'}; first {path}: {reason}"
+        )
     return counts
 
 
-def write_frame_lists(folder: Path, labels: Mapping[str, Mapping[str, int | None]], counts: Mapping[str, int]) -> None:
+def write_frame_lists(
+    folder: Path, labels: Mapping[str, Mapping[str, int | None]], counts: Mapping[str, int]
+) -> None:
     """For each split a list of frames as PySlowFast has it, and one of `folder frames label`."""
     for split, videos in labels.items():
         there = [(video, counts[video], label or 0) for video, label in videos.items() if video in counts]
         if there:
             write_new(folder / f"{split}.csv", frame_rows([(video, count) for video, count, _ in there]))
-            write_new(folder / f"{split}.txt", [f"{video} {count} {label}\n" for video, count, label in there])
+            write_new(
+                folder / f"{split}.txt", [f"{video} {count} {label}\n" for video, count, label in there]
+            )
             print(f"{split}: frames of {len(there):,} videos -> {folder / split}.csv, .txt")
 
 
@@ -107,7 +139,8 @@ def check_settings(path: Path, settings: Mapping[str, float]) -> None:
     text = json.dumps(settings) + "\n"
     if path.exists() and path.read_text() != text:
         raise InputError(
-            f"{path} says that frames were extracted with {path.read_text().strip()}; take the same --fps and --short-side, or another --out"
+            f"{path} says that frames were extracted with {path.read_text().strip()}; take the same --fps "
+            "and --short-side, or another --out"
         )
     write_new(path, [text])
 
@@ -119,7 +152,10 @@ def prepare(options: argparse.Namespace) -> None:
             written, kept = unpack(parts, options.videos)
             print(f"{parts[0].name}: {len(parts)} parts, {written:,} files unpacked, {kept:,} were there")
     found = find_videos(options.videos, options.workers, options.ray)
-    print(f"{options.videos}: {len(found.videos):,} videos, {len(found.empty):,} empty ones (taken for missing), {len(found.others):,} other files")
+    print(
+        f"{options.videos}: {len(found.videos):,} videos, {len(found.empty):,} empty ones (taken for "
+        f"missing), {len(found.others):,} other files"
+    )
     stems = by_stem(found.videos)
     all_ids = {video for videos in labels.values() for video in videos}
     report_doubles([(paths[0], paths) for stem, paths in stems.items() if len(paths) > 1 and stem in all_ids])
@@ -127,27 +163,57 @@ def prepare(options: argparse.Namespace) -> None:
     for split, videos in labels.items():
         if len(names) == NUM_CLASSES and len(videos) != OFFICIAL_VIDEOS[split]:
             print(f"{files[split]}: {len(videos):,} videos; the official file has {OFFICIAL_VIDEOS[split]:,}")
-        paths = {video: listed_path(options.videos, stems[video][0], options.out) for video in videos if video in stems}
-        wanted = [Wanted((video, "" if label is None else names[label]), label, paths.get(video)) for video, label in videos.items()]
-        write_split(options.out, split, wanted, columns=("id", "label"), names=names, inputs=list(files.values()))
+        paths = {
+            video: listed_path(options.videos, stems[video][0], options.out)
+            for video in videos
+            if video in stems
+        }
+        wanted = [
+            Wanted((video, "" if label is None else names[label]), label, paths.get(video))
+            for video, label in videos.items()
+        ]
+        write_split(
+            options.out, split, wanted, columns=("id", "label"), names=names, inputs=list(files.values())
+        )
     if options.frames:
-        counts = extract({video: options.videos / stems[video][0] for video in sorted(all_ids) if video in stems}, options)
+        counts = extract(
+            {video: options.videos / stems[video][0] for video in sorted(all_ids) if video in stems}, options
+        )
         write_frame_lists(options.out / "frame_lists", labels, counts)
 
 
 def main(arguments: list[str]) -> int:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--videos", type=Path, required=True, help="folder that holds the webm files, at any depth")
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument(
+        "--videos", type=Path, required=True, help="folder that holds the webm files, at any depth"
+    )
     parser.add_argument("--annotations", type=Path, required=True, help="folder of the official json files")
     parser.add_argument("--out", type=Path, required=True, help="folder to write into")
     parser.add_argument(
-        "--archives", type=Path, nargs="+", default=[], metavar="FILE", help="archives, or the parts of one, to unpack into --videos first"
+        "--archives",
+        type=Path,
+        nargs="+",
+        default=[],
+        metavar="FILE",
+        help="archives, or the parts of one, to unpack into --videos first",
     )
     parser.add_argument("--frames", action="store_true", help="extract frames")
     parser.add_argument("--fps", type=float, default=0.0, help="frames a second; 0: all frames as they are")
-    parser.add_argument("--short-side", type=int, default=0, metavar="PIXELS", help="make larger frames this small; 0: their own size")
-    parser.add_argument("--workers", type=int, default=4, help="processes that extract frames, threads that look for videos")
-    parser.add_argument("--ray", metavar="ADDRESS", help="look for videos and extract frames on this Ray cluster")
+    parser.add_argument(
+        "--short-side",
+        type=int,
+        default=0,
+        metavar="PIXELS",
+        help="make larger frames this small; 0: their own size",
+    )
+    parser.add_argument(
+        "--workers", type=int, default=4, help="processes that extract frames, threads that look for videos"
+    )
+    parser.add_argument(
+        "--ray", metavar="ADDRESS", help="look for videos and extract frames on this Ray cluster"
+    )
     options = parser.parse_args(arguments)
     if options.fps < 0 or options.short_side < 0 or options.workers < 0:
         parser.error("--fps, --short-side and --workers cannot be negative")

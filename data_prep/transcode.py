@@ -1,13 +1,15 @@
-"""Make videos small and fast to decode: H.264 in MP4 of a given short side with a keyframe every 16 frames, without sound.
+"""Make videos small and fast to decode: H.264 in MP4 of a given short side with a keyframe every 16 frames,
+without sound.
 
     python data_prep/transcode.py --list /data/k400/train.csv --out /data/k400_256 --short-side 256
 
-Every frame is kept, at its time after the first one (variable rates stay variable), upright (rotation is applied), with its colours' meaning; nothing
-is enlarged. OUT mirrors the folders of the list's relative paths, and those of its absolute paths from the root on. At the end OUT holds the list
-of what succeeded under the list's own name, and LIST_failed.csv (path, label, reason). Originals are only read.
+Every frame is kept, at its time after the first one (variable rates stay variable), upright (rotation is
+applied), with its colours' meaning; nothing is enlarged. OUT mirrors the folders of the list's relative
+paths, and those of its absolute paths from the root on. At the end OUT holds the list of what succeeded under
+the list's own name, and LIST_failed.csv (path, label, reason). Originals are only read.
 
-It can be stopped and started again: a video that is there, from the same source with the same settings, is skipped; one whose source has changed is
-made anew. A video appears under its name only when it is complete.
+It can be stopped and started again: a video that is there, from the same source with the same settings, is
+skipped; one whose source has changed is made anew. A video appears under its name only when it is complete.
 """
 
 from __future__ import annotations
@@ -43,9 +45,11 @@ from video_iresnet.runtime.storage import atomic_write, remove_leftovers
 ANY_LABEL = 2**31
 WRITER = "video_iresnet data_prep/transcode.py"
 PRESETS = ("ultrafast", "superfast", "veryfast", "faster", "fast", "medium", "slow", "slower", "veryslow")
-# Above SSE4.2 x264 gives other bits on other processors, and with AVX-512 at every run; it costs some percent of the time.
+# Above SSE4.2 x264 gives other bits on other processors, and with AVX-512 at every run; it costs some percent
+# of the time.
 ASM = "asm=sse4.2:" if platform.machine().lower() in ("x86_64", "amd64") else ""
-# Between two frames that others need stand five that no other needs, and which a reader of clips therefore leaves undecoded.
+# Between two frames that others need stand five that no other needs, and which a reader of clips therefore
+# leaves undecoded.
 X264 = f"{ASM}bframes=5:b-adapt=0:b-pyramid=none"
 
 
@@ -80,7 +84,9 @@ class SourceError(Exception):
 
 
 def transcode(job: Job) -> Outcome:
-    """Make one video, unless it is there. Raises InputError where the target cannot be written, or holds something else."""
+    """Make one video, unless it is there. Raises InputError where the target cannot be written, or holds
+    something else.
+    """
     try:
         status = os.stat(job.source)
         stamp = make_stamp(job, status)
@@ -97,11 +103,19 @@ def transcode(job: Job) -> Outcome:
 def make_stamp(job: Job, status: os.stat_result) -> dict[str, Any]:
     """What a video says of its making. The path of its source is hashed, because videos are passed on."""
     source = hashlib.sha256(os.path.realpath(job.source).encode("utf-8", "surrogateescape")).hexdigest()[:16]
-    return {"writer": WRITER, "source": source, "size": status.st_size, "mtime_ns": status.st_mtime_ns, **job.settings._asdict()}
+    return {
+        "writer": WRITER,
+        "source": source,
+        "size": status.st_size,
+        "mtime_ns": status.st_mtime_ns,
+        **job.settings._asdict(),
+    }
 
 
 def is_made(job: Job, stamp: dict[str, Any]) -> bool:
-    """Whether the target is there for good. Raises InputError where it was made otherwise, or of another video."""
+    """Whether the target is there for good. Raises InputError where it was made otherwise, or of another
+    video.
+    """
     try:
         with av.open(job.target) as container:
             found = json.loads(container.metadata.get("comment", ""))
@@ -112,10 +126,18 @@ def is_made(job: Job, stamp: dict[str, Any]) -> bool:
         raise InputError(f"{job.target} is there and was not written by this script; name another --out")
     for key, value in job.settings._asdict().items():
         if found.get(key) != value:
-            raise InputError(f"{job.target} was made with {key} {found.get(key)}, not {value}; give the same options, or name another --out")
-    same_path, same_content = found["source"] == stamp["source"], all(found[key] == stamp[key] for key in ("size", "mtime_ns"))
+            raise InputError(
+                f"{job.target} was made with {key} {found.get(key)}, not {value}; give the same options, or "
+                "name another --out"
+            )
+    same_path, same_content = (
+        found["source"] == stamp["source"],
+        all(found[key] == stamp[key] for key in ("size", "mtime_ns")),
+    )
     if not (same_path or same_content):
-        raise InputError(f"{job.target} was made of another video than {job.source}; name another --out for this list")
+        raise InputError(
+            f"{job.target} was made of another video than {job.source}; name another --out for this list"
+        )
     return same_content
 
 
@@ -135,7 +157,9 @@ def open_video(path: str) -> InputContainer:
 
 
 def timed_frames(container: InputContainer) -> Iterator[VideoFrame]:
-    """All frames, in the order of presentation; the first one's time is 0 and times ascend, whatever the file says."""
+    """All frames, in the order of presentation; the first one's time is 0 and times ascend, whatever the file
+    says.
+    """
     stream = container.streams.video[0]
     step = max(1, round(1 / (stream.average_rate * stream.time_base))) if stream.average_rate else 1
     first, previous = 0, -step
@@ -161,7 +185,9 @@ def timed_frames(container: InputContainer) -> Iterator[VideoFrame]:
 
 
 def truncation(container: InputContainer, num_packets: int) -> str:
-    """Empty, or that the end is missing: the index of MP4 and MOV is exact, so fewer packets tell it. It leaves out what an edit list cuts off."""
+    """Empty, or that the end is missing: the index of MP4 and MOV is exact, so fewer packets tell it. It
+    leaves out what an edit list cuts off.
+    """
     claimed = len(container.streams.video[0].index_entries) if "mp4" in container.format.name else 0
     return f"it is truncated: {num_packets} of {claimed} frames are there" if num_packets < claimed else ""
 
@@ -183,7 +209,9 @@ class Output:
 
 
 def encode(container: InputContainer, file: IO[bytes], settings: Settings, comment: str) -> int:
-    """Encode all frames into an MP4 file and return their number. Raises SourceError, or OSError where `file` does not take it."""
+    """Encode all frames into an MP4 file and return their number. Raises SourceError, or OSError where `file`
+    does not take it.
+    """
     pictures = Pictures(settings.short_side)
     output = Output(file)
     num_frames = 0
@@ -193,7 +221,9 @@ def encode(container: InputContainer, file: IO[bytes], settings: Settings, comme
             stream = None
             for frame in timed_frames(container):
                 picture = pictures.convert(frame)
-                stream = stream or add_stream(target, container.streams.video[0], picture, pictures.is_transposed, settings)
+                stream = stream or add_stream(
+                    target, container.streams.video[0], picture, pictures.is_transposed, settings
+                )
                 target.mux(stream.encode(picture))
                 num_frames += 1
             if stream is not None:
@@ -206,7 +236,9 @@ def encode(container: InputContainer, file: IO[bytes], settings: Settings, comme
     return num_frames
 
 
-def add_stream(target: Any, source: VideoStream, picture: VideoFrame, is_transposed: bool, settings: Settings) -> VideoStream:
+def add_stream(
+    target: Any, source: VideoStream, picture: VideoFrame, is_transposed: bool, settings: Settings
+) -> VideoStream:
     """An H.264 stream for such pictures, with the source's clock, shape of pixels and colours."""
     options = {
         "crf": str(settings.crf),
@@ -230,7 +262,9 @@ def add_stream(target: Any, source: VideoStream, picture: VideoFrame, is_transpo
 
 
 class Pictures:
-    """Turns decoded frames into upright 8-bit 4:2:0 pictures of the right size; the first frame of a video tells which."""
+    """Turns decoded frames into upright 8-bit 4:2:0 pictures of the right size; the first frame of a video
+    tells which.
+    """
 
     def __init__(self, short_side: int) -> None:
         self._short_side = short_side
@@ -242,9 +276,14 @@ class Pictures:
             self._size = target_size(frame.height, frame.width, self._short_side)
             self.is_transposed, self._flip_rows, self._flip_columns = orientation(frame)
         height, width = self._size
-        # RGB has neither a matrix nor a range that could be kept; without names the decoder would have to guess them.
-        named: dict[str, Any] = {"dst_colorspace": "ITU601", "dst_color_range": "MPEG"} if frame.format.is_rgb else {}
-        picture = self._reformatter.reformat(frame, width, height, "yuv420p", interpolation="BICUBIC", threads=1, **named)
+        # RGB has neither a matrix nor a range that could be kept; without names the decoder would have to
+        # guess them.
+        named: dict[str, Any] = (
+            {"dst_colorspace": "ITU601", "dst_color_range": "MPEG"} if frame.format.is_rgb else {}
+        )
+        picture = self._reformatter.reformat(
+            frame, width, height, "yuv420p", interpolation="BICUBIC", threads=1, **named
+        )
         if self.is_transposed or self._flip_rows or self._flip_columns:
             picture = self._turn(picture)
         picture.pts, picture.time_base, picture.duration = frame.pts, frame.time_base, frame.duration
@@ -259,8 +298,12 @@ class Pictures:
         for plane, half in zip(planes, (1, 2, 2), strict=True):
             grid = plane.reshape(height // half, width // half)
             grid = grid.T if self.is_transposed else grid
-            turned.append(grid[:: -1 if self._flip_rows else 1, :: -1 if self._flip_columns else 1].reshape(-1))
-        result = VideoFrame.from_ndarray(np.concatenate(turned).reshape(-1, height if self.is_transposed else width), format="yuv420p")
+            turned.append(
+                grid[:: -1 if self._flip_rows else 1, :: -1 if self._flip_columns else 1].reshape(-1)
+            )
+        result = VideoFrame.from_ndarray(
+            np.concatenate(turned).reshape(-1, height if self.is_transposed else width), format="yuv420p"
+        )
         result.color_range, result.colorspace = picture.color_range, picture.colorspace
         result.color_primaries, result.color_trc = picture.color_primaries, picture.color_trc
         return result
@@ -275,7 +318,8 @@ def target_size(height: int, width: int, short_side: int) -> tuple[int, int]:
 
 
 def orientation(frame: VideoFrame) -> tuple[bool, bool, bool]:
-    """(transpose, then flip the rows, then flip the columns) makes the picture upright, to the nearest quarter turn.
+    """(transpose, then flip the rows, then flip the columns) makes the picture upright, to the nearest
+    quarter turn.
 
     FFmpeg's display matrix says where a stored (x, y) is shown: at (a x + c y, b x + d y).
     """
@@ -299,7 +343,9 @@ def check(file: IO[bytes], num_frames: int) -> None:
 
 
 class Likeness(NamedTuple):
-    """How a transcoded video resembles its source at the same size, in luma: PSNR in dB of the mean squared error, mean SSIM."""
+    """How a transcoded video resembles its source at the same size, in luma: PSNR in dB of the mean squared
+    error, mean SSIM.
+    """
 
     failure: str = ""
     psnr: float = 0.0
@@ -318,7 +364,9 @@ def compare(job: Job) -> Likeness:
                 similarities.append(ssim(x, y))
     except (SourceError, ValueError) as error:
         return Likeness(str(error))
-    return Likeness("", float(10 * np.log10(255**2 / max(np.mean(errors), 1e-10))), float(np.mean(similarities)))
+    return Likeness(
+        "", float(10 * np.log10(255**2 / max(np.mean(errors), 1e-10))), float(np.mean(similarities))
+    )
 
 
 def luma(picture: VideoFrame) -> NDArray[np.float32]:
@@ -327,7 +375,9 @@ def luma(picture: VideoFrame) -> NDArray[np.float32]:
 
 
 def ssim(x: NDArray[np.float32], y: NDArray[np.float32]) -> float:
-    """Mean structural similarity of two (H, W) pictures in [0, 255]: Wang et al. 2004, 11 x 11 Gaussian window of sigma 1.5."""
+    """Mean structural similarity of two (H, W) pictures in [0, 255]: Wang et al. 2004, 11 x 11 Gaussian
+    window of sigma 1.5.
+    """
     offsets = np.arange(min(11, *x.shape)) - min(10, x.shape[0] - 1, x.shape[1] - 1) / 2
     window = np.exp(-(offsets**2) / 4.5).astype(np.float32)
     window /= window.sum()
@@ -340,7 +390,9 @@ def ssim(x: NDArray[np.float32], y: NDArray[np.float32]) -> float:
     mx, my = blur(x), blur(y)
     vx, vy, covariance = blur(x * x) - mx * mx, blur(y * y) - my * my, blur(x * y) - mx * my
     c1, c2 = (0.01 * 255) ** 2, (0.03 * 255) ** 2
-    return float(((2 * mx * my + c1) * (2 * covariance + c2) / ((mx * mx + my * my + c1) * (vx + vy + c2))).mean())
+    return float(
+        ((2 * mx * my + c1) * (2 * covariance + c2) / ((mx * mx + my * my + c1) * (vx + vy + c2))).mean()
+    )
 
 
 def plan(records: list[Record], root: Path, out: Path, settings: Settings) -> list[Job]:
@@ -356,13 +408,16 @@ def plan(records: list[Record], root: Path, out: Path, settings: Settings) -> li
         first = jobs.setdefault(job.target, job)
         if first.source != source:
             raise InputError(
-                f"{first.source} and {source} would both become {job.target}; rename one, or split the list and give each part its own --out"
+                f"{first.source} and {source} would both become {job.target}; rename one, or split the list "
+                "and give each part its own --out"
             )
         result.append(job)
     return result
 
 
-def run(records: list[Record], jobs: list[Job], list_path: Path, out: Path, options: argparse.Namespace) -> dict[Job, Outcome]:
+def run(
+    records: list[Record], jobs: list[Job], list_path: Path, out: Path, options: argparse.Namespace
+) -> dict[Job, Outcome]:
     """Work through the jobs, then write the lists."""
     names: dict[str, set[str]] = {str(out): {list_path.name, failed_name(list_path)}}
     for job in jobs:
@@ -374,19 +429,35 @@ def run(records: list[Record], jobs: list[Job], list_path: Path, out: Path, opti
     except OSError as error:
         raise InputError(f"cannot write to --out {out}: {reason(error)}: {error.filename}") from error
     if (out / list_path.name).exists() and not (out / failed_name(list_path)).exists():
-        raise InputError(f"{out / list_path.name} is there and was not written by this script; name another --out")
+        raise InputError(
+            f"{out / list_path.name} is there and was not written by this script; name another --out"
+        )
     outcomes: dict[Job, Outcome] = {}
     try:
         where = {"workers": options.workers, "ray_address": options.ray}
-        work = run_jobs(transcode, list(dict.fromkeys(jobs)), **where, description="transcoding", name=lambda job: job.source)
+        work = run_jobs(
+            transcode,
+            list(dict.fromkeys(jobs)),
+            **where,
+            description="transcoding",
+            name=lambda job: job.source,
+        )
         with closing(work):
             outcomes.update(work)
     finally:
         for folder in names:
             remove_leftovers(folder, names[folder])
-    failed = [(r.name, r.label, outcomes[job].failure) for r, job in zip(records, jobs, strict=True) if outcomes[job].failure]
+    failed = [
+        (r.name, r.label, outcomes[job].failure)
+        for r, job in zip(records, jobs, strict=True)
+        if outcomes[job].failure
+    ]
     write_csv(out / failed_name(list_path), ("path", "label", "reason"), failed)
-    made = [(os.path.relpath(job.target, out), r.label) for r, job in zip(records, jobs, strict=True) if not outcomes[job].failure]
+    made = [
+        (os.path.relpath(job.target, out), r.label)
+        for r, job in zip(records, jobs, strict=True)
+        if not outcomes[job].failure
+    ]
     replace_list(out / list_path.name, made)
     return outcomes
 
@@ -398,44 +469,78 @@ def failed_name(list_path: Path) -> str:
 def summarise(outcomes: dict[Job, Outcome], options: argparse.Namespace, out: Path, list_path: Path) -> None:
     done = {job: outcome for job, outcome in outcomes.items() if not outcome.failure}
     skipped = sum(outcome.was_there for outcome in done.values())
-    before, after = sum(outcome.bytes_before for outcome in done.values()), sum(outcome.bytes_after for outcome in done.values())
+    before, after = (
+        sum(outcome.bytes_before for outcome in done.values()),
+        sum(outcome.bytes_after for outcome in done.values()),
+    )
     print(f"{len(done) - skipped} done, {skipped} skipped (done before), {len(outcomes) - len(done)} failed")
     for job, outcome in [(job, outcome) for job, outcome in outcomes.items() if outcome.failure][:5]:
         print(f"  {job.source}: {outcome.failure}")
     if len(outcomes) > len(done):
         print(f"  all of them: {out / failed_name(list_path)}")
     if done:
-        print(f"size: {before / 2**20:.1f} MiB before, {after / 2**20:.1f} MiB after ({after / before:.2f} x)")
+        print(
+            f"size: {before / 2**20:.1f} MiB before, {after / 2**20:.1f} MiB after ({after / before:.2f} x)"
+        )
     if options.compare and done:
-        some = [list(done)[i] for i in np.linspace(0, len(done) - 1, min(options.compare, len(done))).round().astype(int)]
-        with closing(run_jobs(compare, some, workers=options.workers, ray_address=options.ray, description="comparing")) as work:
+        some = [
+            list(done)[i]
+            for i in np.linspace(0, len(done) - 1, min(options.compare, len(done))).round().astype(int)
+        ]
+        with closing(
+            run_jobs(compare, some, workers=options.workers, ray_address=options.ray, description="comparing")
+        ) as work:
             found = [likeness for _, likeness in work]
         alike = [likeness for likeness in found if not likeness.failure]
         if alike:
             psnr, similarity = (np.array([[likeness.psnr, likeness.ssim] for likeness in alike])).T
             lowest = f"lowest {psnr.min():.2f} and {similarity.min():.4f}"
-            print(f"luma of {len(alike)} videos: PSNR {psnr.mean():.2f} dB, SSIM {similarity.mean():.4f} ({lowest})")
+            print(
+                f"luma of {len(alike)} videos: PSNR {psnr.mean():.2f} dB, SSIM {similarity.mean():.4f} "
+                f"({lowest})"
+            )
         for likeness in found:
             if likeness.failure:
                 print(f"  cannot be compared: {likeness.failure}")
 
 
 def parse(arguments: list[str]) -> argparse.Namespace:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--list", type=Path, required=True, help="`path label` lines; relative paths start at its folder")
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument(
+        "--list", type=Path, required=True, help="`path label` lines; relative paths start at its folder"
+    )
     parser.add_argument("--out", type=Path, required=True, help="folder to write into")
     parser.add_argument("--short-side", type=int, default=256, help="pixels, even (default: %(default)s)")
-    parser.add_argument("--gop", type=int, default=16, help="frames from keyframe to keyframe, at most (default: %(default)s)")
-    parser.add_argument("--crf", type=int, default=23, help="0 to 51: better to smaller (default: %(default)s)")
-    parser.add_argument("--preset", choices=PRESETS, default="medium", help="x264's: faster or smaller (default: %(default)s)")
-    parser.add_argument("--compare", type=int, default=0, metavar="N", help="then give PSNR and SSIM of N videos, evenly spaced over the list")
+    parser.add_argument(
+        "--gop", type=int, default=16, help="frames from keyframe to keyframe, at most (default: %(default)s)"
+    )
+    parser.add_argument(
+        "--crf", type=int, default=23, help="0 to 51: better to smaller (default: %(default)s)"
+    )
+    parser.add_argument(
+        "--preset", choices=PRESETS, default="medium", help="x264's: faster or smaller (default: %(default)s)"
+    )
+    parser.add_argument(
+        "--compare",
+        type=int,
+        default=0,
+        metavar="N",
+        help="then give PSNR and SSIM of N videos, evenly spaced over the list",
+    )
     add_options(parser)
     return parser.parse_args(arguments)
 
 
 def prepare(options: argparse.Namespace) -> None:
     for name, value, expected, fits in (
-        ("short-side", options.short_side, "an even number from 16 on", options.short_side >= 16 and options.short_side % 2 == 0),
+        (
+            "short-side",
+            options.short_side,
+            "an even number from 16 on",
+            options.short_side >= 16 and options.short_side % 2 == 0,
+        ),
         ("gop", options.gop, "1 or more", options.gop >= 1),
         ("crf", options.crf, "0 to 51", 0 <= options.crf <= 51),
         ("compare", options.compare, "0 or more", options.compare >= 0),
@@ -444,7 +549,10 @@ def prepare(options: argparse.Namespace) -> None:
             raise InputError(f"--{name} is {value}; expected {expected}")
     root, out = Path(os.path.abspath(options.list.parent)), Path(os.path.abspath(options.out))
     if os.path.realpath(root) == os.path.realpath(out):
-        raise InputError(f"--out {options.out} is the folder of the list itself; name another one, so that nothing is overwritten")
+        raise InputError(
+            f"--out {options.out} is the folder of the list itself; name another one, so that nothing is "
+            "overwritten"
+        )
     records = read_records(str(options.list), root=str(root), num_classes=ANY_LABEL)
     settings = Settings(options.short_side, options.gop, options.crf, options.preset)
     jobs = plan(records, root, out, settings)

@@ -1,14 +1,16 @@
 """Decode every video of a list once, from the first frame to the last, and say what is wrong with the data.
 
-    python data_prep/verify.py --list /data/k400_256/train.csv --against /data/k400_256/val.csv --report report.html
+    python data_prep/verify.py --list /data/k400/train.csv --against /data/k400/val.csv --report report.html
 
-Bad, and left out of the clean list: missing, unreadable or truncated files, and such without video or without frames. Worth a look, but left in it:
-pictures that the decoder had to patch up, frame rates outside [10, 61] or uneven ones, copies (files of the same bytes) in the list and in those
-given with --against. Beside the list, or under --out, for a train.csv: train_clean.csv; train_bad.csv (path, label, problem, reason);
-train_verify.html, the report, or where --report says; train_verify.json, the same for machines; train_verify.jsonl, what was found in each video.
+Bad, and left out of the clean list: missing, unreadable or truncated files, and such without video or without
+frames. Worth a look, but left in it: pictures that the decoder had to patch up, frame rates outside [10, 61]
+or uneven ones, copies (files of the same bytes) in the list and in those given with --against. Beside the
+list, or under --out, for a train.csv: train_clean.csv; train_bad.csv (path, label, problem, reason);
+train_verify.html, the report, or where --report says; train_verify.json, the same for machines;
+train_verify.jsonl, what was found in each video.
 
-It can be stopped and started again: a video whose path, size and time of change are in train_verify.jsonl is not decoded again, unless it was bad.
-Videos are only read.
+It can be stopped and started again: a video whose path, size and time of change are in train_verify.jsonl is
+not decoded again, unless it was bad. Videos are only read.
 """
 
 from __future__ import annotations
@@ -103,7 +105,7 @@ def examine(job: Job) -> Finding:
 
 
 def decode(path: str) -> dict[str, Any]:
-    """Decode strictly; where that fails, as training does, which lets the decoder patch up what is damaged."""
+    """Decode strictly; where that fails, as training does, where the decoder patches up what is damaged."""
     try:
         return decode_all(path, "explode")
     except BadVideoError as error:
@@ -119,7 +121,10 @@ def decode_all(path: str, error_detection: str) -> dict[str, Any]:
         raise BadVideoError("unreadable", reason(error)) from error
     with container:
         if not container.streams.video:
-            raise BadVideoError("no video", f"it has no video stream, only {', '.join(s.type for s in container.streams) or 'nothing'}")
+            raise BadVideoError(
+                "no video",
+                f"it has no video stream, only {', '.join(s.type for s in container.streams) or 'nothing'}",
+            )
         stream = container.streams.video[0]
         stream.thread_type = "NONE"
         stream.codec_context.thread_count = 1  # many videos at once use the cores better
@@ -141,21 +146,34 @@ def decode_all(path: str, error_detection: str) -> dict[str, Any]:
                     failure = BadVideoError("unreadable", f"{reason(error)} after {num_frames} frames")
         except (OSError, ValueError) as error:
             raise BadVideoError("unreadable", f"{reason(error)} after {num_frames} frames") from error
-        claimed = len(stream.index_entries) if "mp4" in container.format.name else 0  # exact, and without what an edit list cuts off
+        claimed = (
+            len(stream.index_entries) if "mp4" in container.format.name else 0
+        )  # exact, and without what an edit list cuts off
         if num_packets < claimed:
             raise BadVideoError("truncated", f"{num_packets} of {claimed} frames are there")
         if failure is not None:
             raise failure
         if not num_frames:
-            raise BadVideoError("no frames", "it has no frames" if not num_packets else f"none of its {num_packets} frames can be decoded")
+            raise BadVideoError(
+                "no frames",
+                "it has no frames" if not num_packets else f"none of its {num_packets} frames can be decoded",
+            )
         seconds = np.sort(np.array(times, float)) * float(stream.time_base)
         find_truncation(container, num_shown, num_frames, float(end * stream.time_base))
-        found = {"codec": stream.codec_context.name, "height": stream.height, "width": stream.width, "num_frames": num_frames}
-        return {**found, **pace(seconds, num_frames, float(stream.average_rate or 0), float(stream.time_base))}
+        found = {
+            "codec": stream.codec_context.name,
+            "height": stream.height,
+            "width": stream.width,
+            "num_frames": num_frames,
+        }
+        return {
+            **found,
+            **pace(seconds, num_frames, float(stream.average_rate or 0), float(stream.time_base)),
+        }
 
 
 def find_truncation(container: Any, num_shown: int, num_frames: int, end: float) -> None:
-    """Raise BadVideoError where there is less than the header claims. `end`: of the last frame, in seconds."""
+    """Raise BadVideoError where there is less than the header claims. `end`: of the last frame (seconds)."""
     stream, name = container.streams.video[0], container.format.name
     claimed = stream.frames
     if "mp4" in name:
@@ -174,18 +192,26 @@ def find_truncation(container: Any, num_shown: int, num_frames: int, end: float)
 
 
 def pace(seconds: Any, num_frames: int, rate: float, tick: float) -> dict[str, Any]:
-    """Duration, frame rate and the number of uneven steps, from the times of the frames; from the header's `rate` where they have none."""
+    """Duration, frame rate and the number of uneven steps, from the times of the frames; from the header's
+    `rate` where they have none.
+    """
     steps = np.diff(seconds)
     if num_frames < 2 or len(seconds) < num_frames or not seconds[-1] > seconds[0]:
         return {"duration": num_frames / rate if rate else 0.0, "frame_rate": rate, "uneven": 0}
     usual = float(np.median(steps))
     span = float(seconds[-1] - seconds[0])
     uneven = int((abs(steps - usual) > max(1.5 * tick, 0.1 * usual)).sum())
-    return {"duration": round(span + usual, 6), "frame_rate": round((num_frames - 1) / span, 4), "uneven": uneven}
+    return {
+        "duration": round(span + usual, 6),
+        "frame_rate": round((num_frames - 1) / span, 4),
+        "uneven": uneven,
+    }
 
 
 def read_journal(path: Path) -> dict[tuple[str, int, int], Finding]:
-    """What earlier runs found, by path, size and time of change. A line that a kill tore, or that an older script wrote, does not count."""
+    """What earlier runs found, by path, size and time of change. A line that a kill tore, or that an older
+    script wrote, does not count.
+    """
     findings = {}
     for line in path.read_bytes().splitlines() if path.exists() else []:
         try:
@@ -202,8 +228,12 @@ def read_journal(path: Path) -> dict[tuple[str, int, int], Finding]:
     return findings
 
 
-def examine_all(records: Sequence[Record], others: Sequence[Record], journal: Path, options: argparse.Namespace) -> dict[str, Finding]:
-    """A finding for each path: from the journal, or new and then in the journal too. Those of `others` are not decoded."""
+def examine_all(
+    records: Sequence[Record], others: Sequence[Record], journal: Path, options: argparse.Namespace
+) -> dict[str, Finding]:
+    """A finding for each path: from the journal, or new and then in the journal too. Those of `others` are
+    not decoded.
+    """
     jobs = {os.path.abspath(record.path): Job(os.path.abspath(record.path), False) for record in others}
     jobs |= {os.path.abspath(record.path): Job(os.path.abspath(record.path), True) for record in records}
     known = read_journal(journal)
@@ -216,7 +246,14 @@ def examine_all(records: Sequence[Record], others: Sequence[Record], journal: Pa
     if findings:
         print(f"{len(findings)} of {len(jobs)} videos were verified before")
     new = [job for job in jobs.values() if job.path not in findings]
-    work = run_jobs(examine, new, workers=options.workers, ray_address=options.ray, description="verifying", name=lambda job: job.path)
+    work = run_jobs(
+        examine,
+        new,
+        workers=options.workers,
+        ray_address=options.ray,
+        description="verifying",
+        name=lambda job: job.path,
+    )
     try:
         with closing(work), open(journal, "ab") as file:
             if file.tell():
@@ -246,11 +283,18 @@ def warnings_of(finding: Finding) -> Iterable[tuple[str, str]]:
     if not RATES[0] <= finding.frame_rate <= RATES[1]:
         yield "odd frame rate", f"{finding.frame_rate:.2f} frames a second, outside [{RATES[0]}, {RATES[1]}]"
     if finding.uneven > UNEVEN * finding.num_frames:
-        yield "uneven frame rate", f"{finding.uneven} of {finding.num_frames - 1} steps between frames differ from the usual one"
+        yield (
+            "uneven frame rate",
+            f"{finding.uneven} of {finding.num_frames - 1} steps between frames differ from the usual one",
+        )
 
 
-def find_copies(records: Sequence[Record], others: dict[str, Sequence[Record]], findings: dict[str, Finding]) -> list[dict[str, Any]]:
-    """Groups of entries whose files have the same bytes, with what that means. `others`: the other lists by name."""
+def find_copies(
+    records: Sequence[Record], others: dict[str, Sequence[Record]], findings: dict[str, Finding]
+) -> list[dict[str, Any]]:
+    """Groups of entries whose files have the same bytes, with what that means. `others`: the other lists by
+    name.
+    """
     groups = defaultdict(list)
     for name, listed in [("", records), *others.items()]:
         for record in listed:
@@ -275,12 +319,26 @@ def histogram(values: Iterable[float], edges: Sequence[float]) -> list[tuple[str
     return [(names[i], int(counts[i])) for i in range(filled[0], filled[-1] + 1)] if len(filled) else []
 
 
-def assess(list_path: Path, records: Sequence[Record], others: dict[str, Sequence[Record]], findings: dict[str, Finding]) -> dict[str, Any]:
+def assess(
+    list_path: Path,
+    records: Sequence[Record],
+    others: dict[str, Sequence[Record]],
+    findings: dict[str, Finding],
+) -> dict[str, Any]:
     """Everything that the report says."""
     pairs = [(record, findings[os.path.abspath(record.path)]) for record in records]
     good = [finding for _, finding in pairs if not finding.problem]
-    bad = [{"path": r.name, "label": r.label, "problem": f.problem, "reason": f.reason} for r, f in pairs if f.problem]
-    odd = [{"path": r.name, "label": r.label, "problem": p, "reason": why} for r, f in pairs if not f.problem for p, why in warnings_of(f)]
+    bad = [
+        {"path": r.name, "label": r.label, "problem": f.problem, "reason": f.reason}
+        for r, f in pairs
+        if f.problem
+    ]
+    odd = [
+        {"path": r.name, "label": r.label, "problem": p, "reason": why}
+        for r, f in pairs
+        if not f.problem
+        for p, why in warnings_of(f)
+    ]
     listed = Counter(record.label for record in records)
     fine = Counter(record.label for record, finding in pairs if not finding.problem)
     rates = Counter(f"{finding.frame_rate:.2f}" for finding in good)
@@ -293,8 +351,13 @@ def assess(list_path: Path, records: Sequence[Record], others: dict[str, Sequenc
         "bad": bad,
         "warnings": odd,
         "copies": find_copies(records, others, findings),
-        "against": {name: sum(bool(findings[os.path.abspath(r.path)].problem) for r in listed) for name, listed in others.items()},
-        "classes": [{"label": label, "listed": n, "good": fine[label]} for label, n in sorted(listed.items())],
+        "against": {
+            name: sum(bool(findings[os.path.abspath(r.path)].problem) for r in listed)
+            for name, listed in others.items()
+        },
+        "classes": [
+            {"label": label, "listed": n, "good": fine[label]} for label, n in sorted(listed.items())
+        ],
         "distributions": {
             "short side, pixels": histogram((min(f.height, f.width) for f in good), SHORT_SIDES),
             "duration, seconds": histogram((f.duration for f in good), DURATIONS),
@@ -308,7 +371,9 @@ def assess(list_path: Path, records: Sequence[Record], others: dict[str, Sequenc
 def render(result: dict[str, Any]) -> str:
     """The report as one HTML page that needs nothing else."""
     loader = jinja2.FileSystemLoader(Path(__file__).parent)
-    environment = jinja2.Environment(loader=loader, autoescape=True, trim_blocks=True, lstrip_blocks=True, undefined=jinja2.StrictUndefined)
+    environment = jinja2.Environment(
+        loader=loader, autoescape=True, trim_blocks=True, lstrip_blocks=True, undefined=jinja2.StrictUndefined
+    )
     return environment.get_template("verify.html.jinja").render(**result, generator=GENERATOR, max_rows=ROWS)
 
 
@@ -316,17 +381,27 @@ def verify(options: argparse.Namespace) -> dict[str, Any]:
     """Examine the list's videos and write all files."""
     root, stem = Path(os.path.abspath(options.list.parent)), options.list.stem
     out = Path(os.path.abspath(options.out)) if options.out else root
-    clean, bad, machine, journal = (out / f"{stem}_{end}" for end in ("clean.csv", "bad.csv", "verify.json", "verify.jsonl"))
+    clean, bad, machine, journal = (
+        out / f"{stem}_{end}" for end in ("clean.csv", "bad.csv", "verify.json", "verify.jsonl")
+    )
     report = options.report or out / f"{stem}_verify.html"
     records = read_records(str(options.list), root=str(root), num_classes=ANY_LABEL)
-    others = {str(path): read_records(str(path), root=str(path.parent), num_classes=ANY_LABEL) for path in options.against}
+    others = {
+        str(path): read_records(str(path), root=str(path.parent), num_classes=ANY_LABEL)
+        for path in options.against
+    }
     prepare(out, (clean, bad, machine), journal, report)
-    findings = examine_all(records, [record for listed in others.values() for record in listed], journal, options)
+    findings = examine_all(
+        records, [record for listed in others.values() for record in listed], journal, options
+    )
     result = assess(options.list, records, others, findings)
     columns = ("path", "label", "problem", "reason")
     write_csv(bad, columns, [[row[column] for column in columns] for row in result["bad"]])
     good = [record for record in records if not findings[os.path.abspath(record.path)].problem]
-    replace_list(clean, [(record.name if out == root else os.path.abspath(record.path), record.label) for record in good])
+    replace_list(
+        clean,
+        [(record.name if out == root else os.path.abspath(record.path), record.label) for record in good],
+    )
     with atomic_write(machine, "wb") as file:
         file.write(json.dumps(result, indent=1, ensure_ascii=False).encode())
     with atomic_write(report, "wb") as file:
@@ -347,7 +422,9 @@ def prepare(out: Path, results: Sequence[Path], journal: Path, report: Path) -> 
         raise InputError(f"cannot write to {error.filename or out}: {reason(error)}") from error
     for path in results:
         if path.exists() and not journal.exists():
-            raise InputError(f"{path} is there and was not written by this script; name another folder with --out")
+            raise InputError(
+                f"{path} is there and was not written by this script; name another folder with --out"
+            )
     if report.exists() and GENERATOR.encode() not in report.read_bytes()[:1000]:
         raise InputError(f"{report} is there and was not written by this script; name another --report")
 
@@ -359,14 +436,26 @@ def summarise(result: dict[str, Any]) -> None:
             print(f"  {number} {problem}" + (" (kept)" if kind == "warnings" else ""))
     if result["copies"]:
         remarks = Counter(remark for copy in result["copies"] for remark in copy["remarks"])
-        print(f"  {len(result['copies'])} groups of copies (kept)" + "".join(f", {number} {remark}" for remark, number in remarks.items()))
+        print(
+            f"  {len(result['copies'])} groups of copies (kept)"
+            + "".join(f", {number} {remark}" for remark, number in remarks.items())
+        )
 
 
 def main(arguments: list[str]) -> int:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--list", type=Path, required=True, help="`path label` lines; relative paths start at its folder")
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument(
-        "--against", type=Path, nargs="+", default=[], metavar="LIST", help="other lists, such as the validation's, to find copies in"
+        "--list", type=Path, required=True, help="`path label` lines; relative paths start at its folder"
+    )
+    parser.add_argument(
+        "--against",
+        type=Path,
+        nargs="+",
+        default=[],
+        metavar="LIST",
+        help="other lists, such as the validation's, to find copies in",
     )
     parser.add_argument("--out", type=Path, help="folder to write into (default: the list's)")
     parser.add_argument("--report", type=Path, metavar="FILE.html", help="(default: LIST_verify.html)")

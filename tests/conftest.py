@@ -1,4 +1,6 @@
-"""What tests share: videos that say which frame is which, a small data set, and the entry point as a function."""
+"""What tests share: videos that say which frame is which, a small data set, and the entry point as a
+function.
+"""
 
 from __future__ import annotations
 
@@ -57,11 +59,13 @@ def write_video(
     live: bool = False,
     front: bool = False,
 ) -> Path:
-    """Write a video of (height, width) `size` whose frame i shows the number i as a row of eight black or white squares.
+    """Write a video of (height, width) `size` whose frame i shows the number i as a row of eight black or
+    white squares.
 
-    `times`: presentation times in milliseconds, for a variable frame rate; else 25 frames a second. `options`: more for the encoder.
-    `rotation`: an MP4 that asks its player to turn the picture clockwise by 90, 180 or 270 degrees, as phones do. `live`: a header without
-    duration, frame count or index, as of a stream. `front`: an MP4 whose tables come before its frames.
+    `times`: presentation times in milliseconds, for a variable frame rate; else 25 frames a second.
+    `options`: more for the encoder. `rotation`: an MP4 that asks its player to turn the picture clockwise by
+    90, 180 or 270 degrees, as phones do. `live`: a header without duration, frame count or index, as of a
+    stream. `front`: an MP4 whose tables come before its frames.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
     container_options = {**({"live": "1"} if live else {}), **({"movflags": "faststart"} if front else {})}
@@ -81,7 +85,9 @@ def write_video(
         data = bytearray(path.read_bytes())
         matrix = data.index(b"tkhd") + 44  # of the track's header: a b u, c d v, x y w
         sin, cos = {90: (1, 0), 180: (0, -1), 270: (-1, 0)}[rotation]
-        struct.pack_into(">9i", data, matrix, cos << 16, sin << 16, 0, -sin << 16, cos << 16, 0, 0, 0, 1 << 30)
+        struct.pack_into(
+            ">9i", data, matrix, cos << 16, sin << 16, 0, -sin << 16, cos << 16, 0, 0, 0, 1 << 30
+        )
         path.write_bytes(data)
     return path
 
@@ -108,13 +114,21 @@ def shown_numbers(frames: Tensor) -> list[int]:
     """(T, H, W, 3) -> the number that each frame shows."""
     width = frames.shape[2] // 8
     middle = frames[:, frames.shape[1] // 2, :, 1].float()
-    bits = torch.stack([middle[:, bit * width + width // 4 : (bit + 1) * width - width // 4].mean(1) > 128 for bit in range(8)], 1)
+    bits = torch.stack(
+        [
+            middle[:, bit * width + width // 4 : (bit + 1) * width - width // 4].mean(1) > 128
+            for bit in range(8)
+        ],
+        1,
+    )
     return [int(number) for number in (bits * 2 ** torch.arange(8)).sum(1)]
 
 
 @pytest.fixture(autouse=True)
 def one_thread() -> None:
-    """Small layers are computed faster by one thread, above all where another process has the other cores. Runs set their own number."""
+    """Small layers are computed faster by one thread, above all where another process has the other cores.
+    Runs set their own number.
+    """
     torch.set_num_threads(1)
 
 
@@ -134,8 +148,10 @@ def shapes(tmp_path_factory: pytest.TempPathFactory, moving_shapes: ModuleType) 
 @pytest.fixture(scope="session")
 def small(shapes: Path) -> list[str]:
     """Overrides that make the demo config a run of seconds."""
-    text = f"""NUM_GPUS 0 DATA.PATH_TO_DATA_DIR {shapes} DATA_LOADER.NUM_WORKERS 0 RESNET.WIDTH_PER_GROUP 4 TRAIN.BATCH_SIZE 8 SOLVER.MAX_EPOCH 2 LOG_PERIOD 1
-    DATA.TRAIN_JITTER_SCALES [32,36] DATA.TRAIN_CROP_SIZE 32 DATA.TEST_CROP_SIZE 32 DATA.NUM_FRAMES 4 TEST.NUM_ENSEMBLE_VIEWS 2 TEST.BATCH_SIZE 7"""
+    text = f"""NUM_GPUS 0 DATA.PATH_TO_DATA_DIR {shapes} DATA_LOADER.NUM_WORKERS 0 RESNET.WIDTH_PER_GROUP 4
+    TRAIN.BATCH_SIZE 8 SOLVER.MAX_EPOCH 2 LOG_PERIOD 1 DATA.TRAIN_JITTER_SCALES [32,36]
+    DATA.TRAIN_CROP_SIZE 32 DATA.TEST_CROP_SIZE 32 DATA.NUM_FRAMES 4 TEST.NUM_ENSEMBLE_VIEWS 2
+    TEST.BATCH_SIZE 7"""
     return text.split()
 
 

@@ -88,7 +88,10 @@ def test_parts_need_all_numbers(tmp_path: Path) -> None:
         group_parts([tmp_path / "gone.tar"])
 
 
-@pytest.mark.parametrize("name", ["../evil", "a/../../evil", "/tmp/evil-of-the-archive", "..\\evil", "C:\\evil", "a/..", "link/evil"])
+@pytest.mark.parametrize(
+    "name",
+    ["../evil", "a/../../evil", "/tmp/evil-of-the-archive", "..\\evil", "C:\\evil", "a/..", "link/evil"],
+)
 @pytest.mark.parametrize("kind", ["tar", "zip"])
 def test_nothing_is_written_outside(tmp_path: Path, name: str, kind: str) -> None:
     """By name, or through a link that stands in the folder."""
@@ -107,7 +110,9 @@ def test_nothing_is_written_outside(tmp_path: Path, name: str, kind: str) -> Non
     assert not Path("/tmp/evil-of-the-archive").exists()
 
 
-@pytest.mark.parametrize("kind", [tarfile.SYMTYPE, tarfile.LNKTYPE, tarfile.CHRTYPE, tarfile.BLKTYPE, tarfile.FIFOTYPE])
+@pytest.mark.parametrize(
+    "kind", [tarfile.SYMTYPE, tarfile.LNKTYPE, tarfile.CHRTYPE, tarfile.BLKTYPE, tarfile.FIFOTYPE]
+)
 def test_links_and_devices_are_refused(tmp_path: Path, kind: bytes) -> None:
     with tarfile.open(tmp_path / "a.tar", "w") as archive:
         info = tarfile.TarInfo("x.webm")
@@ -132,7 +137,9 @@ def test_what_stands_there_is_not_overwritten(tmp_path: Path) -> None:
     kept = tmp_path / "out/v2/1.webm"
     kept.parent.mkdir(parents=True)
     kept.write_bytes(b"mine")
-    with pytest.raises(InputError, match=r"1.webm is there with another size than the 5,000 bytes .*; move it away"):
+    with pytest.raises(
+        InputError, match=r"1.webm is there with another size than the 5,000 bytes .*; move it away"
+    ):
         unpack([path], tmp_path / "out")
     assert kept.read_bytes() == b"mine"
 
@@ -143,7 +150,10 @@ def test_an_incomplete_archive_is_told(tmp_path: Path, mode: str, left: float) -
     """The last part was not downloaded; what is before it is unpacked."""
     path = write_tar(tmp_path / "a.tar", videos(40), mode)
     path.write_bytes(path.read_bytes()[: int(left * path.stat().st_size)])
-    with pytest.raises(InputError, match=r"^[^\n]*a.tar is incomplete or damaged: [^\n]+; download it again, what is unpacked is kept$"):
+    with pytest.raises(
+        InputError,
+        match=r"^[^\n]*a.tar is incomplete or damaged: [^\n]+; download it again, what is unpacked is kept$",
+    ):
         unpack([path], tmp_path / "out")
     assert files(tmp_path / "out").items() <= videos(40).items()
 
@@ -161,7 +171,10 @@ def test_a_damaged_archive_is_told(tmp_path: Path, mode: str) -> None:
     data = bytearray(path.read_bytes())
     data[len(data) // 2] ^= 255
     path.write_bytes(data)
-    with pytest.raises(InputError, match=r"^[^\n]*is damaged: [^\n]+; download it again, and unpack into another folder: [^\n]+$"):
+    with pytest.raises(
+        InputError,
+        match=r"^[^\n]*is damaged: [^\n]+; download it again, and unpack into another folder: [^\n]+$",
+    ):
         unpack([path], tmp_path / "out")
     (tmp_path / "text.tar").write_text("no archive at all")
     with pytest.raises(InputError, match=r"^[^\n]*text.tar is damaged: [^\n]+$"):
@@ -217,5 +230,8 @@ except InputError as error:
     print(error)
 """
     text = start("-c", code).communicate()[0]
-    assert text.strip() == f"cannot write {tmp_path / 'out/b'}: File too large; make room and start again, what is unpacked is kept"
+    assert (
+        text.strip() == f"cannot write {tmp_path / 'out/b'}: File too large; make room and start again, "
+        "what is unpacked is kept"
+    )
     assert files(tmp_path / "out") == {"a": b"1" * 1000}

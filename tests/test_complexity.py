@@ -14,8 +14,15 @@ ZOO = [line for line in (ROOT / "MODEL_ZOO.md").read_text().splitlines() if line
 
 
 def test_by_hand() -> None:
-    """A grouped convolution puts out 6 x 2 x 3 x 3 numbers, each of 3 x 3 products; a linear layer 5 numbers, each of 108 products."""
-    model = nn.Sequential(nn.Conv3d(3, 6, (1, 3, 3), (2, 2, 2), groups=3), nn.BatchNorm3d(6), nn.Flatten(), nn.Linear(6 * 2 * 3 * 3, 5)).train()
+    """A grouped convolution puts out 6 x 2 x 3 x 3 numbers, each of 3 x 3 products; a linear layer 5 numbers,
+    each of 108 products.
+    """
+    model = nn.Sequential(
+        nn.Conv3d(3, 6, (1, 3, 3), (2, 2, 2), groups=3),
+        nn.BatchNorm3d(6),
+        nn.Flatten(),
+        nn.Linear(6 * 2 * 3 * 3, 5),
+    ).train()
     cost = complexity(model, (4, 7, 7))
     outputs = 6 * 2 * 3 * 3
     assert cost == (6 * 9 + 6 + 12 + outputs * 5 + 5, outputs * 9 + outputs * 5, outputs + 5)
@@ -36,7 +43,11 @@ def test_model_zoo_states_what_is_true(line: str) -> None:
 
 
 def test_model_zoo_has_every_config() -> None:
-    configs = [path.relative_to(ROOT) for name in ("kinetics", "ssv2") for path in (ROOT / "configs" / name).glob("*.yaml")]
+    configs = [
+        path.relative_to(ROOT)
+        for name in ("kinetics", "ssv2")
+        for path in (ROOT / "configs" / name).glob("*.yaml")
+    ]
     assert {line.split("`")[1] for line in ZOO} == set(map(str, configs))
 
 
@@ -48,9 +59,13 @@ def test_the_tool(capsys: pytest.CaptureFixture[str]) -> None:
     assert capsys.readouterr().err.startswith("error: cannot read config absent.yaml")
 
 
-def test_depth_tool_prints_its_table(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
+def test_depth_tool_prints_its_table(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
     depth = load_script("tools/depth.py")
-    monkeypatch.setattr(depth, "NETWORKS", {"18": (lambda arch: create_model(arch, 18, width=2, num_classes=4), (2, 32, 32))})
+    monkeypatch.setattr(
+        depth, "NETWORKS", {"18": (lambda arch: create_model(arch, 18, width=2, num_classes=4), (2, 32, 32))}
+    )
     depth.main(["--steps", "2", "--seeds", "1"])
     lines = capsys.readouterr().out.splitlines()
     assert [line.split("|")[2].strip() for line in lines[2:]] == ["resnet", "iresnet"]

@@ -42,16 +42,41 @@ def test_every_key_is_read_and_every_key_read_exists() -> None:
     for name in ("run.py", "build.py"):
         text = (ROOT / "video_iresnet" / name).read_text()
         text = re.sub(r"(solver|mixup)\.([A-Z])", lambda match: f"cfg.{match[1].upper()}.{match[2]}", text)
-        read |= {match.rstrip(".") for match in re.findall(r"cfg\.((?:[A-Z][A-Z_0-9]*\.?)+)", text)} - {"SOLVER", "RESNET", "MIXUP"}
-    by_name = {key for key in keys_of_defaults() if key.endswith(("_LIST", "NUM_GPUS", "TRAIN.ENABLE", "TEST.ENABLE"))}  # needed_files, run_net.py
+        read |= {match.rstrip(".") for match in re.findall(r"cfg\.((?:[A-Z][A-Z_0-9]*\.?)+)", text)} - {
+            "SOLVER",
+            "RESNET",
+            "MIXUP",
+        }
+    by_name = {
+        key
+        for key in keys_of_defaults()
+        if key.endswith(("_LIST", "NUM_GPUS", "TRAIN.ENABLE", "TEST.ENABLE"))
+    }  # needed_files, run_net.py
     assert read <= keys_of_defaults()
     assert keys_of_defaults() - read <= by_name
 
 
 def test_overrides_convert_like_yaml() -> None:
-    cfg = load_config(DEMO, ["SOLVER.WARMUP_EPOCHS", "3", "SOLVER.WEIGHT_DECAY", "5e-4", "DATA.TRAIN_JITTER_SCALES", "(50,60)", "OUTPUT_DIR", "7"])
+    cfg = load_config(
+        DEMO,
+        [
+            "SOLVER.WARMUP_EPOCHS",
+            "3",
+            "SOLVER.WEIGHT_DECAY",
+            "5e-4",
+            "DATA.TRAIN_JITTER_SCALES",
+            "(50,60)",
+            "OUTPUT_DIR",
+            "7",
+        ],
+    )
     assert isinstance(cfg.SOLVER.WARMUP_EPOCHS, float)
-    assert (cfg.SOLVER.WARMUP_EPOCHS, cfg.SOLVER.WEIGHT_DECAY, cfg.DATA.TRAIN_JITTER_SCALES, cfg.OUTPUT_DIR) == (3.0, 5e-4, [50, 60], "7")
+    assert (
+        cfg.SOLVER.WARMUP_EPOCHS,
+        cfg.SOLVER.WEIGHT_DECAY,
+        cfg.DATA.TRAIN_JITTER_SCALES,
+        cfg.OUTPUT_DIR,
+    ) == (3.0, 5e-4, [50, 60], "7")
 
 
 @pytest.mark.parametrize("kernels", ["slow", "[1,1,3,3]", "[3,[3,1],[3,1],[1,3]]"])
@@ -61,23 +86,40 @@ def test_temporal_kernels_are_a_name_or_a_list(kernels: str, tmp_path: Path) -> 
     again = load_config(str(tmp_path / "config.yaml"))
     assert again == cfg
     stages = build.build_model(again).stages
-    assert [stage[0].conv1.kernel_size[0] for stage in stages] == ([3, 3, 3, 1] if kernels.startswith("[3") else [1, 1, 3, 3])
+    assert [stage[0].conv1.kernel_size[0] for stage in stages] == (
+        [3, 3, 3, 1] if kernels.startswith("[3") else [1, 1, 3, 3]
+    )
 
 
 def test_network_keys_reach_the_network() -> None:
-    text = """MODEL.ARCH resgroup RESNET.DEPTH 50 RESNET.TEMPORAL_STRIDES [1,2,1,1] RESNET.TEMPORAL_POOL 2 RESNET.STEM_TEMPORAL_KERNEL 3
-    RESNET.STEM_TEMPORAL_STRIDE 2 RESNET.STEM_POOL False MODEL.HEAD_PER_POSITION True MODEL.ACT_CHECKPOINT True DATA.TRAIN_CROP_SIZE 48"""
+    text = """MODEL.ARCH resgroup RESNET.DEPTH 50 RESNET.TEMPORAL_STRIDES [1,2,1,1] RESNET.TEMPORAL_POOL 2
+    RESNET.STEM_TEMPORAL_KERNEL 3
+    RESNET.STEM_TEMPORAL_STRIDE 2 RESNET.STEM_POOL False MODEL.HEAD_PER_POSITION True
+    MODEL.ACT_CHECKPOINT True DATA.TRAIN_CROP_SIZE 48"""
     net = build.build_model(load_config(DEMO, text.split()))
-    assert (net.conv1.kernel_size[0], net.conv1.stride[0], net.layer2[0].conv2.stride[0], net.temporal_pool.kernel_size) == (3, 2, 2, (2, 1, 1))
-    assert (net.plan.stem.pool, net.plan.head_window, net.layer4.checkpoint_activations) == (False, (1, 2, 2), True)
-    net = build.build_model(load_config(DEMO, ["RESNET.SHORTCUT_TEMPORAL_KERNEL", "1", "RESNET.RECTIFY_IDENTITY", "False"]))
+    assert (
+        net.conv1.kernel_size[0],
+        net.conv1.stride[0],
+        net.layer2[0].conv2.stride[0],
+        net.temporal_pool.kernel_size,
+    ) == (3, 2, 2, (2, 1, 1))
+    assert (net.plan.stem.pool, net.plan.head_window, net.layer4.checkpoint_activations) == (
+        False,
+        (1, 2, 2),
+        True,
+    )
+    net = build.build_model(
+        load_config(DEMO, ["RESNET.SHORTCUT_TEMPORAL_KERNEL", "1", "RESNET.RECTIFY_IDENTITY", "False"])
+    )
     assert net.layer3[0].downsample[0].kernel_size == (1, 3, 3)
     assert not net.layer1[1].rectify_identity
 
 
 def test_data_keys_reach_their_objects() -> None:
-    text = """DATA.SAMPLER slowfast DATA.TARGET_FPS 30 DATA.USE_OFFSET_SAMPLING True DATA.TRAIN_JITTER_RATE 5 DATA.INV_UNIFORM_SAMPLE True
-    AUG.NUM_SAMPLE 2 AUG.COLOR_JITTER 0.4 AUG.RAND_MAGNITUDE 7 AUG.RE_PROB 0.25 MIXUP.ENABLE True MIXUP.ALPHA 0.3 MIXUP.CUTMIX_ALPHA 0.6
+    text = """DATA.SAMPLER slowfast DATA.TARGET_FPS 30 DATA.USE_OFFSET_SAMPLING True DATA.TRAIN_JITTER_RATE 5
+    DATA.INV_UNIFORM_SAMPLE True
+    AUG.NUM_SAMPLE 2 AUG.COLOR_JITTER 0.4 AUG.RAND_MAGNITUDE 7 AUG.RE_PROB 0.25
+    MIXUP.ENABLE True MIXUP.ALPHA 0.3 MIXUP.CUTMIX_ALPHA 0.6
     MIXUP.PROB 0.9 MIXUP.SWITCH_PROB 0.7 MIXUP.LABEL_SMOOTH_VALUE 0.2 DATA.CLASS_NAMES"""
     cfg = load_config(DEMO, [*text.split(), ""])
     data = build.build_training_data(cfg, [])
@@ -93,8 +135,17 @@ def test_data_keys_reach_their_objects() -> None:
     assert build.build_targets(cfg) == Mixer(8, 0.3, 0.6, 0.9, 0.7, 0.2)
     assert build.build_targets(load_config(DEMO)) is plain_targets
     assert build.build_targets(load_config(DEMO, ["MIXUP.LABEL_SMOOTH_VALUE", "0.1"])).probability == 0
-    relative = ["DATA.TRAIN_JITTER_SCALES_RELATIVE", "[0.08,1]", "DATA.TRAIN_JITTER_ASPECT_RELATIVE", "[0.75,1.33]", "DATA.CLASS_NAMES", ""]
-    assert build.build_training_data(load_config(DEMO, relative), []).crop == RandomResizedCrop((0.08, 1.0), (0.75, 1.33))
+    relative = [
+        "DATA.TRAIN_JITTER_SCALES_RELATIVE",
+        "[0.08,1]",
+        "DATA.TRAIN_JITTER_ASPECT_RELATIVE",
+        "[0.75,1.33]",
+        "DATA.CLASS_NAMES",
+        "",
+    ]
+    assert build.build_training_data(load_config(DEMO, relative), []).crop == RandomResizedCrop(
+        (0.08, 1.0), (0.75, 1.33)
+    )
 
 
 def test_flips_of_a_config_know_the_class_names(tmp_path: Path) -> None:
@@ -102,10 +153,27 @@ def test_flips_of_a_config_know_the_class_names(tmp_path: Path) -> None:
     names = ["DATA.CLASS_NAMES", str(tmp_path / "names.txt"), "MODEL.NUM_CLASSES", "4"]
     assert build.build_training_data(load_config(DEMO, names), []).flip is None
     expected = RandomFlip({0: 1, 1: 0}, frozenset({2}))
-    assert build.build_training_data(load_config(DEMO, [*names, "DATA.RANDOM_FLIP", "True"]), []).flip == expected
-    (tmp_path / "something-something-v2-labels.json").write_text('{"turn left": "0", "move right": "2", "turn right": "1", "stay": "3"}')
-    frames = ["DATA.LIST_FORMAT", "frames", "DATA.PATH_TO_DATA_DIR", str(tmp_path), "DATA.CLASS_NAMES", "", "MODEL.NUM_CLASSES", "4"]
-    assert build.build_training_data(load_config(DEMO, [*frames, "DATA.RANDOM_FLIP", "True"]), []).flip == expected
+    assert (
+        build.build_training_data(load_config(DEMO, [*names, "DATA.RANDOM_FLIP", "True"]), []).flip
+        == expected
+    )
+    (tmp_path / "something-something-v2-labels.json").write_text(
+        '{"turn left": "0", "move right": "2", "turn right": "1", "stay": "3"}'
+    )
+    frames = [
+        "DATA.LIST_FORMAT",
+        "frames",
+        "DATA.PATH_TO_DATA_DIR",
+        str(tmp_path),
+        "DATA.CLASS_NAMES",
+        "",
+        "MODEL.NUM_CLASSES",
+        "4",
+    ]
+    assert (
+        build.build_training_data(load_config(DEMO, [*frames, "DATA.RANDOM_FLIP", "True"]), []).flip
+        == expected
+    )
 
 
 def test_resolved_config_loads_again(tmp_path: Path) -> None:
@@ -128,8 +196,14 @@ def test_resolved_config_loads_again(tmp_path: Path) -> None:
         ("MODEL.ARCH resnext", "MODEL.ARCH is resnext; expected one of resnet, resstage, iresnet"),
         ("RESNET.DEPTH 51", "RESNET.DEPTH is 51; expected one of 18, 34, 50, 101, 152, 200, 302, 404, 1001"),
         ("MODEL.ARCH resgroup", "RESNET.DEPTH is 18; expected one of 50, 101, 152"),
-        ("TRAIN.CHECKPOINT_INFLATE True", "TRAIN.CHECKPOINT_INFLATE is True; expected one of average, center"),
-        ("RESNET.TEMPORAL_KERNELS fast", "RESNET: temporal_kernels is 'fast'; expected full, i3d, slow, c2d, or numbers for four stages"),
+        (
+            "TRAIN.CHECKPOINT_INFLATE True",
+            "TRAIN.CHECKPOINT_INFLATE is True; expected one of average, center",
+        ),
+        (
+            "RESNET.TEMPORAL_KERNELS fast",
+            "RESNET: temporal_kernels is 'fast'; expected full, i3d, slow, c2d, or numbers for four stages",
+        ),
         ("RESNET.TEMPORAL_KERNELS [3,3]", "or numbers for four stages"),
         ("RESNET.TEMPORAL_KERNELS [3,3.0,3,3]", "RESNET: temporal_kernels is .*expected"),
         ("RESNET.TEMPORAL_POOL -1", "RESNET.TEMPORAL_POOL is -1; expected at least 0"),
@@ -150,8 +224,14 @@ def test_resolved_config_loads_again(tmp_path: Path) -> None:
         ("DATA.MEAN [0.5]", "expected three numbers"),
         ("TRAIN.ENABLE False TEST.ENABLE False", "nothing to do"),
         ("DATA.SAMPLER slowfast", "needs DATA.TARGET_FPS"),
-        ("DATA.TRAIN_JITTER_RATE 1", "DATA.TRAIN_JITTER_RATE is 1; expected at least DATA.SAMPLING_RATE 2, or 0"),
-        ("DATA.SAMPLER segments DATA.TARGET_FPS 30", "DATA.TARGET_FPS is 30.0, but DATA.SAMPLER segments takes no rate"),
+        (
+            "DATA.TRAIN_JITTER_RATE 1",
+            "DATA.TRAIN_JITTER_RATE is 1; expected at least DATA.SAMPLING_RATE 2, or 0",
+        ),
+        (
+            "DATA.SAMPLER segments DATA.TARGET_FPS 30",
+            "DATA.TARGET_FPS is 30.0, but DATA.SAMPLER segments takes no rate",
+        ),
         ("DATA.USE_OFFSET_SAMPLING True", "expected it with DATA.SAMPLER slowfast alone"),
         ("DATA.DECODING_BACKEND opencv", "expected one of pyav, torchcodec, decord"),
         ("DATA.TRAIN_JITTER_SCALES_RELATIVE [0.1,1]", "expected the smallest and the largest of each"),
@@ -164,7 +244,9 @@ def test_resolved_config_loads_again(tmp_path: Path) -> None:
     ],
 )
 def test_wrong_values_are_one_clear_line(overrides: str, message: str) -> None:
-    with pytest.raises(InputError, match=f"^[^\n]*({message})[^\n]*$".replace("[256,", r"\[256,").replace("?$", r"\?$")):
+    with pytest.raises(
+        InputError, match=f"^[^\n]*({message})[^\n]*$".replace("[256,", r"\[256,").replace("?$", r"\?$")
+    ):
         load_config(DEMO, overrides.split())
 
 

@@ -1,4 +1,6 @@
-"""Transforms, data sets and loaders: one draw per clip, the same samples for any workers and processes, bad videos dealt with openly."""
+"""Transforms, data sets and loaders: one draw per clip, the same samples for any workers and processes, bad
+videos dealt with openly.
+"""
 
 from __future__ import annotations
 
@@ -41,7 +43,8 @@ def test_three_crops(size: tuple[int, int, int], crops: list[tuple[int, int]]) -
 
 
 @pytest.mark.parametrize(
-    ("size", "expected"), [((240, 427), (256, 455)), ((360, 640), (256, 455)), ((480, 270), (455, 256)), ((240, 320), (256, 341))]
+    ("size", "expected"),
+    [((240, 427), (256, 455)), ((360, 640), (256, 455)), ((480, 270), (455, 256)), ((240, 320), (256, 341))],
 )
 def test_short_side(size: tuple[int, int], expected: tuple[int, int]) -> None:
     assert short_side_size(*size, 256) == expected
@@ -59,14 +62,18 @@ def test_resize_is_antialiased_and_keeps_uint8() -> None:
 def test_normalisation() -> None:
     clips = torch.tensor([0, 128, 255], dtype=torch.uint8).view(1, 3, 1, 1, 1)
     mean, std = torch.full((3, 1, 1, 1), 0.45), torch.full((3, 1, 1, 1), 0.225)
-    torch.testing.assert_close(to_network(clips, mean, std).flatten(), torch.tensor([-2.0, (128 / 255 - 0.45) / 0.225, 0.55 / 0.225]))
+    torch.testing.assert_close(
+        to_network(clips, mean, std).flatten(), torch.tensor([-2.0, (128 / 255 - 0.45) / 0.225, 0.55 / 0.225])
+    )
 
 
 def records_of(folder: Path, name: str = "train.csv") -> list[Record]:
     return read_records(str(folder / name), root=str(folder), num_classes=8)
 
 
-def clip_dataset(records: Sequence[Record], num_samples: int = 1, flip: RandomFlip | None = None) -> ClipDataset:
+def clip_dataset(
+    records: Sequence[Record], num_samples: int = 1, flip: RandomFlip | None = None
+) -> ClipDataset:
     return ClipDataset(
         records,
         sampler=DenseSampler(2),
@@ -82,7 +89,9 @@ def clip_dataset(records: Sequence[Record], num_samples: int = 1, flip: RandomFl
 SHAPE = BatchShape(8, 4, 32)
 
 
-def some_batches(shapes: Path, *, workers: int = 0, world_size: int = 1, start: tuple[int, int] = (0, 0), count: int = 5) -> list[torch.Tensor]:
+def some_batches(
+    shapes: Path, *, workers: int = 0, world_size: int = 1, start: tuple[int, int] = (0, 0), count: int = 5
+) -> list[torch.Tensor]:
     """The first global batches, each (B, 3, T, S, S), put together from all processes."""
     shares = []
     for rank in range(world_size):
@@ -129,10 +138,19 @@ def test_another_clip_of_the_epoch_takes_a_bad_videos_place(shapes: Path, tmp_pa
     assert "Invalid data" in sample.failures[0].reason
     again = clip_dataset(broken)[SampleKey(2, 5, 4, 32)]
     assert torch.equal(sample.clips[0], again.clips[0])
-    same = [i for i in range(24) if i != 5 and torch.equal(clip_dataset(broken)[SampleKey(2, i, 4, 32)].clips[0], sample.clips[0])]
+    same = [
+        i
+        for i in range(24)
+        if i != 5 and torch.equal(clip_dataset(broken)[SampleKey(2, i, 4, 32)].clips[0], sample.clips[0])
+    ]
     assert len(same) == 1
     assert sample.labels == [broken[same[0]].label]
-    loader = clip_loader(clip_dataset(broken), EpochBatches(24, [BatchShape(24, 4, 32)], seed=0), num_workers=0, pin_memory=False)
+    loader = clip_loader(
+        clip_dataset(broken),
+        EpochBatches(24, [BatchShape(24, 4, 32)], seed=0),
+        num_workers=0,
+        pin_memory=False,
+    )
     batch = next(iter(loader))
     assert [failure.record for failure in batch.failures] == [5]
     assert len(batch.clips) == 24
@@ -140,7 +158,12 @@ def test_another_clip_of_the_epoch_takes_a_bad_videos_place(shapes: Path, tmp_pa
 
 def test_a_list_of_bad_videos_gives_an_empty_batch(tmp_path: Path) -> None:
     records = [Record("gone.mp4", str(tmp_path / "gone.mp4"), 0)] * 2
-    loader = clip_loader(clip_dataset(records), EpochBatches(2, [BatchShape(2, 4, 32)], seed=0), num_workers=0, pin_memory=False)
+    loader = clip_loader(
+        clip_dataset(records),
+        EpochBatches(2, [BatchShape(2, 4, 32)], seed=0),
+        num_workers=0,
+        pin_memory=False,
+    )
     assert next(iter(loader)).clips.numel() == 0
 
 
@@ -160,7 +183,11 @@ def test_views_come_from_one_decoding_and_one_resize(tmp_path: Path, monkeypatch
     views = dataset[0]
     assert len(opened) == 1
     assert dataset.protocol == "3x3 @64"
-    assert [shown_numbers(views.frames[torch.tensor(clip)]) for clip in views.clips] == [[0, 5, 10, 15], [22, 27, 32, 37], [44, 49, 54, 59]]
+    assert [shown_numbers(views.frames[torch.tensor(clip)]) for clip in views.clips] == [
+        [0, 5, 10, 15],
+        [22, 27, 32, 37],
+        [44, 49, 54, 59],
+    ]
     assert views.crops == [(0, 0), (0, 16), (0, 32)]
     assert views.frames.shape == (12, 64, 96, 3)
     expected = torch.from_numpy(np.stack([numbered_frame(i, (64, 96)) for i in (0, 5, 10)]))
@@ -195,23 +222,35 @@ def test_groups_of_videos_do_not_depend_on_processes(shapes: Path) -> None:
     )
 
     def groups(world_size: int) -> list[list[int]]:
-        loaders = [view_loader(dataset, videos_at_once=2, rank=r, world_size=world_size, num_workers=0, pin_memory=False) for r in range(world_size)]
+        loaders = [
+            view_loader(
+                dataset, videos_at_once=2, rank=r, world_size=world_size, num_workers=0, pin_memory=False
+            )
+            for r in range(world_size)
+        ]
         return sorted([video.record for video in group] for loader in loaders for group in loader)
 
     assert groups(1) == groups(2) == groups(3) == [[0, 1], [2, 3], [4, 5], [6, 7], [8, 9], [10]]
 
 
 def test_the_batch_sampler_decides_size_frames_and_crop(shapes: Path) -> None:
-    """Batches of an epoch take the shapes in turn; the samples come in those sizes, and every record at most once."""
+    """Batches of an epoch take the shapes in turn; the samples come in those sizes, and every record at most
+    once.
+    """
     cycle = [BatchShape(8, 2, 32), BatchShape(4, 4, 48)]
     batches = EpochBatches(24, cycle, seed=0)
     assert batches.steps_per_epoch == 4
     loader = iter(clip_loader(clip_dataset(records_of(shapes)), batches, num_workers=0, pin_memory=False))
-    assert [tuple(next(loader).clips.shape) for _ in range(5)] == [(8, 3, 2, 32, 32), (4, 3, 4, 48, 48)] * 2 + [(8, 3, 2, 32, 32)]
+    assert [tuple(next(loader).clips.shape) for _ in range(5)] == [
+        (8, 3, 2, 32, 32),
+        (4, 3, 4, 48, 48),
+    ] * 2 + [(8, 3, 2, 32, 32)]
     keys = iter(batches)
     records = [key.record for _ in range(4) for key in next(keys)]
     assert len(records) == len(set(records)) == 24
-    halves = [next(iter(EpochBatches(24, cycle, seed=0, rank=rank, world_size=2, start=(0, 1)))) for rank in (0, 1)]
+    halves = [
+        next(iter(EpochBatches(24, cycle, seed=0, rank=rank, world_size=2, start=(0, 1)))) for rank in (0, 1)
+    ]
     again = iter(batches)
     next(again)
     assert halves[0] + halves[1] == next(again)
@@ -236,7 +275,10 @@ def test_one_decoding_gives_several_clips(shapes: Path) -> None:
 
 def test_flips_change_the_labels_of_a_dataset(shapes: Path) -> None:
     records = records_of(shapes)
-    plain, flipped = clip_dataset(records), clip_dataset(records, flip=RandomFlip({0: 1, 1: 0}, frozenset({2})))
+    plain, flipped = (
+        clip_dataset(records),
+        clip_dataset(records, flip=RandomFlip({0: 1, 1: 0}, frozenset({2}))),
+    )
     changed = 0
     for i, record in enumerate(records):
         key = SampleKey(0, i, 4, 32)
@@ -250,7 +292,11 @@ def test_flips_change_the_labels_of_a_dataset(shapes: Path) -> None:
 
 
 def test_packed_records_are_the_records() -> None:
-    records = [Record("a b.mp4", "/v/a b.mp4", 3), Record("\u00e9\udcff.mp4", "/v/\u00e9\udcff.mp4", 0), Record("x", "/v/x/%05d.jpg", 7, 1, 40)]
+    records = [
+        Record("a b.mp4", "/v/a b.mp4", 3),
+        Record("\u00e9\udcff.mp4", "/v/\u00e9\udcff.mp4", 0),
+        Record("x", "/v/x/%05d.jpg", 7, 1, 40),
+    ]
     packed = PackedRecords(records)
     assert list(packed) == records
     assert packed[-1] == records[2]
@@ -282,13 +328,30 @@ def test_a_worker_that_hangs_or_dies_names_its_file(shapes: Path, dies: bool, te
     records = PackedRecords(records_of(shapes))
     opener = Stuck("train_0007.mp4", dies)
     if testing:
-        views = ViewDataset(records, sampler=DenseSampler(1), open_video=opener, num_frames=2, num_clips=1, num_crops=1, short_side=32, crop_size=32)
-        loader = view_loader(views, videos_at_once=2, rank=0, world_size=1, num_workers=2, pin_memory=False, timeout=3)
+        views = ViewDataset(
+            records,
+            sampler=DenseSampler(1),
+            open_video=opener,
+            num_frames=2,
+            num_clips=1,
+            num_crops=1,
+            short_side=32,
+            crop_size=32,
+        )
+        loader = view_loader(
+            views, videos_at_once=2, rank=0, world_size=1, num_workers=2, pin_memory=False, timeout=3
+        )
     else:
         clips = clip_dataset(records)
         clips.open_video = opener
-        loader = clip_loader(clips, EpochBatches(24, [SHAPE], seed=0), num_workers=2, pin_memory=False, timeout=3)
-    what = r"worker \(pid \d+\) was killed" if dies else r"no batch came for 3 s .* a decoding worker \(pid \d+\) has been reading"
+        loader = clip_loader(
+            clips, EpochBatches(24, [SHAPE], seed=0), num_workers=2, pin_memory=False, timeout=3
+        )
+    what = (
+        r"worker \(pid \d+\) was killed"
+        if dies
+        else r"no batch came for 3 s .* a decoding worker \(pid \d+\) has been reading"
+    )
 
     def read() -> None:
         with loader:
@@ -300,7 +363,9 @@ def test_a_worker_that_hangs_or_dies_names_its_file(shapes: Path, dies: bool, te
 
 
 def test_memory_stays_flat_over_many_records() -> None:
-    """100,000 records through two workers: the memory that a worker has for itself grows by less than the records would take as objects."""
+    """100,000 records through two workers: the memory that a worker has for itself grows by less than the
+    records would take as objects.
+    """
 
     def grown(records: Sequence[Record]) -> int:
         dataset = clip_dataset(records)

@@ -20,7 +20,11 @@ def frames_decoded(monkeypatch: pytest.MonkeyPatch) -> list[int]:
     """Grows by the time of each frame that comes out of the decoder."""
     times: list[int] = []
     decode = PyAVReader._decode
-    monkeypatch.setattr(PyAVReader, "_decode", lambda self, packets: (times.append(item[0]) or item for item in decode(self, packets)))
+    monkeypatch.setattr(
+        PyAVReader,
+        "_decode",
+        lambda self, packets: (times.append(item[0]) or item for item in decode(self, packets)),
+    )
     return times
 
 
@@ -29,7 +33,9 @@ def test_a_seek_decodes_little(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) 
     path = write_video(tmp_path / "a.mp4", 240, gop=12)
     converted = []
     decoded, picture = frames_decoded(monkeypatch), PyAVReader._picture
-    monkeypatch.setattr(PyAVReader, "_picture", lambda self, frame: converted.append(1) or picture(self, frame))
+    monkeypatch.setattr(
+        PyAVReader, "_picture", lambda self, frame: converted.append(1) or picture(self, frame)
+    )
     with PyAVReader(str(path)) as reader:
         assert shown_numbers(reader.read([200, 204, 208])) == [200, 204, 208]
     assert len(converted) == 3
@@ -37,8 +43,18 @@ def test_a_seek_decodes_little(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) 
 
 
 @pytest.mark.parametrize(("name", "codec"), [("a.mp4", "libx264"), ("a.mkv", "libx264"), ("a.mp4", "mpeg4")])
-def test_frames_that_nobody_needs_are_not_decoded(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str, codec: str) -> None:
-    path = str(write_video(tmp_path / name, 200, codec=codec, gop=250, options={"bf": "3"} if codec == "libx264" else {"bf": "2"}))
+def test_frames_that_nobody_needs_are_not_decoded(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str, codec: str
+) -> None:
+    path = str(
+        write_video(
+            tmp_path / name,
+            200,
+            codec=codec,
+            gop=250,
+            options={"bf": "3"} if codec == "libx264" else {"bf": "2"},
+        )
+    )
     decoded = frames_decoded(monkeypatch)
     wanted = [41, 66, 91, 116, 141, 166]
     with PyAVReader(path) as reader:
@@ -51,7 +67,9 @@ def test_frames_that_nobody_needs_are_not_decoded(tmp_path: Path, monkeypatch: p
     assert skipping < 0.7 * len(decoded)
 
 
-def test_a_wanted_frame_that_was_skipped_is_decoded_after_all(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_wanted_frame_that_was_skipped_is_decoded_after_all(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """Whatever a decoder takes for unreferenced, the answer is complete."""
     path = str(write_video(tmp_path / "a.mp4", 60, gop=250, options={"bf": "3"}))
     monkeypatch.setattr(PyAVReader, "_is_unwanted", lambda self, packet: True)
@@ -60,7 +78,9 @@ def test_a_wanted_frame_that_was_skipped_is_decoded_after_all(tmp_path: Path, mo
 
 
 def test_reading_on_costs_no_second_decoding(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Ascending frames in several calls: each frame leaves the decoder once at most, though frames between the wanted ones are skipped."""
+    """Ascending frames in several calls: each frame leaves the decoder once at most, though frames between
+    the wanted ones are skipped.
+    """
     path = str(write_video(tmp_path / "a.mp4", 120, gop=250, options={"bf": "3", "b-pyramid": "normal"}))
     with PyAVReader(path) as reader:
         everything = reader.read(range(120))
@@ -75,7 +95,9 @@ def test_reading_on_costs_no_second_decoding(tmp_path: Path, monkeypatch: pytest
 def test_a_file_is_opened_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str) -> None:
     path = str(write_video(tmp_path / name, 60, gop=12))
     opened = []
-    monkeypatch.setattr(decode_pyav.av, "open", lambda path, open_file=av.open: opened.append(path) or open_file(path))
+    monkeypatch.setattr(
+        decode_pyav.av, "open", lambda path, open_file=av.open: opened.append(path) or open_file(path)
+    )
     with PyAVReader(path) as reader:
         assert shown_numbers(reader.read([50, 2, 31])) == [50, 2, 31]
     assert opened == [path]
@@ -107,7 +129,10 @@ def broken_files(folder: Path) -> dict[str, str]:
         frame.sample_rate = 16000
         container.mux(stream.encode(frame))
         container.mux(stream.encode())
-    with av.open(str(folder / "whole.mp4")) as source, av.open(str(folder / "front.mp4"), "w", options={"movflags": "faststart"}) as target:
+    with (
+        av.open(str(folder / "whole.mp4")) as source,
+        av.open(str(folder / "front.mp4"), "w", options={"movflags": "faststart"}) as target,
+    ):
         stream = target.add_stream_from_template(source.streams.video[0])
         for packet in source.demux(source.streams.video[0]):
             if packet.dts is not None:

@@ -1,4 +1,6 @@
-"""Every decoder gives the frames that decoding the whole file gives, for every kind of file; none of them invents frames."""
+"""Every decoder gives the frames that decoding the whole file gives, for every kind of file; none of them
+invents frames.
+"""
 
 from __future__ import annotations
 
@@ -20,7 +22,28 @@ from video_iresnet.data.decode import BACKENDS, DecodeError, Reader, load_backen
 from video_iresnet.data.records import Record
 from video_iresnet.runtime.errors import InputError
 
-VARIABLE = [0, 40, 50, 130, 140, 300, 310, 320, 480, 500, 501, 600, 777, 800, 900, 1000, 1010, 1200, 1210, 1300]
+VARIABLE = [
+    0,
+    40,
+    50,
+    130,
+    140,
+    300,
+    310,
+    320,
+    480,
+    500,
+    501,
+    600,
+    777,
+    800,
+    900,
+    1000,
+    1010,
+    1200,
+    1210,
+    1300,
+]
 LATE = [5000 + 40 * number for number in range(30)]
 X265_LAYERS = "log-level=none:crf=10:keyint=30:pools=1:temporal-layers=3:bframes=4:b-pyramid=1"
 KINDS = {
@@ -56,7 +79,8 @@ KINDS = {
     "turned_270.mp4": {"rotation": 270},
 }
 TURNS = {"turned_90.mp4": -1, "turned_180.mp4": 2, "turned_270.mp4": 1}  # quarter turns, counterclockwise
-# torchcodec and decord convert colours with another version of FFmpeg than PyAV's: a level of rounding may differ (here: none does).
+# torchcodec and decord convert colours with another version of FFmpeg than PyAV's: a level of rounding may
+# differ (here: none does).
 TOLERANCE = {"pyav": 0, "torchcodec": 1, "decord": 1}
 
 
@@ -81,7 +105,10 @@ def written(folder: Path, name: str) -> tuple[Path, Tensor]:
 def decoded(path: Path) -> Tensor:
     reformatter = VideoReformatter()
     with av.open(str(path)) as container:
-        frames = [reformatter.reformat(f, f.width, f.height, "rgb24", threads=1).to_ndarray() for f in container.decode(video=0)]
+        frames = [
+            reformatter.reformat(f, f.width, f.height, "rgb24", threads=1).to_ndarray()
+            for f in container.decode(video=0)
+        ]
     return torch.from_numpy(np.stack(frames))
 
 
@@ -132,7 +159,9 @@ def test_frame_rates(files: Path, backend: str) -> None:
 
 
 def test_a_turned_picture_is_upright(files: Path) -> None:
-    """A phone held upright stores a lying picture and the order to turn it clockwise: its left column is on top then."""
+    """A phone held upright stores a lying picture and the order to turn it clockwise: its left column is on
+    top then.
+    """
     lying = decoded(written(files, "turned_90.mp4")[0])
     with opened(files / "turned_90.mp4", "pyav") as reader:
         upright = reader.read([5])[0]
@@ -150,7 +179,10 @@ def test_what_an_edit_list_cuts_off_is_not_there(tmp_path: Path, backend: str) -
 
 
 @pytest.mark.parametrize("backend", BACKENDS)
-@pytest.mark.parametrize(("name", "codec"), [("a.mp4", "libx264"), ("a.mkv", "libx264"), ("a.webm", "libvpx-vp9"), ("a.avi", "mpeg4")])
+@pytest.mark.parametrize(
+    ("name", "codec"),
+    [("a.mp4", "libx264"), ("a.mkv", "libx264"), ("a.webm", "libvpx-vp9"), ("a.avi", "mpeg4")],
+)
 def test_truncated_files(tmp_path: Path, name: str, codec: str, backend: str) -> None:
     path = write_video(tmp_path / name, 60, size=(96, 128), codec=codec, front=name == "a.mp4")
     whole = path.read_bytes()
@@ -171,13 +203,17 @@ def test_a_damaged_frame_is_neither_skipped_nor_repeated(tmp_path: Path, backend
         reader.read(range(60))
 
 
-def test_what_another_library_does_not_read_is_logged_once(files: Path, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_what_another_library_does_not_read_is_logged_once(
+    files: Path, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
     path, _ = written(files, "mpeg4_b.mp4")
     monkeypatch.setattr(decode_other, "noted", set())
     monkeypatch.setattr(logging.getLogger("video_iresnet"), "propagate", True)
     for _ in range(2):
         opened(path, "decord").read([3])
-    assert caplog.messages == [f"decord does not read {path} exactly (mpeg4 in mov); pyav reads it, and others like it"]
+    assert caplog.messages == [
+        f"decord does not read {path} exactly (mpeg4 in mov); pyav reads it, and others like it"
+    ]
 
 
 @pytest.mark.parametrize("backend", ["torchcodec", "decord"])
@@ -195,7 +231,10 @@ def test_an_old_torchcodec_does_not_turn_pictures(files: Path, monkeypatch: pyte
     monkeypatch.setattr("video_iresnet.data.decode_torchcodec.VideoDecoder", OldDecoder)
     with opened(files / "turned_90.mp4", "torchcodec") as reader:
         assert torch.equal(reader.read([5, 7]), written(files, "turned_90.mp4")[1][[5, 7]])
-    with opened(written(files, "h264_long_gop.mp4")[0], "torchcodec") as reader, pytest.raises(pytest.fail.Exception):
+    with (
+        opened(written(files, "h264_long_gop.mp4")[0], "torchcodec") as reader,
+        pytest.raises(pytest.fail.Exception),
+    ):
         reader.read([5])
 
 
@@ -222,9 +261,14 @@ def test_an_absent_library_is_one_clear_line(backend: str, monkeypatch: pytest.M
 
 
 def test_torchcodec_without_ffmpeg_is_one_clear_line(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(pytest.importorskip("torchcodec", reason="torchcodec is not installed"), "ffmpeg_major_version", None)
+    monkeypatch.setattr(
+        pytest.importorskip("torchcodec", reason="torchcodec is not installed"), "ffmpeg_major_version", None
+    )
     monkeypatch.delitem(sys.modules, "video_iresnet.data.decode_torchcodec", raising=False)
-    with pytest.raises(InputError, match="no shared libraries of FFmpeg; pip install torchcodec, and install FFmpeg's shared libraries"):
+    with pytest.raises(
+        InputError,
+        match="no shared libraries of FFmpeg; pip install torchcodec, and install FFmpeg's shared libraries",
+    ):
         load_backend("torchcodec")
 
 

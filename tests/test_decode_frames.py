@@ -22,7 +22,9 @@ def write_frames(folder: Path, numbers: list[int], first: int = 1, size: tuple[i
     """Frames that show `numbers` in files numbered from `first`; returns their pattern."""
     folder.mkdir(parents=True, exist_ok=True)
     for number, shown in enumerate(numbers, first):
-        Image.fromarray(numbered_frame(shown, size)).save(folder / f"{folder.name}_{number:06d}.jpg", quality=95)
+        Image.fromarray(numbered_frame(shown, size)).save(
+            folder / f"{folder.name}_{number:06d}.jpg", quality=95
+        )
     return str(folder / f"{folder.name}_%06d.jpg")
 
 
@@ -61,11 +63,17 @@ def test_frames_that_cannot_be_read(tmp_path: Path) -> None:
     Path(pattern % 2).write_text("not a picture")
     Path(pattern % 3).write_bytes(whole[: len(whole) // 2])
     reader = FrameReader(pattern, 1, 6)
-    for index, reason in {1: "a_000002.jpg: .*JPEG", 2: "a_000003.jpg: .*", 5: "a_000006.jpg: .*No such file"}.items():
+    for index, reason in {
+        1: "a_000002.jpg: .*JPEG",
+        2: "a_000003.jpg: .*",
+        5: "a_000006.jpg: .*No such file",
+    }.items():
         with pytest.raises(DecodeError, match=reason) as caught:
             reader.read([index])
         assert "\n" not in str(caught.value)
-    with pytest.raises(DecodeError, match=r"several sizes: .*a_000001.jpg and .*a_000005.jpg, which is 70x50"):
+    with pytest.raises(
+        DecodeError, match=r"several sizes: .*a_000001.jpg and .*a_000005.jpg, which is 70x50"
+    ):
         reader.read([0, 4])
     with pytest.raises(DecodeError, match="expected one number"):
         FrameReader("a/b.jpg", 1, 6).read([0])

@@ -13,7 +13,14 @@ from torch import nn
 from video_iresnet.data.dataset import Failure, VideoViews
 from video_iresnet.data.records import Record
 from video_iresnet.engine import schedule
-from video_iresnet.engine.checkpoint import checkpoint_name, list_checkpoints, load_checkpoint, load_model_state, prune_checkpoints, save_checkpoint
+from video_iresnet.engine.checkpoint import (
+    checkpoint_name,
+    list_checkpoints,
+    load_checkpoint,
+    load_model_state,
+    prune_checkpoints,
+    save_checkpoint,
+)
 from video_iresnet.engine.evaluate import Prediction, accuracy, evaluate, temporal_checks, view_subsets
 from video_iresnet.engine.metrics import TrainSums, train_stats
 from video_iresnet.engine.optim import build_sgd
@@ -41,7 +48,9 @@ def test_normalisation_has_its_own_weight_decay() -> None:
     others, norms = optimizer.param_groups
     assert (others["weight_decay"], norms["weight_decay"], norms["nesterov"]) == (0.1, 0.0, True)
     assert len(others["params"]) + len(norms["params"]) == len(list(model.parameters()))
-    assert {id(p) for p in norms["params"]} == {id(p) for m in model.modules() if isinstance(m, nn.BatchNorm3d) for p in m.parameters()}
+    assert {id(p) for p in norms["params"]} == {
+        id(p) for m in model.modules() if isinstance(m, nn.BatchNorm3d) for p in m.parameters()
+    }
 
 
 def test_metrics_are_exact_for_ragged_batches() -> None:
@@ -114,7 +123,9 @@ def test_evaluation_averages_probabilities_over_views() -> None:
     full = results[2].by_views["2x1"]
     assert full.classes == [1, 0]
     assert full.probabilities == pytest.approx([both[1].item(), both[0].item()], rel=1e-6)
-    assert results[0].by_views["1x1"].probabilities[0] == pytest.approx(torch.tensor([1.0, 2.0]).softmax(0)[1].item(), rel=1e-6)
+    assert results[0].by_views["1x1"].probabilities[0] == pytest.approx(
+        torch.tensor([1.0, 2.0]).softmax(0)[1].item(), rel=1e-6
+    )
     assert results[0].by_check["reversed"].classes == [0, 1]
     assert results[0].by_check["frozen"].probabilities == pytest.approx([0.5, 0.5])
 
@@ -129,7 +140,13 @@ def test_temporal_orders() -> None:
 
 
 def test_checkpoints_are_ordered_and_pruned(tmp_path: Path) -> None:
-    names = [checkpoint_name(9), checkpoint_name(9, 12), checkpoint_name(9, 101), checkpoint_name(10), checkpoint_name(100000)]
+    names = [
+        checkpoint_name(9),
+        checkpoint_name(9, 12),
+        checkpoint_name(9, 101),
+        checkpoint_name(10),
+        checkpoint_name(100000),
+    ]
     for name in [*reversed(names), "checkpoint_best.pyth", "checkpoint_epoch_x.pyth"]:
         save_checkpoint(tmp_path / name, {"model_state": {}})
     assert [path.name for path in list_checkpoints(tmp_path)] == names
@@ -144,7 +161,9 @@ def test_full_disk_leaves_the_previous_checkpoint(tmp_path: Path) -> None:
     limits = resource.getrlimit(resource.RLIMIT_FSIZE)
     resource.setrlimit(resource.RLIMIT_FSIZE, (100_000, limits[1]))
     try:
-        with pytest.raises(InputError, match=r"cannot write .*a\.pyth: .*; what stood there before is untouched$"):
+        with pytest.raises(
+            InputError, match=r"cannot write .*a\.pyth: .*; what stood there before is untouched$"
+        ):
             save_checkpoint(path, {"model_state": {"w": torch.zeros(1_000_000)}})
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, limits)
@@ -157,7 +176,9 @@ class Payload:
         return Path.touch, (Path("executed"),)
 
 
-def test_foreign_checkpoints_are_refused_and_never_executed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_foreign_checkpoints_are_refused_and_never_executed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.chdir(tmp_path)
     torch.save({"model_state": Payload()}, tmp_path / "code.pyth")
     (tmp_path / "plain.pkl").write_bytes(pickle.dumps(Payload()))
@@ -177,7 +198,9 @@ def test_foreign_checkpoints_are_refused_and_never_executed(tmp_path: Path, monk
         "cut.pyth": "cannot be read",
         "absent.pyth": "cannot be read",
     }.items():
-        with pytest.raises(WeightsError, match=f"^(checkpoint|weights) [^\n]*{name} [^\n]*({message})[^\n]*$"):
+        with pytest.raises(
+            WeightsError, match=f"^(checkpoint|weights) [^\n]*{name} [^\n]*({message})[^\n]*$"
+        ):
             load_checkpoint(tmp_path / name)
     assert not (tmp_path / "executed").exists()
 
@@ -188,17 +211,24 @@ def test_a_checkpoint_of_another_network_is_refused() -> None:
         (create_model("iresnet", 18, width=4, num_classes=5), "5 classes in the file, 8 in the network"),
         (
             create_model("iresnet", 34, width=4, num_classes=8),
-            "iresnet-34 for video, width 4.* fit .* expected all; it lacks 16 tensors, layer1.1.bn2.weight first",
+            "iresnet-34 for video, width 4.* fit .* expected all; it lacks 16 tensors, layer1.1.bn2.weight "
+            "first",
         ),
-        (create_model("iresnet", 18, width=8, num_classes=8), r"conv1.weight is \(8, 3, 5, 7, 7\), expected \(4, 3, 5, 7, 7\)"),
+        (
+            create_model("iresnet", 18, width=8, num_classes=8),
+            r"conv1.weight is \(8, 3, 5, 7, 7\), expected \(4, 3, 5, 7, 7\)",
+        ),
         (
             create_model("resnet", 18, width=4, num_classes=8),
-            "resnet-18 for video.* are of another shortcut than iresnet-18 for video, width 4: layer2.0.downsample.1.weight",
+            "resnet-18 for video.* are of another shortcut than iresnet-18 for video, width 4: "
+            "layer2.0.downsample.1.weight",
         ),
     ]:
         with pytest.raises(WeightsError, match=f"^weights x.pyth[^\n]*{message}[^\n]*$"):
             load_model_state(model, {"model_state": other.state_dict()}, "x.pyth")
-    load_model_state(model, {"model_state": create_model("iresnet", 18, width=4, num_classes=8).state_dict()}, "x.pyth")
+    load_model_state(
+        model, {"model_state": create_model("iresnet", 18, width=4, num_classes=8).state_dict()}, "x.pyth"
+    )
 
 
 def test_bad_videos_are_logged_once_and_limited(caplog: pytest.LogCaptureFixture) -> None:
@@ -207,7 +237,9 @@ def test_bad_videos_are_logged_once_and_limited(caplog: pytest.LogCaptureFixture
     bad.add([Failure(3, "empty")])
     bad.add([Failure(3, "empty"), Failure(4, "cut")])
     assert bad.reasons == {3: "empty", 4: "cut"}
-    with pytest.raises(InputError, match=r"3 of 10 training videos .* DATA.MAX_BAD_SHARE 0.2 .* /v/3.mp4 \(empty\)"):
+    with pytest.raises(
+        InputError, match=r"3 of 10 training videos .* DATA.MAX_BAD_SHARE 0.2 .* /v/3.mp4 \(empty\)"
+    ):
         bad.add([Failure(5, "cut")])
 
 

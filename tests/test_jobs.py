@@ -1,4 +1,6 @@
-"""The same work in one process, in several and on a Ray cluster; whoever is killed, nothing hangs and nothing runs on."""
+"""The same work in one process, in several and on a Ray cluster; whoever is killed, nothing hangs and nothing
+runs on.
+"""
 
 from __future__ import annotations
 
@@ -56,7 +58,9 @@ def test_an_error_of_the_work_ends_everything() -> None:
 
 
 def test_a_killed_worker_is_one_clear_line() -> None:
-    with pytest.raises(InputError, match=r"^a worker process was killed while at item 2, perhaps for want of memory; [^\n]*$"):
+    with pytest.raises(
+        InputError, match=r"^a worker process was killed while at item 2, perhaps for want of memory; [^\n]*$"
+    ):
         list(run_jobs(die, range(6), workers=1, description="dying", name=lambda item: f"item {item}"))
 
 
@@ -154,7 +158,15 @@ def test_the_scripts_do_the_same_on_ray(ray_address: str, tmp_path: Path) -> Non
     (tmp_path / "in/train.csv").write_text("".join(f"{number}.mkv {number}\n" for number in range(5)))
     outputs = {}
     for name, where_to in (("ray", ["--ray", ray_address]), ("here", ["--workers", "1"])):
-        arguments = ["--list", str(tmp_path / "in/train.csv"), "--out", str(tmp_path / name), "--short-side", "32", *where_to]
+        arguments = [
+            "--list",
+            str(tmp_path / "in/train.csv"),
+            "--out",
+            str(tmp_path / name),
+            "--short-side",
+            "32",
+            *where_to,
+        ]
         process = start("data_prep/transcode.py", *arguments)
         text = process.communicate()[0]
         assert process.returncode == 0, text
@@ -163,13 +175,18 @@ def test_the_scripts_do_the_same_on_ray(ray_address: str, tmp_path: Path) -> Non
         process = start("data_prep/verify.py", "--list", str(tmp_path / name / "train.csv"), *where_to)
         text = process.communicate()[0]
         assert "4 of 4 videos are good" in text
-        assert [record.label for record in read_records(str(tmp_path / name / "train_clean.csv"), root="", num_classes=9)] == [0, 1, 2, 3]
+        assert [
+            record.label
+            for record in read_records(str(tmp_path / name / "train_clean.csv"), root="", num_classes=9)
+        ] == [0, 1, 2, 3]
     assert outputs["ray"] == outputs["here"]
 
 
 @pytest.mark.slow
 def test_lists_and_frames_are_the_same_from_ray(ray_address: str, tmp_path: Path) -> None:
-    """folders.py, kinetics.py and ssv2.py --frames look for videos, and extract frames, on the cluster as here."""
+    """folders.py, kinetics.py and ssv2.py --frames look for videos, and extract frames, on the cluster as
+    here.
+    """
     for number in range(6):
         write_video(tmp_path / f"raw/class {number % 2}/{number}_000000_000010.mp4", 12 + number)
         write_video(tmp_path / f"ssv2/{number}.webm", 12 + number, codec="libvpx-vp9")
@@ -178,12 +195,29 @@ def test_lists_and_frames_are_the_same_from_ray(ray_address: str, tmp_path: Path
     (tmp_path / "json").mkdir()
     (tmp_path / "json/labels.json").write_text('{"Opening something": "0"}')
     for split in ("train", "validation", "test"):
-        entries = ", ".join(f'{{"id": "{n}", "template": "Opening [something]"}}' for n in range(2) if split == "train")
+        entries = ", ".join(
+            f'{{"id": "{n}", "template": "Opening [something]"}}' for n in range(2) if split == "train"
+        )
         (tmp_path / f"json/{split}.json").write_text(f"[{entries}]")
     commands = {
         "folders": ["data_prep/folders.py", "--videos", str(tmp_path / "raw")],
-        "kinetics": ["data_prep/kinetics.py", "--videos", str(tmp_path / "raw"), "--annotations", str(tmp_path / "val.csv"), "--split", "val"],
-        "ssv2": ["data_prep/ssv2.py", "--videos", str(tmp_path / "ssv2"), "--annotations", str(tmp_path / "json"), "--frames"],
+        "kinetics": [
+            "data_prep/kinetics.py",
+            "--videos",
+            str(tmp_path / "raw"),
+            "--annotations",
+            str(tmp_path / "val.csv"),
+            "--split",
+            "val",
+        ],
+        "ssv2": [
+            "data_prep/ssv2.py",
+            "--videos",
+            str(tmp_path / "ssv2"),
+            "--annotations",
+            str(tmp_path / "json"),
+            "--frames",
+        ],
     }
     for name, command in commands.items():
         outputs = []
@@ -192,6 +226,8 @@ def test_lists_and_frames_are_the_same_from_ray(ray_address: str, tmp_path: Path
             process = start(*command, "--out", str(out), *where_to)
             text = process.communicate()[0]
             assert process.returncode == 0, text
-            outputs.append({str(path.relative_to(out)): path.read_bytes() for path in out.rglob("*") if path.is_file()})
+            outputs.append(
+                {str(path.relative_to(out)): path.read_bytes() for path in out.rglob("*") if path.is_file()}
+            )
         assert outputs[0] == outputs[1]
         assert len(outputs[0]) > (12 if name == "ssv2" else 2)

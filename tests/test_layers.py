@@ -35,7 +35,11 @@ def imported_layers(path: Path) -> set[str]:
     for node in ast.walk(ast.parse(path.read_text())):
         if isinstance(node, ast.ImportFrom) and node.level:
             base = package[: len(package) - node.level + 1]
-            modules = [[*base, *node.module.split(".")]] if node.module else [[*base, alias.name] for alias in node.names]
+            modules = (
+                [[*base, *node.module.split(".")]]
+                if node.module
+                else [[*base, alias.name] for alias in node.names]
+            )
         elif isinstance(node, ast.ImportFrom):
             modules = [node.module.split(".")] if node.module else []
         elif isinstance(node, ast.Import):
@@ -46,7 +50,9 @@ def imported_layers(path: Path) -> set[str]:
     return found
 
 
-@pytest.mark.parametrize("path", sorted(PACKAGE.rglob("*.py")), ids=lambda path: str(path.relative_to(PACKAGE)))
+@pytest.mark.parametrize(
+    "path", sorted(PACKAGE.rglob("*.py")), ids=lambda path: str(path.relative_to(PACKAGE))
+)
 def test_imports_run_one_way(path: Path) -> None:
     if path.parent == PACKAGE and path.name == "__init__.py":
         assert not imported_layers(path)
@@ -75,7 +81,8 @@ sys.modules["safetensors"] = None
 from models import WeightsError, create_model, load_weights
 new = {name.split(".")[0] for name in set(sys.modules) - before} - {"models", "safetensors"}
 assert new <= set(sys.stdlib_module_names), new
-assert not [name for name in set(sys.modules) - before if name.startswith("torch.")], "a part of torch that it does not import itself"
+new_torch = [name for name in set(sys.modules) - before if name.startswith("torch.")]
+assert not new_torch, "a part of torch that it does not import itself"
 net = create_model("iresnet", 18, width=4, num_classes=3)
 assert net.eval()(torch.zeros(1, 3, 4, 32, 32)).shape == (1, 3)
 torch.save(net.state_dict(), "w.pth")
@@ -86,7 +93,9 @@ except WeightsError as error:
     assert "pip install safetensors" in str(error)
 print("fine")
 """
-    done = subprocess.run([sys.executable, "-c", code], cwd=tmp_path, capture_output=True, text=True, check=False)
+    done = subprocess.run(
+        [sys.executable, "-c", code], cwd=tmp_path, capture_output=True, text=True, check=False
+    )
     assert done.stdout == "fine\n", done.stderr
 
 

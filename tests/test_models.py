@@ -26,7 +26,8 @@ def parameters(model: nn.Module) -> int:
     return sum(p.numel() for p in model.parameters())
 
 
-# Computed from the authors' released code, 1000 classes, 224 x 224: parameters, then multiply-adds (1e9) of resnet and iresnet.
+# Computed from the authors' released code, 1000 classes, 224 x 224: parameters, then multiply-adds (1e9) of
+# resnet and iresnet.
 IMAGE_COUNTS = {
     18: (11_689_512, 1.814, 1.814),
     34: (21_797_672, 3.664, 3.664),
@@ -80,8 +81,12 @@ def test_video_network_counts(arch: str, giga: float) -> None:
         assert parameters(create_model(arch, 50, num_classes=174)) == 46_536_686
 
 
-# Slow 8x8 R50, I3D 8x8 R50 and C2D 8x8 R50 with 400 classes at 256 x 256; PySlowFast publishes 54.52, 37.1 and 25.5 GMACs.
-@pytest.mark.parametrize(("pattern", "count", "giga"), [("slow", 32_454_096, 54.52), ("i3d", 28_043_472, 37.10), ("c2d", 24_327_632, 25.46)])
+# Slow 8x8 R50, I3D 8x8 R50 and C2D 8x8 R50 with 400 classes at 256 x 256; PySlowFast publishes 54.52, 37.1
+# and 25.5 GMACs.
+@pytest.mark.parametrize(
+    ("pattern", "count", "giga"),
+    [("slow", 32_454_096, 54.52), ("i3d", 28_043_472, 37.10), ("c2d", 24_327_632, 25.46)],
+)
 def test_baseline_counts(pattern: str, count: int, giga: float) -> None:
     with torch.device("meta"):
         model = create_model("resnet", 50, temporal_kernels=pattern)
@@ -110,7 +115,10 @@ def test_cifar_networks_in_2d_and_3d() -> None:
     net.layer3.register_forward_hook(lambda module, inputs, output: sizes.append(tuple(output.shape[1:])))
     assert net(torch.zeros(1, 3, 32, 32)).shape == (1, 7)
     assert sizes == [(64, 8, 8)]
-    assert create_cifar_model("resnet", 20, width=4, dims=3).eval()(torch.zeros(1, 3, 4, 32, 32)).shape == (1, 10)
+    assert create_cifar_model("resnet", 20, width=4, dims=3).eval()(torch.zeros(1, 3, 4, 32, 32)).shape == (
+        1,
+        10,
+    )
 
 
 def fill(model: nn.Module) -> nn.Module:
@@ -124,7 +132,8 @@ def fill(model: nn.Module) -> nn.Module:
     return model
 
 
-# Made by this implementation when its counts and structure had been checked; they guard against silent change.
+# Made by this implementation when its counts and structure had been checked; they guard against silent
+# change.
 GOLDEN = {
     ("iresnet", 18, True): [9044.00958437, -6910.70629558, 3638.62391325],
     ("iresnet", 50, True): [48275.0829985, 71144.2309161, -57461.6551731],
@@ -132,11 +141,23 @@ GOLDEN = {
     ("resnet", 34, True): [131144879.252, -197345870.951, 231015600.251],
 }
 GOLDEN_OPTIONS = [
-    (("resnet", 50), {"temporal_kernels": "slow", "width": 4}, [-45.5062873596, 6.96494134917, 44.8083835247]),
+    (
+        ("resnet", 50),
+        {"temporal_kernels": "slow", "width": 4},
+        [-45.5062873596, 6.96494134917, 44.8083835247],
+    ),
     (("resnet", 50), {"temporal_kernels": "i3d", "width": 4}, [-11.7054322158, 4.32006596051, 11.3490581326]),
     (("resnet", 50), {"temporal_kernels": "c2d", "width": 4}, [-5.01756836559, 1.58059094522, 5.01493957627]),
-    (("iresnet", 50), {"temporal_kernels": "i3d", "width": 4, "shortcut_temporal_kernel": 3}, [-9.50710746128, 19.4761793333, 7.19364169106]),
-    (("iresnet", 34), {"temporal_kernels": (1, 3, 1, 3), "width": 4, "stem_temporal_stride": 2}, [13483.6866332, -24189.0929702, 30907.4835869]),
+    (
+        ("iresnet", 50),
+        {"temporal_kernels": "i3d", "width": 4, "shortcut_temporal_kernel": 3},
+        [-9.50710746128, 19.4761793333, 7.19364169106],
+    ),
+    (
+        ("iresnet", 34),
+        {"temporal_kernels": (1, 3, 1, 3), "width": 4, "stem_temporal_stride": 2},
+        [13483.6866332, -24189.0929702, 30907.4835869],
+    ),
     (("resstage", 50), {"width": 4}, [-57158.7024602, 54274.9440075, 50150.4421234]),
     (("iresgroup", 50), {"width": 16}, [-49.6263306317, 22.2353565972, 5.9530481862]),
     (("resgroupfix", 50), {"width": 16}, [-21.7869978101, 20.7190358597, -18.8789266916]),
@@ -152,15 +173,23 @@ def test_golden_outputs(arch: str, depth: int, rectify: bool) -> None:
 
 
 @pytest.mark.parametrize(("name", "options", "expected"), GOLDEN_OPTIONS)
-def test_golden_outputs_of_options(name: tuple[str, int], options: dict[str, object], expected: list[float]) -> None:
+def test_golden_outputs_of_options(
+    name: tuple[str, int], options: dict[str, object], expected: list[float]
+) -> None:
     model = fill(create_model(*name, num_classes=3, **options).double()).eval()
     clip = torch.sin(torch.arange(3 * 8 * 33 * 32, dtype=torch.float64) * 0.37).reshape(1, 3, 8, 33, 32)
-    assert model(clip if model.plan.dims == 3 else clip[:, :, 0])[0].tolist() == pytest.approx(expected, rel=1e-9)
+    assert model(clip if model.plan.dims == 3 else clip[:, :, 0])[0].tolist() == pytest.approx(
+        expected, rel=1e-9
+    )
 
 
 def test_stage_positions() -> None:
     names = [[Position.in_stage(i, n).value for i in range(n)] for n in (2, 3, 4)]
-    assert names == [["start", "second and end"], ["start", "first middle", "end"], ["start", "first middle", "middle", "end"]]
+    assert names == [
+        ["start", "second and end"],
+        ["start", "first middle", "end"],
+        ["start", "first middle", "middle", "end"],
+    ]
     with pytest.raises(ValueError, match="a stage of 1 block"):
         Position.in_stage(0, 1)
 
@@ -187,13 +216,17 @@ def test_stage_blocks_compute_their_formulas() -> None:
 
 
 def test_strides_and_shapes() -> None:
-    model = create_model("iresnet", 18, num_classes=5, width=4, temporal_strides=(1, 2, 2, 2), temporal_kernels=(1, 3, 1, 3))
+    model = create_model(
+        "iresnet", 18, num_classes=5, width=4, temporal_strides=(1, 2, 2, 2), temporal_kernels=(1, 3, 1, 3)
+    )
     sizes = []
     for stage in (model.layer1, model.layer2, model.layer3, model.layer4):
         stage.register_forward_hook(lambda module, inputs, output: sizes.append(tuple(output.shape[2:])))
     assert model(torch.randn(1, 3, 8, 64, 96)).shape == (1, 5)
     assert sizes == [(8, 16, 24), (4, 8, 12), (2, 4, 6), (1, 2, 3)]
-    assert [stage[0].conv1.kernel_size[0] for stage in (model.layer1, model.layer2, model.layer3, model.layer4)] == [1, 3, 1, 3]
+    assert [
+        stage[0].conv1.kernel_size[0] for stage in (model.layer1, model.layer2, model.layer3, model.layer4)
+    ] == [1, 3, 1, 3]
     assert isinstance(model.maxpool, nn.Identity)
     assert [type(module) for module in model.layer1[0].downsample] == [nn.MaxPool3d]
 
@@ -224,14 +257,22 @@ def test_channels_last_gives_the_same_logits() -> None:
     clip = torch.randn(2, 3, 4, 40, 32, dtype=torch.float64)
     expected = model(clip)
     model = model.to(memory_format=torch.channels_last_3d)
-    torch.testing.assert_close(model(clip.to(memory_format=torch.channels_last_3d)), expected, rtol=1e-10, atol=1e-12)
+    torch.testing.assert_close(
+        model(clip.to(memory_format=torch.channels_last_3d)), expected, rtol=1e-10, atol=1e-12
+    )
 
 
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (("resnext", 50), "unknown architecture 'resnext'; expected one of resnet, resstage, iresnet, resgroup"),
-        (("iresnet", 49), "unknown depth 49 of iresnet; expected one of 18, 34, 50, 101, 152, 200, 302, 404, 1001"),
+        (
+            ("resnext", 50),
+            "unknown architecture 'resnext'; expected one of resnet, resstage, iresnet, resgroup",
+        ),
+        (
+            ("iresnet", 49),
+            "unknown depth 49 of iresnet; expected one of 18, 34, 50, 101, 152, 200, 302, 404, 1001",
+        ),
         (("iresgroup", 18), "unknown depth 18 of iresgroup; expected one of 50, 101, 152"),
     ],
 )
@@ -260,7 +301,8 @@ def test_wrong_options(options: dict[str, object], message: str) -> None:
 
 
 @pytest.mark.parametrize(
-    ("arch", "depth", "message"), [("resgroup", 164, "for small images"), ("resnet", 165, "9n.2"), ("resnet", 11, "at least 20")]
+    ("arch", "depth", "message"),
+    [("resgroup", 164, "for small images"), ("resnet", 165, "9n.2"), ("resnet", 11, "at least 20")],
 )
 def test_wrong_cifar_networks(arch: str, depth: int, message: str) -> None:
     with pytest.raises(ValueError, match=message):
@@ -268,7 +310,9 @@ def test_wrong_cifar_networks(arch: str, depth: int, message: str) -> None:
 
 
 def test_groups_must_divide_the_channels() -> None:
-    with pytest.raises(ValueError, match="width 8 gives 32 channels in stage 1, which 64 groups do not divide"):
+    with pytest.raises(
+        ValueError, match="width 8 gives 32 channels in stage 1, which 64 groups do not divide"
+    ):
         create_model("resgroupfix", 50, width=8)
 
 
@@ -278,16 +322,31 @@ def kernels(net: nn.Module, conv: str) -> list[list[int]]:
 
 def test_temporal_patterns() -> None:
     with torch.device("meta"):
-        i3d, slow, c2d = (create_model("resnet", 50, temporal_kernels=name) for name in ("i3d", "slow", "c2d"))
-        explicit = create_model("iresnet", 50, temporal_kernels=(1, (3, 1), 3, 3), stem_temporal_stride=2, shortcut_temporal_kernel=1)
+        i3d, slow, c2d = (
+            create_model("resnet", 50, temporal_kernels=name) for name in ("i3d", "slow", "c2d")
+        )
+        explicit = create_model(
+            "iresnet",
+            50,
+            temporal_kernels=(1, (3, 1), 3, 3),
+            stem_temporal_stride=2,
+            shortcut_temporal_kernel=1,
+        )
         basic = create_model("resnet", 18, temporal_kernels="slow")
     assert kernels(i3d, "conv1") == [[3, 3, 3], [3, 1, 3, 1], [3, 1, 3, 1, 3, 1], [1, 3, 1]]
     assert kernels(slow, "conv1") == [[1] * 3, [1] * 4, [3] * 6, [3] * 3]
     assert kernels(explicit, "conv2") == [[1] * 3, [3, 1, 3, 1], [3] * 6, [3] * 3]
     assert kernels(basic, "conv1") == [[1, 1], [1, 1], [3, 3], [3, 3]]
-    assert {size for net in (i3d, slow, c2d, basic) for stage in kernels(net, "conv2") for size in stage} == {1}
+    assert {size for net in (i3d, slow, c2d, basic) for stage in kernels(net, "conv2") for size in stage} == {
+        1
+    }
     assert [net.conv1.kernel_size[0] for net in (i3d, slow, c2d, explicit)] == [5, 1, 1, 5]
-    assert [getattr(net.temporal_pool, "kernel_size", None) for net in (i3d, slow, c2d, explicit)] == [(2, 1, 1), None, (2, 1, 1), None]
+    assert [getattr(net.temporal_pool, "kernel_size", None) for net in (i3d, slow, c2d, explicit)] == [
+        (2, 1, 1),
+        None,
+        (2, 1, 1),
+        None,
+    ]
     assert {block[0].conv2.stride[0] for net in (i3d, slow, c2d) for block in net.stages} == {1}
     assert explicit.conv1.stride == (2, 2, 2)
     assert [stage[0].downsample[0].kernel_size[0] for stage in explicit.stages] == [1, 1, 1, 1]
@@ -295,7 +354,9 @@ def test_temporal_patterns() -> None:
 
 def test_temporal_pool_and_stem_shapes() -> None:
     sizes = []
-    net = create_model("resnet", 18, width=4, num_classes=2, temporal_kernels="i3d", stem_temporal_stride=2, stem_pool=False).eval()
+    net = create_model(
+        "resnet", 18, width=4, num_classes=2, temporal_kernels="i3d", stem_temporal_stride=2, stem_pool=False
+    ).eval()
     for stage in net.stages:
         stage.register_forward_hook(lambda module, inputs, output: sizes.append(tuple(output.shape[2:])))
     net(torch.zeros(1, 3, 8, 32, 32))
@@ -336,12 +397,16 @@ def test_activation_checkpointing_changes_nothing_but_memory() -> None:
     for name, net in (("plain", plain), ("thrifty", thrifty)):
         for _ in range(2):
             kept: list[int] = []
-            with torch.autograd.graph.saved_tensors_hooks(lambda tensor, kept=kept: kept.append(tensor.numel()) or tensor, lambda tensor: tensor):
+            with torch.autograd.graph.saved_tensors_hooks(
+                lambda tensor, kept=kept: kept.append(tensor.numel()) or tensor, lambda tensor: tensor
+            ):
                 loss = F.cross_entropy(net(clips), torch.tensor([0, 1]))
             loss.backward()
         saved[name] = sum(kept)
     assert saved["thrifty"] < saved["plain"] / 2
-    for (key, expected), actual in zip(plain.state_dict().items(), thrifty.state_dict().values(), strict=True):
+    for (key, expected), actual in zip(
+        plain.state_dict().items(), thrifty.state_dict().values(), strict=True
+    ):
         assert torch.equal(expected, actual), key
     assert int(thrifty.layer1[0].bn1.num_batches_tracked) == 2
     for expected, actual in zip(plain.parameters(), thrifty.parameters(), strict=True):
@@ -358,7 +423,9 @@ def test_the_deepest_networks_take_a_training_step(dims: int, depth: int) -> Non
 
 
 def test_a_deep_stage_does_not_recurse() -> None:
-    """1000 blocks forward, backward, copied and saved with room for few more calls than a shallow network needs."""
+    """1000 blocks forward, backward, copied and saved with room for few more calls than a shallow network
+    needs.
+    """
     net = create_cifar_model("iresnet", 3002, width=1, checkpoint_activations=True)
     depth = len(inspect.stack())
     limit = sys.getrecursionlimit()

@@ -38,14 +38,21 @@ def test_a_motion_comes_back_to_where_it_started(moving_shapes: ModuleType) -> N
     """Position, angle and size are periodic, so their distribution does not change with time."""
     scene = moving_shapes.draw_scene(np.random.default_rng(2))._replace(cycles_per_frame=1 / 24)
     for motion in moving_shapes.MOTIONS.values():
-        difference = moving_shapes.render(scene, motion, 24).astype(int) - moving_shapes.render(scene, motion, 0)
+        difference = moving_shapes.render(scene, motion, 24).astype(int) - moving_shapes.render(
+            scene, motion, 0
+        )
         assert abs(difference).max() <= 1
 
 
 def test_directions_are_what_the_names_say(moving_shapes: ModuleType) -> None:
     scene = moving_shapes.draw_scene(np.random.default_rng(3))
     scene = scene._replace(
-        height=80, width=80, start=np.array([0.5, 0.5, 0.0, 0.2]), cycles_per_frame=1 / 40, background=np.zeros((80, 80, 3)), bulge=0.0
+        height=80,
+        width=80,
+        start=np.array([0.5, 0.5, 0.0, 0.2]),
+        cycles_per_frame=1 / 40,
+        background=np.zeros((80, 80, 3)),
+        bulge=0.0,
     )
 
     def bright(name: str, frame: int) -> tuple[float, float, int]:
@@ -57,19 +64,35 @@ def test_directions_are_what_the_names_say(moving_shapes: ModuleType) -> None:
     assert bright("moving left", 4)[1] < bright("moving left", 0)[1] - 5
     assert bright("moving up", 4)[0] < bright("moving up", 0)[0] - 5
     assert bright("growing", 4)[2] > bright("growing", 0)[2] * 1.1
-    dark = [moving_shapes.render(scene, moving_shapes.MOTIONS["turning clockwise"], f).astype(int) for f in (0, 5)]
+    dark = [
+        moving_shapes.render(scene, moving_shapes.MOTIONS["turning clockwise"], f).astype(int) for f in (0, 5)
+    ]
     sector = scene.colours[1].astype(int)
     rows = [np.nonzero((abs(frame - sector).max(2) < 12) & (frame.max(2) > 0))[0].mean() for frame in dark]
     assert rows[1] > rows[0] + 3  # from the right towards the bottom
 
 
-def test_a_stopped_run_goes_on_and_a_finished_one_is_left_alone(tmp_path: Path, moving_shapes: ModuleType) -> None:
+def test_a_stopped_run_goes_on_and_a_finished_one_is_left_alone(
+    tmp_path: Path, moving_shapes: ModuleType
+) -> None:
     moving_shapes.write_data_set(tmp_path / "a", {"train": 9}, seed=4)
     kept = tmp_path / "b/videos/train_0003.mp4"
     kept.parent.mkdir(parents=True)
     kept.write_bytes((tmp_path / "a/videos/train_0003.mp4").read_bytes())
     before = kept.stat().st_mtime_ns
-    command = ["data_prep/moving_shapes.py", "--out", str(tmp_path / "b"), "--train", "9", "--val", "0", "--test", "0", "--seed", "4"]
+    command = [
+        "data_prep/moving_shapes.py",
+        "--out",
+        str(tmp_path / "b"),
+        "--train",
+        "9",
+        "--val",
+        "0",
+        "--test",
+        "0",
+        "--seed",
+        "4",
+    ]
     process = start(*command, cwd=ROOT)
     assert "wrote 9" in process.communicate()[0]
     assert kept.stat().st_mtime_ns == before

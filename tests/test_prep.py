@@ -1,4 +1,6 @@
-"""data_prep/: official annotations and folders of videos -> lists that read_records gives back; nothing is overwritten, a kill costs nothing."""
+"""data_prep/: official annotations and folders of videos -> lists that read_records gives back; nothing is
+overwritten, a kill costs nothing.
+"""
 
 from __future__ import annotations
 
@@ -23,7 +25,15 @@ from hypothesis import strategies as st
 
 from video_iresnet.data import lists
 from video_iresnet.data.frames import resampled
-from video_iresnet.data.records import Record, missing_videos, read_class_names, read_frame_list, read_json_labels, read_records, read_tsm_list
+from video_iresnet.data.records import (
+    Record,
+    missing_videos,
+    read_class_names,
+    read_frame_list,
+    read_json_labels,
+    read_records,
+    read_tsm_list,
+)
 from video_iresnet.runtime.errors import InputError
 
 Script = Callable[..., tuple[int, str, str]]
@@ -48,7 +58,9 @@ def touch(folder: Path, *names: str, data: bytes = b"video") -> None:
 
 
 def listed(path: Path, num_classes: int = 400) -> list[tuple[str, int]]:
-    return [(record.name, record.label) for record in read_records(str(path), root="", num_classes=num_classes)]
+    return [
+        (record.name, record.label) for record in read_records(str(path), root="", num_classes=num_classes)
+    ]
 
 
 def one_line(error: str, *words: str) -> bool:
@@ -61,13 +73,18 @@ def one_line(error: str, *words: str) -> bool:
 @given(
     st.lists(
         st.tuples(
-            st.text(st.sampled_from("ab1 ,;\t\"'-\ufeff\u3000%"), min_size=1).filter(lambda name: name.splitlines() == [name]), st.integers(0, 7)
+            st.text(st.sampled_from("ab1 ,;\t\"'-\ufeff\u3000%"), min_size=1).filter(
+                lambda name: name.splitlines() == [name]
+            ),
+            st.integers(0, 7),
         ),
         min_size=1,
         max_size=4,
     )
 )
-def test_every_path_survives_a_list(tmp_path_factory: pytest.TempPathFactory, entries: list[tuple[str, int]]) -> None:
+def test_every_path_survives_a_list(
+    tmp_path_factory: pytest.TempPathFactory, entries: list[tuple[str, int]]
+) -> None:
     path = tmp_path_factory.mktemp("lists") / "list.csv"
     lists.write_list(path, entries)
     assert listed(path, 8) == entries
@@ -76,21 +93,32 @@ def test_every_path_survives_a_list(tmp_path_factory: pytest.TempPathFactory, en
 
 
 @pytest.mark.parametrize(
-    ("names", "line"), [(["a.mp4"], "a.mp4 3"), (["a b.mp4", "c"], "a b.mp4,3"), (["a, b.mp4"], "a, b.mp4\t3"), ([" a.mp4"], '" a.mp4",3')]
+    ("names", "line"),
+    [
+        (["a.mp4"], "a.mp4 3"),
+        (["a b.mp4", "c"], "a b.mp4,3"),
+        (["a, b.mp4"], "a, b.mp4\t3"),
+        ([" a.mp4"], '" a.mp4",3'),
+    ],
 )
 def test_the_separator_is_in_no_path(tmp_path: Path, names: list[str], line: str) -> None:
     lists.write_list(tmp_path / "list.csv", [(name, 3) for name in names])
     assert (tmp_path / "list.csv").read_text().splitlines()[0] == line
 
 
-@pytest.mark.parametrize(("name", "reason"), [("a\nb.mp4", "line break"), ("a\u2028b.mp4", "line break"), ("a\udcff.mp4", "not UTF-8")])
+@pytest.mark.parametrize(
+    ("name", "reason"),
+    [("a\nb.mp4", "line break"), ("a\u2028b.mp4", "line break"), ("a\udcff.mp4", "not UTF-8")],
+)
 def test_names_that_no_list_can_hold(tmp_path: Path, name: str, reason: str) -> None:
     with pytest.raises(InputError, match=f"^[^\n]*{reason}[^\n]*; rename it$"):
         lists.write_list(tmp_path / "list.csv", [(name, 0)])
     assert not list(tmp_path.iterdir())
 
 
-@pytest.mark.parametrize("names", [["up", "down left"], ["1 left", "2 right"], ["7"], ["10 pin bowling", "skiing"]])
+@pytest.mark.parametrize(
+    "names", [["up", "down left"], ["1 left", "2 right"], ["7"], ["10 pin bowling", "skiing"]]
+)
 def test_class_names_survive(tmp_path: Path, names: list[str]) -> None:
     lists.write_class_names(tmp_path / "classes.txt", names)
     classes = read_class_names(str(tmp_path / "classes.txt"))
@@ -104,7 +132,11 @@ def test_other_content_is_not_overwritten(tmp_path: Path) -> None:
     lists.write_list(path, [("a", 0), ("b", 1)])
     assert path.stat().st_mtime_ns == before
     for other in ([("a", 0)], [("a", 0), ("b", 2)], [("a", 0), ("b", 1), ("c", 1)]):
-        with pytest.raises(InputError, match=r"list.csv exists with other content and is not overwritten; move it away, or name another --out"):
+        with pytest.raises(
+            InputError,
+            match=r"list.csv exists with other content and is not overwritten; move it away, "
+            "or name another --out",
+        ):
             lists.write_list(path, other)
     assert path.read_text() == "a 0\nb 1\n"
 
@@ -130,7 +162,9 @@ def kinetics_csv(path: Path, *rows: str, header: str = "label,youtube_id,time_st
 
 
 def test_kinetics_finds_every_naming(tmp_path: Path, script: Script) -> None:
-    """With times, with the id alone where it stands for one segment, flat and in folders with underscores, with two endings."""
+    """With times, with the id alone where it stands for one segment, flat and in folders with underscores,
+    with two endings.
+    """
     raw, out = tmp_path / "raw", tmp_path / "out"
     rows = [f"{label},{video},{begin},{begin + 10},val" for label, video, begin in [
         ("riding a bike", "-aaaaaaaaaa", 12),
@@ -142,10 +176,18 @@ def test_kinetics_finds_every_naming(tmp_path: Path, script: Script) -> None:
         ("zumba", "gone_______", 1),
     ]]  # fmt: skip
     annotations = kinetics_csv(tmp_path / "val.csv", *rows, "", "zumba,trained____,1,11,train")
-    touch(raw, "riding_a_bike/-aaaaaaaaaa_000012_000022.mp4", "twice______.mp4", "x/twice_______000040_000050.mkv", "bbbbbbbbbbb.webm")
+    touch(
+        raw,
+        "riding_a_bike/-aaaaaaaaaa_000012_000022.mp4",
+        "twice______.mp4",
+        "x/twice_______000040_000050.mkv",
+        "bbbbbbbbbbb.webm",
+    )
     touch(raw, "abseiling/ccccccccccc_000100_000110.mp4.mkv", "trained____.mp4", "readme.txt")
     touch(raw, "empty______.mp4", data=b"")
-    code, text, error = script("kinetics", "--videos", raw, "--annotations", annotations, "--split", "val", "--out", out)
+    code, text, error = script(
+        "kinetics", "--videos", raw, "--annotations", annotations, "--split", "val", "--out", out
+    )
     assert (code, error) == (0, "")
     assert listed(out / "val.csv", 3) == [
         (str(raw / "riding_a_bike/-aaaaaaaaaa_000012_000022.mp4"), 1),
@@ -159,7 +201,13 @@ def test_kinetics_finds_every_naming(tmp_path: Path, script: Script) -> None:
     assert "1 empty ones" in text
     missing = list(csv.DictReader((out / "val_missing.csv").read_text().splitlines()))
     assert [row["youtube_id"] for row in missing] == ["twice______", "empty______", "gone_______"]
-    assert missing[0] == {"label": "riding a bike", "youtube_id": "twice______", "time_start": "5", "time_end": "15", "split": "val"}
+    assert missing[0] == {
+        "label": "riding a bike",
+        "youtube_id": "twice______",
+        "time_start": "5",
+        "time_end": "15",
+        "split": "val",
+    }
     assert [line.split() for line in (out / "val_shortfall.txt").read_text().splitlines()[2:]] == [
         ["zumba", "1", "1", "100.0"],
         ["abseiling", "3", "1", "33.3"],
@@ -171,7 +219,12 @@ def test_kinetics_finds_every_naming(tmp_path: Path, script: Script) -> None:
 def test_kinetics_again_with_more_videos(tmp_path: Path, script: Script) -> None:
     """The same run changes nothing; a longer list is refused, and goes to another folder."""
     raw, out = tmp_path / "raw", tmp_path / "out"
-    annotations = kinetics_csv(tmp_path / "val.csv", "b,11111111111,1,11", "a,22222222222,1,11", header="label,youtube_id,time_start,time_end")
+    annotations = kinetics_csv(
+        tmp_path / "val.csv",
+        "b,11111111111,1,11",
+        "a,22222222222,1,11",
+        header="label,youtube_id,time_start,time_end",
+    )
     touch(raw, "11111111111.mp4")
     command = ("kinetics", "--videos", raw, "--annotations", annotations, "--split", "val", "--out")
     assert script(*command, out)[0] == 0
@@ -186,32 +239,72 @@ def test_kinetics_again_with_more_videos(tmp_path: Path, script: Script) -> None
     assert len(listed(tmp_path / "new/val.csv")) == 2
     # What was missing, as annotations: the report must not overwrite them.
     touch(tmp_path / "new", "val_missing.csv", data=(out / "val_missing.csv").read_bytes())
-    code, _, error = script(*command[:4], tmp_path / "new/val_missing.csv", *command[5:], tmp_path / "new", "--class-names", out / "classes.txt")
+    code, _, error = script(
+        *command[:4],
+        tmp_path / "new/val_missing.csv",
+        *command[5:],
+        tmp_path / "new",
+        "--class-names",
+        out / "classes.txt",
+    )
     assert one_line(error, "val_missing.csv is read and would be overwritten")
     assert (tmp_path / "new/val_missing.csv").read_bytes() == (out / "val_missing.csv").read_bytes()
 
 
 def test_kinetics_two_videos_of_one_name(tmp_path: Path, script: Script) -> None:
     """The one in the folder of the class is taken, or the first; it is said."""
-    annotations = kinetics_csv(tmp_path / "official.csv", "jumping jacks,11111111111,1,11,val", "b,22222222222,1,11,val")
-    touch(tmp_path / "raw", "archery/11111111111.mp4", "jumping_jacks/11111111111.mp4", "z/22222222222.mp4", "y/22222222222.mkv")
-    code, text, _ = script("kinetics", "--videos", tmp_path / "raw", "--annotations", annotations, "--split", "val", "--out", tmp_path)
+    annotations = kinetics_csv(
+        tmp_path / "official.csv", "jumping jacks,11111111111,1,11,val", "b,22222222222,1,11,val"
+    )
+    touch(
+        tmp_path / "raw",
+        "archery/11111111111.mp4",
+        "jumping_jacks/11111111111.mp4",
+        "z/22222222222.mp4",
+        "y/22222222222.mkv",
+    )
+    code, text, _ = script(
+        "kinetics",
+        "--videos",
+        tmp_path / "raw",
+        "--annotations",
+        annotations,
+        "--split",
+        "val",
+        "--out",
+        tmp_path,
+    )
     assert code == 0
-    assert [name for name, _ in listed(tmp_path / "val.csv")] == ["raw/jumping_jacks/11111111111.mp4", "raw/y/22222222222.mkv"]
-    assert "2 names belong to several videos; the first is 11111111111: took jumping_jacks/11111111111.mp4, not archery/11111111111.mp4\n" in text
+    assert [name for name, _ in listed(tmp_path / "val.csv")] == [
+        "raw/jumping_jacks/11111111111.mp4",
+        "raw/y/22222222222.mkv",
+    ]
+    assert (
+        "2 names belong to several videos; the first is 11111111111: took jumping_jacks/11111111111.mp4, not "
+        "archery/11111111111.mp4\n" in text
+    )
 
 
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        ("abseiling,11111111111,1,11,val\n", "line 1 of {csv} is 'abseiling,11111111111,1,11,val'; expected the header `label,youtube_id,"),
+        (
+            "abseiling,11111111111,1,11,val\n",
+            "line 1 of {csv} is 'abseiling,11111111111,1,11,val'; expected the header `label,youtube_id,",
+        ),
         ("", "line 1 of {csv} is ''; expected the header"),
         (
             "label,youtube_id,time_start,time_end,split\na,11111111111,x,11,val\n",
             "line 2 of {csv} is 'a,11111111111,x,11,val'; expected label,youtube_id",
         ),
-        ("label,youtube_id,time_start,time_end,split\n\na,11111111111\n", "line 3 of {csv} is 'a,11111111111'; expected"),
-        ("label,youtube_id,time_start,time_end,split\na,11111111111,1,11,train\n", "{csv} has no row of the split val; it has train"),
+        (
+            "label,youtube_id,time_start,time_end,split\n\na,11111111111\n",
+            "line 3 of {csv} is 'a,11111111111'; expected",
+        ),
+        (
+            "label,youtube_id,time_start,time_end,split\na,11111111111,1,11,train\n",
+            "{csv} has no row of the split val; it has train",
+        ),
         (
             "label,youtube_id,time_start,time_end,split\na,11111111111,1,11,validate\nc,x,1,2,validate\n",
             "label 'c' of line 3 of {csv} is not among the 2 names",
@@ -241,7 +334,16 @@ def test_kinetics_bad_annotations(tmp_path: Path, script: Script, text: str, mes
 
 def test_kinetics_missing_folder_and_no_video(tmp_path: Path, script: Script) -> None:
     annotations = kinetics_csv(tmp_path / "val.csv", "a,11111111111,1,11,val")
-    command = ("kinetics", "--annotations", annotations, "--split", "val", "--out", tmp_path / "out", "--videos")
+    command = (
+        "kinetics",
+        "--annotations",
+        annotations,
+        "--split",
+        "val",
+        "--out",
+        tmp_path / "out",
+        "--videos",
+    )
     assert one_line(script(*command, tmp_path / "gone")[2], f"{tmp_path / 'gone'} is not a folder")
     (tmp_path / "raw").mkdir()
     code, text, _ = script(*command, tmp_path / "raw")
@@ -253,16 +355,36 @@ def test_kinetics_missing_folder_and_no_video(tmp_path: Path, script: Script) ->
 def test_kinetics_writes_into_no_file(tmp_path: Path, script: Script) -> None:
     annotations = kinetics_csv(tmp_path / "val.csv", "a,11111111111,1,11,val")
     touch(tmp_path / "raw", "11111111111.mp4")
-    code, _, error = script("kinetics", "--videos", tmp_path / "raw", "--annotations", annotations, "--split", "val", "--out", annotations)
+    code, _, error = script(
+        "kinetics",
+        "--videos",
+        tmp_path / "raw",
+        "--annotations",
+        annotations,
+        "--split",
+        "val",
+        "--out",
+        annotations,
+    )
     assert code == 1
     assert one_line(error, f"cannot make the folder {annotations}: File exists; name another --out")
 
 
 def test_kinetics_test_split_without_labels(tmp_path: Path, script: Script) -> None:
-    annotations = kinetics_csv(tmp_path / "test.csv", "11111111111,1,11,test", header="youtube_id,time_start,time_end,split")
+    annotations = kinetics_csv(
+        tmp_path / "test.csv", "11111111111,1,11,test", header="youtube_id,time_start,time_end,split"
+    )
     touch(tmp_path / "out/videos", "11111111111.mp4")
     code, text, _ = script(
-        "kinetics", "--videos", tmp_path / "out/videos", "--annotations", annotations, "--split", "test", "--out", tmp_path / "out"
+        "kinetics",
+        "--videos",
+        tmp_path / "out/videos",
+        "--annotations",
+        annotations,
+        "--split",
+        "test",
+        "--out",
+        tmp_path / "out",
     )
     assert code == 0
     assert (tmp_path / "out/test.csv").read_text() == "videos/11111111111.mp4 0\n"
@@ -274,19 +396,33 @@ def test_kinetics_test_split_without_labels(tmp_path: Path, script: Script) -> N
 
 def test_folders_are_divided_by_class_and_group(tmp_path: Path, script: Script) -> None:
     raw = tmp_path / "raw"
-    names = [f"Archery/v_Archery_g{group:02d}_c{clip:02d}.avi" for group in range(1, 11) for clip in range(1, 5)]
-    touch(raw, *names, *(f"Baby Crawling/{number}.mp4" for number in range(20)), "Archery/notes.txt", "stray.mp4", "One/only.mp4")
+    names = [
+        f"Archery/v_Archery_g{group:02d}_c{clip:02d}.avi" for group in range(1, 11) for clip in range(1, 5)
+    ]
+    touch(
+        raw,
+        *names,
+        *(f"Baby Crawling/{number}.mp4" for number in range(20)),
+        "Archery/notes.txt",
+        "stray.mp4",
+        "One/only.mp4",
+    )
     (raw / "Empty").mkdir()
     command = ("folders", "--videos", raw, "--val-share", "0.2", "--test-share", "0.1", "--out")
     code, text, error = script(*command, tmp_path / "a")
     assert (code, error) == (0, "")
     found = {split: listed(tmp_path / f"a/{split}.csv", 3) for split in ("train", "val", "test")}
-    assert {split: [sum(label == c for _, label in entries) for c in range(3)] for split, entries in found.items()} == {
+    assert {
+        split: [sum(label == c for _, label in entries) for c in range(3)] for split, entries in found.items()
+    } == {
         "train": [28, 14, 1],
         "val": [8, 4, 0],
         "test": [4, 2, 0],
     }
-    groups = {split: {Path(name).name[:13] for name, label in entries if label == 0} for split, entries in found.items()}
+    groups = {
+        split: {Path(name).name[:13] for name, label in entries if label == 0}
+        for split, entries in found.items()
+    }
     assert sum(map(len, groups.values())) == len(set.union(*groups.values())) == 10
     assert len({name for entries in found.values() for name, _ in entries}) == 61
     assert (tmp_path / "a/classes.txt").read_text() == "Archery\nBaby Crawling\nOne\n"
@@ -314,11 +450,19 @@ def test_folders_that_hold_no_class(tmp_path: Path, script: Script) -> None:
 
 def test_ucf101_splits(tmp_path: Path, script: Script) -> None:
     raw, splits = tmp_path / "raw", tmp_path / "splits"
-    touch(raw, *(f"Archery/v_Archery_g{group:02d}_c01.mp4" for group in range(1, 8)), "Biking/v_Biking_g01_c01.avi")
+    touch(
+        raw,
+        *(f"Archery/v_Archery_g{group:02d}_c01.mp4" for group in range(1, 8)),
+        "Biking/v_Biking_g01_c01.avi",
+    )
     touch(splits, "classInd.txt", data=b"1 Archery\r\n2 Biking\r\n")
     train = "".join(f"Archery/v_Archery_g{group:02d}_c01.avi 1\r\n" for group in range(3, 8))
     touch(splits, "trainlist02.txt", data=train.encode())
-    touch(splits, "testlist02.txt", data=b"Archery/v_Archery_g01_c01.avi\r\nBiking/v_Biking_g01_c01.avi\r\nBiking/v_Biking_g02_c01.avi\r\n")
+    touch(
+        splits,
+        "testlist02.txt",
+        data=b"Archery/v_Archery_g01_c01.avi\r\nBiking/v_Biking_g01_c01.avi\r\nBiking/v_Biking_g02_c01.avi\r\n",
+    )
     command = ("folders", "--videos", raw, "--splits", splits, "--out")
     code, text, _ = script(*command, tmp_path / "out", "--fold", "2")
     assert code == 0
@@ -330,18 +474,35 @@ def test_ucf101_splits(tmp_path: Path, script: Script) -> None:
     assert "test: 2 of 3 videos are there" in text
     assert "set DATA.VAL_LIST test.csv" in text
     assert script(*command, tmp_path / "held", "--fold", "2", "--val-share", "0.4")[0] == 0
-    held = {split: {name for name, _ in listed(tmp_path / f"held/{split}.csv")} for split in ("train", "val", "test")}
+    held = {
+        split: {name for name, _ in listed(tmp_path / f"held/{split}.csv")}
+        for split in ("train", "val", "test")
+    }
     assert (len(held["train"]), len(held["val"]), len(held["test"])) == (3, 2, 2)
     assert held["train"] | held["val"] == {name for name, _ in listed(tmp_path / "out/train.csv")}
-    assert one_line(script(*command, tmp_path / "out")[2], "holds neither trainlist01.txt (UCF101) nor <class>_test_split1.txt (HMDB51)")
+    assert one_line(
+        script(*command, tmp_path / "out")[2],
+        "holds neither trainlist01.txt (UCF101) nor <class>_test_split1.txt (HMDB51)",
+    )
     touch(splits, "testlist02.txt", data=b"Archery/x.avi\nRowing/y.avi\n")
-    assert one_line(script(*command, tmp_path / "new", "--fold", "2")[2], "line 2 of", "'Rowing/y.avi'; expected a class of")
+    assert one_line(
+        script(*command, tmp_path / "new", "--fold", "2")[2],
+        "line 2 of",
+        "'Rowing/y.avi'; expected a class of",
+    )
 
 
 def test_hmdb51_splits(tmp_path: Path, script: Script) -> None:
     """The same name in two classes, names with brackets, and videos of neither split."""
     raw, splits = tmp_path / "raw", tmp_path / "splits"
-    touch(raw, "brush_hair/a[1]_0.avi", "brush_hair/b.avi", "brush_hair/c.avi", "cartwheel/b.avi", "cartwheel/only.avi")
+    touch(
+        raw,
+        "brush_hair/a[1]_0.avi",
+        "brush_hair/b.avi",
+        "brush_hair/c.avi",
+        "cartwheel/b.avi",
+        "cartwheel/only.avi",
+    )
     touch(splits, "brush_hair_test_split1.txt", data=b"a[1]_0.avi 1 \nb.avi 2 \nc.avi 0 \nonly.avi 1 \n")
     touch(splits, "cartwheel_test_split1.txt", data=b"b.avi 1 \n")
     command = ("folders", "--videos", raw, "--splits", splits, "--out", tmp_path)
@@ -362,10 +523,15 @@ def annotate(folder: Path, splits: dict[str, dict[str, str]]) -> Path:
     """The official files; `splits`: file -> id -> template."""
     templates = ["Closing [something]", "Opening [something] with [something]"]
     folder.mkdir(parents=True, exist_ok=True)
-    labels = {template.replace("[", "").replace("]", ""): str(number) for number, template in enumerate(templates)}
+    labels = {
+        template.replace("[", "").replace("]", ""): str(number) for number, template in enumerate(templates)
+    }
     (folder / "something-something-v2-labels.json").write_text(json.dumps(labels))
     for name, videos in splits.items():
-        entries = [{"id": video, "template": template, "placeholders": []} if template else {"id": video} for video, template in videos.items()]
+        entries = [
+            {"id": video, "template": template, "placeholders": []} if template else {"id": video}
+            for video, template in videos.items()
+        ]
         (folder / f"something-something-v2-{name}.json").write_text(json.dumps(entries))
     return folder
 
@@ -374,12 +540,18 @@ CLOSE, OPEN = "Closing [something]", "Opening [something] with [something]"
 
 
 def test_ssv2_lists(tmp_path: Path, script: Script) -> None:
-    labels = annotate(tmp_path / "labels", {"train": {"1": OPEN, "2": CLOSE}, "validation": {"3": OPEN, "4": CLOSE}, "test": {"5": ""}})
+    labels = annotate(
+        tmp_path / "labels",
+        {"train": {"1": OPEN, "2": CLOSE}, "validation": {"3": OPEN, "4": CLOSE}, "test": {"5": ""}},
+    )
     touch(tmp_path / "raw", "20bn-something-something-v2/1.webm", "2.webm", "3.webm", "5.webm")
     command = ("ssv2", "--videos", tmp_path / "raw", "--annotations", labels, "--out")
     code, text, error = script(*command, tmp_path)
     assert (code, error) == (0, "")
-    assert listed(tmp_path / "train.csv", 2) == [("raw/20bn-something-something-v2/1.webm", 1), ("raw/2.webm", 0)]
+    assert listed(tmp_path / "train.csv", 2) == [
+        ("raw/20bn-something-something-v2/1.webm", 1),
+        ("raw/2.webm", 0),
+    ]
     assert listed(tmp_path / "val.csv", 2) == [("raw/3.webm", 1)]
     assert listed(tmp_path / "test.csv", 2) == [("raw/5.webm", 0)]
     assert (tmp_path / "val_missing.csv").read_text() == "id,label\n4,Closing something\n"
@@ -388,19 +560,36 @@ def test_ssv2_lists(tmp_path: Path, script: Script) -> None:
     assert "test: the annotations have no labels" in text
     annotate(labels, {"train": {"1": "Opning [something] with [something]"}})
     assert one_line(
-        script(*command, tmp_path)[2], "label 'Opning something with something' of video 1", "did you mean 'Opening something with something'?"
+        script(*command, tmp_path)[2],
+        "label 'Opning something with something' of video 1",
+        "did you mean 'Opening something with something'?",
     )
     annotate(labels, {"train": {"../1": OPEN}})
     assert one_line(script(*command, tmp_path)[2], "the id '../1'", "cannot be the name of a folder")
     (tmp_path / "nothing").mkdir()
-    assert one_line(script(*command[:4], tmp_path / "nothing", "--out", tmp_path)[2], "nothing does not hold something-something-v2-labels.json")
+    assert one_line(
+        script(*command[:4], tmp_path / "nothing", "--out", tmp_path)[2],
+        "nothing does not hold something-something-v2-labels.json",
+    )
 
 
 def test_ssv2_from_archives(tmp_path: Path, script: Script) -> None:
     labels = annotate(tmp_path / "labels", {"validation": {"3": OPEN, "4": CLOSE}})
     archive = load_script("tests/test_archives.py")
-    parts = archive.in_parts(archive.write_tar(tmp_path / "a.tgz", {"v2/3.webm": b"3" * 9, "v2/4.webm": b"4" * 9}), 60)
-    command = ("ssv2", "--videos", tmp_path / "raw", "--annotations", labels, "--out", tmp_path, "--archives", *parts)
+    parts = archive.in_parts(
+        archive.write_tar(tmp_path / "a.tgz", {"v2/3.webm": b"3" * 9, "v2/4.webm": b"4" * 9}), 60
+    )
+    command = (
+        "ssv2",
+        "--videos",
+        tmp_path / "raw",
+        "--annotations",
+        labels,
+        "--out",
+        tmp_path,
+        "--archives",
+        *parts,
+    )
     assert "2 files unpacked, 0 were there" in script(*command)[1]
     assert listed(tmp_path / "val.csv", 2) == [("raw/v2/3.webm", 1), ("raw/v2/4.webm", 0)]
     assert "0 files unpacked, 2 were there" in script(*command)[1]
@@ -419,7 +608,9 @@ def test_frames_at_a_rate() -> None:
     assert resampled([Fraction(3)], Fraction(30)) == [0]
 
 
-@pytest.mark.parametrize(("num_frames", "rate", "fps"), [(40, 12, 30), (37, 25, 30), (50, 24, 30), (100, 30, 12), (45, 12, 15)])
+@pytest.mark.parametrize(
+    ("num_frames", "rate", "fps"), [(40, 12, 30), (37, 25, 30), (50, 24, 30), (100, 30, 12), (45, 12, 15)]
+)
 def test_frames_at_a_rate_are_those_of_ffmpeg(num_frames: int, rate: int, fps: int) -> None:
     graph = av.filter.Graph()
     source = graph.add_buffer(width=8, height=8, format="gray", time_base=Fraction(1, rate))
@@ -448,31 +639,58 @@ def picture(path: Path) -> torch.Tensor:
 
 
 def test_ssv2_frames_and_their_lists(tmp_path: Path, script: Script) -> None:
-    """Frames show what the video shows, and both lists of them are read back; a video that is none is reported."""
+    """Frames show what the video shows, and both lists of them are read back; a video that is none is
+    reported.
+    """
     labels = annotate(tmp_path / "labels", {"train": {"10": OPEN, "11": CLOSE, "12": OPEN}})
     write_video(tmp_path / "raw/10.webm", 20, codec="libvpx")
     write_video(tmp_path / "raw/11.mp4", 5)
     touch(tmp_path / "raw", "12.webm")
     out = tmp_path / "out"
-    command = ("ssv2", "--videos", tmp_path / "raw", "--annotations", labels, "--out", out, "--frames", "--workers", "0")
+    command = (
+        "ssv2",
+        "--videos",
+        tmp_path / "raw",
+        "--annotations",
+        labels,
+        "--out",
+        out,
+        "--frames",
+        "--workers",
+        "0",
+    )
     code, text, _ = script(*command)
     assert code == 0
     assert shown_in(out / "frames/10") == list(range(20))
     assert sorted(path.name for path in (out / "frames").iterdir()) == ["10", "11"]
-    assert sorted(path.name for path in (out / "frames/11").iterdir()) == [f"11_{number:06d}.jpg" for number in range(1, 6)]
+    assert sorted(path.name for path in (out / "frames/11").iterdir()) == [
+        f"11_{number:06d}.jpg" for number in range(1, 6)
+    ]
     rows = (out / "frame_lists/train.csv").read_text().splitlines()
     assert rows[0] == "original_vido_id video_id frame_id path labels"
     assert (rows[1], rows[21], len(rows)) == ('10 0 0 10/10_000001.jpg ""', '11 1 0 11/11_000001.jpg ""', 26)
-    numbers = read_json_labels(str(labels / "something-something-v2-train.json"), ["Closing something", "Opening something with something"])
+    numbers = read_json_labels(
+        str(labels / "something-something-v2-train.json"),
+        ["Closing something", "Opening something with something"],
+    )
     records = read_frame_list(str(out / "frame_lists/train.csv"), root=str(out / "frames"), labels=numbers)
     assert records[0] == Record("10", f"{out}/frames/10/10_%06d.jpg", 1, 1, 20)
-    assert records == read_tsm_list(str(out / "frame_lists/train.txt"), root=str(out / "frames"), num_classes=2, pattern="{folder}_%06d.jpg")
+    assert records == read_tsm_list(
+        str(out / "frame_lists/train.txt"),
+        root=str(out / "frames"),
+        num_classes=2,
+        pattern="{folder}_%06d.jpg",
+    )
     assert not missing_videos(records)
     assert "25 frames of 2 videos" in text
     assert "1 videos cannot be read and are in no list of frames" in text
     assert (out / "unreadable.csv").read_text().splitlines()[1].startswith(f"{tmp_path / 'raw/12.webm'},")
     code, _, error = script(*command, "--fps", "30")
-    assert one_line(error, 'frames were extracted with {"fps": 0.0, "short_side": 0}; take the same --fps and --short-side, or another --out')
+    assert one_line(
+        error,
+        'frames were extracted with {"fps": 0.0, "short_side": 0}; '
+        "take the same --fps and --short-side, or another --out",
+    )
     assert script(*command, "--fps", "0")[0] == 0
 
 
@@ -481,7 +699,18 @@ def test_ssv2_frames_smaller_and_at_a_rate(tmp_path: Path, script: Script) -> No
     labels = annotate(tmp_path / "labels", {"train": {"10": OPEN, "11": CLOSE}})
     write_video(tmp_path / "raw/10.mp4", 6, size=(96, 128))
     write_video(tmp_path / "raw/11.mp4", 2, size=(32, 64))
-    command = ("ssv2", "--videos", tmp_path / "raw", "--annotations", labels, "--out", tmp_path, "--frames", "--workers", "0")
+    command = (
+        "ssv2",
+        "--videos",
+        tmp_path / "raw",
+        "--annotations",
+        labels,
+        "--out",
+        tmp_path,
+        "--frames",
+        "--workers",
+        "0",
+    )
     assert script(*command, "--fps", "50", "--short-side", "48")[0] == 0
     assert shown_in(tmp_path / "frames/10") == [0, 0, 1, 1, 2, 2, 3, 3, 4, 4, 5, 5]
     assert picture(tmp_path / "frames/10/10_000001.jpg").shape == (48, 64, 3)
@@ -527,11 +756,13 @@ main = load_script("data_prep/ssv2.py").main
 signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
 resource.setrlimit(resource.RLIMIT_FSIZE, (500, 500))
 root = {str(tmp_path)!r}
-sys.exit(main(["--videos", root + "/raw", "--annotations", {str(labels)!r}, "--out", root + "/out", "--frames", "--workers", "0"]))
+folders = ["--videos", root + "/raw", "--annotations", {str(labels)!r}, "--out", root + "/out"]
+sys.exit(main([*folders, "--frames", "--workers", "0"]))
 """
     process = start("-c", code, cwd=ROOT / "tests")
     text = process.communicate()[0]
     assert process.returncode == 1
-    error = f"error: cannot write {tmp_path / 'out/frames/10'}: File too large; make room and start again, what is extracted is kept"
+    error = f"error: cannot write {tmp_path / 'out/frames/10'}: File too large; make room and start again, "
+    error += "what is extracted is kept"
     assert text.splitlines()[-1] == error
     assert not list((tmp_path / "out/frames").iterdir())

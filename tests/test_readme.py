@@ -1,4 +1,6 @@
-"""Every command in the documents is one that works here: its files exist, its options parse, its targets are there."""
+"""Every command in the documents is one that works here: its files exist, its options parse, its targets are
+there.
+"""
 
 from __future__ import annotations
 
@@ -19,7 +21,11 @@ def commands() -> list[str]:
     found = []
     for name in DOCUMENTS:
         for block in re.findall(r"```sh\n(.*?)```", (ROOT / name).read_text(), re.DOTALL):
-            found += [line.split("  #")[0].strip() for line in block.replace("\\\n", " ").splitlines() if line.strip()]
+            found += [
+                line.split("  #")[0].strip()
+                for line in block.replace("\\\n", " ").splitlines()
+                if line.strip()
+            ]
     for path in sorted((ROOT / "configs").rglob("*.yaml")):
         found.append(path.read_text().splitlines()[0].removeprefix("# "))
     return sorted(set(found))
@@ -46,7 +52,9 @@ def test_command(command: str) -> None:
 
 def test_documents_name_files_that_exist() -> None:
     for name in DOCUMENTS:
-        for path in re.findall(r"`((?:video_iresnet|configs|data_prep|tools|tests)/[\w/.]+)`", (ROOT / name).read_text()):
+        for path in re.findall(
+            r"`((?:video_iresnet|configs|data_prep|tools|tests)/[\w/.]+)`", (ROOT / name).read_text()
+        ):
             assert (ROOT / path).exists(), f"{name}: {path}"
 
 

@@ -22,7 +22,10 @@ from video_iresnet.runtime.errors import InputError
 
 def read(tmp_path: Path, text: str, **options: object) -> list[tuple[str, int]]:
     (tmp_path / "list.txt").write_bytes(text.encode())
-    return [(record.name, record.label) for record in read_records(str(tmp_path / "list.txt"), root="/videos", num_classes=8, **options)]
+    return [
+        (record.name, record.label)
+        for record in read_records(str(tmp_path / "list.txt"), root="/videos", num_classes=8, **options)
+    ]
 
 
 @pytest.mark.parametrize(
@@ -67,7 +70,9 @@ def test_ucf101_lists(tmp_path: Path) -> None:
 
 def test_plain_class_names_number_from_0(tmp_path: Path) -> None:
     (tmp_path / "names.txt").write_text("riding a bike\n\nair drumming\n")
-    assert read_class_names(str(tmp_path / "names.txt")) == ClassNames(("riding a bike", "air drumming"), (0, 1))
+    assert read_class_names(str(tmp_path / "names.txt")) == ClassNames(
+        ("riding a bike", "air drumming"), (0, 1)
+    )
 
 
 @pytest.mark.parametrize(
@@ -76,7 +81,11 @@ def test_plain_class_names_number_from_0(tmp_path: Path) -> None:
         ("", "list.txt is empty; expected `path label`"),
         ("a.mp4 1\nb.mp4\n", "line 2 of .*list.txt is 'b.mp4'; expected `path label`"),
         ("a.mp4 1\n\nb.mp4 x\n", "line 3 of .*list.txt is 'b.mp4 x'"),
-        ("a.mp4 1\nb.mp4 8\n", r"label 8 of line 2 of .*list.txt is outside \[0, 8\); correct the list, or MODEL.NUM_CLASSES \(8\)"),
+        (
+            "a.mp4 1\nb.mp4 8\n",
+            r"label 8 of line 2 of .*list.txt is outside \[0, 8\); correct the list, or MODEL.NUM_CLASSES "
+            r"\(8\)",
+        ),
         ("a.mp4 -1\n", r"label -1 of line 1"),
         ("label,youtube_id,time_start\nabseiling,x,1\n", "line 1 of"),
     ],
@@ -112,7 +121,10 @@ def frame_list(tmp_path: Path, rows: str, labels: dict[str, int | None], root: s
 def test_frame_lists_of_pyslowfast(tmp_path: Path) -> None:
     rows = '74 0 0 74/74_000009.jpg ""\r\n74 0 1 74/74_000010.jpg ""\r\n8 1 0 8 %a/8-1.png ""\r\n'
     records = frame_list(tmp_path, "\ufeff" + HEADER + rows, {"8": 0, "74": 3}, root="/100%")
-    assert records == [Record("74", "/100%%/74/74_%06d.jpg", 3, 9, 2), Record("8", "/100%%/8 %%a/8-%01d.png", 0, 1, 1)]
+    assert records == [
+        Record("74", "/100%%/74/74_%06d.jpg", 3, 9, 2),
+        Record("8", "/100%%/8 %%a/8-%01d.png", 0, 1, 1),
+    ]
     assert [records[0].path % n for n in (9, 10)] == ["/100%/74/74_000009.jpg", "/100%/74/74_000010.jpg"]
     assert records[1].path % 1 == "/100%/8 %a/8-1.png"
 
@@ -123,11 +135,23 @@ def test_frame_lists_of_pyslowfast(tmp_path: Path) -> None:
         ("", "line 1 of .*train.csv is ''; expected the header"),
         ("a.mp4 1\n", "line 1 of .*train.csv is 'a.mp4 1'; expected the header `original_vido_id"),
         (HEADER, "train.csv lists no frame"),
-        (HEADER + "7 0 0 7/7_1.jpg\n", "line 2 of .*train.csv is '7 0 0 7/7_1.jpg'; expected `id video frame path labels`"),
-        (HEADER + '7 0 0 7/7_01.jpg ""\n7 0 1 7/7_03.jpg ""\n', "frame 7/7_03.jpg of line 3 of .*train.csv should be 7/7_02.jpg"),
-        (HEADER + '7 0 0 7/a_01.jpg ""\n7 0 1 7/b_02.jpg ""\n', "frame 7/b_02.jpg of line 3 of .* should be 7/a_02.jpg"),
+        (
+            HEADER + "7 0 0 7/7_1.jpg\n",
+            "line 2 of .*train.csv is '7 0 0 7/7_1.jpg'; expected `id video frame path labels`",
+        ),
+        (
+            HEADER + '7 0 0 7/7_01.jpg ""\n7 0 1 7/7_03.jpg ""\n',
+            "frame 7/7_03.jpg of line 3 of .*train.csv should be 7/7_02.jpg",
+        ),
+        (
+            HEADER + '7 0 0 7/a_01.jpg ""\n7 0 1 7/b_02.jpg ""\n',
+            "frame 7/b_02.jpg of line 3 of .* should be 7/a_02.jpg",
+        ),
         (HEADER + '7 0 0 7/first.jpg ""\n', "frame 7/first.jpg of line 2 of .* has no number"),
-        (HEADER + '7 0 0 7/1.jpg ""\n8 0 0 8/1.jpg ""\n7 0 1 7/2.jpg ""\n', "video 7 of line 4 of .* was listed further up"),
+        (
+            HEADER + '7 0 0 7/1.jpg ""\n8 0 0 8/1.jpg ""\n7 0 1 7/2.jpg ""\n',
+            "video 7 of line 4 of .* was listed further up",
+        ),
         (HEADER + '9 0 0 9/1.jpg ""\n', "video 9 of line 2 of .* has no label"),
         (HEADER + '1 0 0 1/1.jpg ""\n', "video 1 of line 2 of .* has no label"),
     ],
@@ -147,7 +171,9 @@ def test_tsm_lists(tmp_path: Path) -> None:
     first, second = read_tsm_list(str(tmp_path / "list.txt"), root="/x", num_classes=174)
     assert first == Record("a b/12", "/x/a b/12/img_%05d.jpg", 140, 1, 156)
     assert second.path % 3 == "/x/1%/img_00003.jpg"
-    named = read_tsm_list(str(tmp_path / "list.txt"), root="/x", num_classes=174, pattern="{folder}_%06d.jpg", first_frame=0)
+    named = read_tsm_list(
+        str(tmp_path / "list.txt"), root="/x", num_classes=174, pattern="{folder}_%06d.jpg", first_frame=0
+    )
     assert [record.path % 0 for record in named] == ["/x/a b/12/12_000000.jpg", "/x/1%/1%_000000.jpg"]
     with pytest.raises(InputError, match=r"pattern of frame names is 'img.jpg'; expected one number"):
         read_tsm_list(str(tmp_path / "list.txt"), root="/x", num_classes=174, pattern="img.jpg")
@@ -179,7 +205,8 @@ def test_missing_frames(tmp_path: Path) -> None:
 def test_annotations_in_json(tmp_path: Path) -> None:
     (tmp_path / "labels.json").write_text('{"Opening something": "1", "Closing something": "0"}')
     (tmp_path / "train.json").write_text(
-        '[{"id": "7", "label": "opening a tin", "template": "Opening [something]", "placeholders": ["a tin"]}, {"id": 8}]'
+        '[{"id": "7", "label": "opening a tin", "template": "Opening [something]", '
+        '"placeholders": ["a tin"]}, {"id": 8}]'
     )
     names = read_json_classes(str(tmp_path / "labels.json"))
     assert names == ["Closing something", "Opening something"]
@@ -194,7 +221,8 @@ def test_annotations_in_json(tmp_path: Path) -> None:
         ('[{"template": "Opening [something]"}]', "split.json does not hold a split; expected a list"),
         (
             '[{"id": "7", "template": "Opeing [something]"}]',
-            "label 'Opeing something' of video 7 .* not among the 1 classes; did you mean 'Opening something'",
+            "label 'Opeing something' of video 7 .* not among the 1 classes; did you mean 'Opening "
+            "something'",
         ),
         ('[{"id": "7"}, {"id": "7"}]', "video 7 comes twice in .*split.json"),
     ],
@@ -205,7 +233,9 @@ def test_mistakes_in_json(tmp_path: Path, text: str, message: str) -> None:
         read_json_labels(str(tmp_path / "split.json"), ["Opening something"])
 
 
-@pytest.mark.parametrize("text", ['["a"]', '{"a": "x"}', '{"a": null}', '{"a": "1"}', '{"a": "0", "b": "0"}', "{}"])
+@pytest.mark.parametrize(
+    "text", ['["a"]', '{"a": "x"}', '{"a": null}', '{"a": "1"}', '{"a": "0", "b": "0"}', "{}"]
+)
 def test_classes_in_json_are_numbered_from_0(tmp_path: Path, text: str) -> None:
     (tmp_path / "labels.json").write_text(text)
     with pytest.raises(InputError, match=r"labels.json .*; expected"):

@@ -1,4 +1,6 @@
-"""Whole runs through tools/run_net.py: training, resuming, testing on several processes, and every kind of bad input."""
+"""Whole runs through tools/run_net.py: training, resuming, testing on several processes, and every kind of
+bad input.
+"""
 
 from __future__ import annotations
 
@@ -36,7 +38,10 @@ def assert_same_weights(a: Path, b: Path) -> None:
 
 
 def stats_of(folder: Path, kind: str) -> list[dict[str, object]]:
-    lines = [json.loads(line.removeprefix("json_stats: ")) for line in (folder / "json_stats.log").read_text().splitlines()]
+    lines = [
+        json.loads(line.removeprefix("json_stats: "))
+        for line in (folder / "json_stats.log").read_text().splitlines()
+    ]
     return [line for line in lines if line["_type"] == kind]
 
 
@@ -52,14 +57,19 @@ def trained(small: list[str], tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def test_a_run_leaves_what_it_promises(trained: Path) -> None:
     assert {path.name for path in trained.iterdir()} == {
-        "config.yaml", "stdout.log", "json_stats.log", "tensorboard", "checkpoints", "results.json", "predictions.csv",
+        "config.yaml", "stdout.log", "json_stats.log", "tensorboard", "checkpoints", "results.json",
+        "predictions.csv",
     }  # fmt: skip
     assert {path.name for path in (trained / "checkpoints").iterdir()} == {
         "checkpoint_epoch_00001.pyth", "checkpoint_epoch_00002.pyth", "checkpoint_best.pyth",
     }  # fmt: skip
     steps = stats_of(trained, "train_iter_")
-    assert [(s["epoch"], s["iter"]) for s in steps] == [(f"{e}/2", f"{i}/3") for e in (1, 2) for i in (1, 2, 3)]
-    assert {"dt", "dt_data", "dt_net", "eta", "loss", "lr", "gpu_mem", "top1_err", "top5_err"} <= set(steps[0])
+    assert [(s["epoch"], s["iter"]) for s in steps] == [
+        (f"{e}/2", f"{i}/3") for e in (1, 2) for i in (1, 2, 3)
+    ]
+    assert {"dt", "dt_data", "dt_net", "eta", "loss", "lr", "gpu_mem", "top1_err", "top5_err"} <= set(
+        steps[0]
+    )
     assert [s["epoch"] for s in stats_of(trained, "train_epoch")] == ["1/2", "2/2"]
     assert [s["epoch"] for s in stats_of(trained, "val_epoch")] == ["2/2"]
     assert list((trained / "tensorboard").glob("events.*"))
@@ -79,14 +89,20 @@ def test_results_agree_with_predictions(trained: Path) -> None:
     assert set(results["by_views"]) == {"1x1", "1x3", "2x1", "2x3"}
     assert set(results["temporal_checks"]) == {"reversed", "shuffled", "frozen"}
     assert results["checkpoint"].endswith("checkpoint_epoch_00002.pyth")
-    assert all(sorted(p, reverse=True) == p for p in ([float(row[f"prob{k}"]) for k in range(1, 6)] for row in rows))
+    assert all(
+        sorted(p, reverse=True) == p for p in ([float(row[f"prob{k}"]) for k in range(1, 6)] for row in rows)
+    )
 
 
-def test_the_same_seed_gives_the_same_run(trained: Path, small: list[str], tmp_path: Path, run_net: RunNet) -> None:
+def test_the_same_seed_gives_the_same_run(
+    trained: Path, small: list[str], tmp_path: Path, run_net: RunNet
+) -> None:
     assert run_net(*small, "OUTPUT_DIR", str(tmp_path), "DATA_LOADER.NUM_WORKERS", "2") == 0
     assert_same_weights(trained, tmp_path)
     assert (tmp_path / "predictions.csv").read_bytes() == (trained / "predictions.csv").read_bytes()
-    assert [s["loss"] for s in stats_of(tmp_path, "train_iter_")] == [s["loss"] for s in stats_of(trained, "train_iter_")]
+    assert [s["loss"] for s in stats_of(tmp_path, "train_iter_")] == [
+        s["loss"] for s in stats_of(trained, "train_iter_")
+    ]
 
 
 def wait_for_step(process: subprocess.Popen[str], folder: Path, epoch: int, step: int) -> None:
@@ -94,7 +110,9 @@ def wait_for_step(process: subprocess.Popen[str], folder: Path, epoch: int, step
     wanted = f'"epoch": "{epoch}/'
     for _ in range(1200):
         log = folder / "json_stats.log"
-        if log.exists() and any(wanted in line and f'"iter": "{step}/' in line for line in log.read_text().splitlines()):
+        if log.exists() and any(
+            wanted in line and f'"iter": "{step}/' in line for line in log.read_text().splitlines()
+        ):
             return
         assert process.poll() is None, process.communicate()[0]
         time.sleep(0.05)
@@ -114,7 +132,9 @@ def uninterrupted(small: list[str], tmp_path_factory: pytest.TempPathFactory) ->
     return folder
 
 
-@pytest.mark.parametrize(("number", "code"), [(signal.SIGKILL, -9), (signal.SIGINT, 130), (signal.SIGTERM, 143)])
+@pytest.mark.parametrize(
+    ("number", "code"), [(signal.SIGKILL, -9), (signal.SIGINT, 130), (signal.SIGTERM, 143)]
+)
 def test_a_run_that_was_ended_goes_on_as_if_nothing_had_happened(
     number: signal.Signals, code: int, uninterrupted: Path, small: list[str], tmp_path: Path
 ) -> None:
@@ -126,7 +146,8 @@ def test_a_run_that_was_ended_goes_on_as_if_nothing_had_happened(
     assert process.returncode == code, output
     if number != signal.SIGKILL:
         assert re.search(
-            r"stopped in epoch 2 after step \d+ of 12; saved .*checkpoint_epoch_00001_step_0000\d+.pyth\ngo on with: python tools/run_net.py --cfg",
+            r"stopped in epoch 2 after step \d+ of 12; saved .*checkpoint_epoch_00001_step_0000\d+.pyth\ngo "
+            r"on with: python tools/run_net.py --cfg",
             output,
         )
         assert "Traceback" not in output
@@ -140,11 +161,16 @@ def test_a_run_that_was_ended_goes_on_as_if_nothing_had_happened(
     assert again.returncode == 0, output
     assert "going on from" in output
     assert_same_weights(uninterrupted, tmp_path)
-    assert stats_of(tmp_path, "train_epoch")[-1]["loss"] == stats_of(uninterrupted, "train_epoch")[-1]["loss"] or number == signal.SIGKILL
+    assert (
+        stats_of(tmp_path, "train_epoch")[-1]["loss"] == stats_of(uninterrupted, "train_epoch")[-1]["loss"]
+        or number == signal.SIGKILL
+    )
 
 
 @pytest.mark.parametrize("epochs", ["2", "1"])
-def test_a_finished_run_is_left_alone(epochs: str, trained: Path, small: list[str], run_net: RunNet, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_finished_run_is_left_alone(
+    epochs: str, trained: Path, small: list[str], run_net: RunNet, capsys: pytest.CaptureFixture[str]
+) -> None:
     before = {path.name: path.stat().st_mtime_ns for path in (trained / "checkpoints").iterdir()}
     shorter = ["SOLVER.MAX_EPOCH", epochs, "SOLVER.WARMUP_EPOCHS", "0"]
     assert run_net(*small, *shorter, "OUTPUT_DIR", str(trained), "TEST.ENABLE", "False") == 0
@@ -154,7 +180,9 @@ def test_a_finished_run_is_left_alone(epochs: str, trained: Path, small: list[st
 
 @pytest.mark.slow
 @pytest.mark.parametrize("world_size", [2, 3])
-def test_results_do_not_depend_on_processes(world_size: int, trained: Path, small: list[str], tmp_path: Path) -> None:
+def test_results_do_not_depend_on_processes(
+    world_size: int, trained: Path, small: list[str], tmp_path: Path
+) -> None:
     test = [
         "TRAIN.ENABLE",
         "False",
@@ -163,7 +191,14 @@ def test_results_do_not_depend_on_processes(world_size: int, trained: Path, smal
         "OUTPUT_DIR",
         str(tmp_path),
     ]
-    process = start("tools/run_net.py", "--cfg", DEMO, *small, *test, launcher=(*TORCHRUN, f"--nproc-per-node={world_size}"))
+    process = start(
+        "tools/run_net.py",
+        "--cfg",
+        DEMO,
+        *small,
+        *test,
+        launcher=(*TORCHRUN, f"--nproc-per-node={world_size}"),
+    )
     output, _ = process.communicate(timeout=300)
     assert process.returncode == 0, output
     assert (tmp_path / "predictions.csv").read_bytes() == (trained / "predictions.csv").read_bytes()
@@ -183,7 +218,18 @@ def test_training_and_testing_on_a_gpu(small: list[str], tmp_path: Path, run_net
 @pytest.mark.skipif(torch.cuda.is_available(), reason="starts its processes on the CPU, and there is a GPU")
 def test_training_on_two_processes(small: list[str], tmp_path: Path) -> None:
     """NUM_GPUS starts them, here on the CPU."""
-    process = start("tools/run_net.py", "--cfg", DEMO, *small, "NUM_GPUS", "2", "OUTPUT_DIR", str(tmp_path), "TEST.ENABLE", "False")
+    process = start(
+        "tools/run_net.py",
+        "--cfg",
+        DEMO,
+        *small,
+        "NUM_GPUS",
+        "2",
+        "OUTPUT_DIR",
+        str(tmp_path),
+        "TEST.ENABLE",
+        "False",
+    )
     output, _ = process.communicate(timeout=300)
     assert process.returncode == 0, output
     assert "2 process(es)" in output
@@ -194,13 +240,27 @@ def test_training_on_two_processes(small: list[str], tmp_path: Path) -> None:
 @pytest.mark.slow
 @pytest.mark.skipif(torch.cuda.is_available(), reason="starts its processes on the CPU, and there is a GPU")
 def test_two_processes_stop_in_order(small: list[str], tmp_path: Path) -> None:
-    process = start("tools/run_net.py", "--cfg", DEMO, *small, *LONG, "TRAIN.BATCH_SIZE", "4", "NUM_GPUS", "2", "OUTPUT_DIR", str(tmp_path))
+    process = start(
+        "tools/run_net.py",
+        "--cfg",
+        DEMO,
+        *small,
+        *LONG,
+        "TRAIN.BATCH_SIZE",
+        "4",
+        "NUM_GPUS",
+        "2",
+        "OUTPUT_DIR",
+        str(tmp_path),
+    )
     wait_for_step(process, tmp_path, 1, 3)
     process.send_signal(signal.SIGINT)
     output, _ = process.communicate(timeout=60)
     assert process.returncode == 130, output
     assert "Traceback" not in output
-    assert re.search(r"saved .*checkpoint_epoch_0000\d_step_0000\d+.pyth\ngo on with: torchrun --nproc-per-node 2 ", output)
+    assert re.search(
+        r"saved .*checkpoint_epoch_0000\d_step_0000\d+.pyth\ngo on with: torchrun --nproc-per-node 2 ", output
+    )
 
 
 @pytest.fixture(scope="module")
@@ -215,7 +275,9 @@ def large_videos(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.mark.slow
 @pytest.mark.parametrize("config", ["kinetics/iR3D50.yaml", "ssv2/iR3D50.yaml"])
-def test_full_size_configs_take_two_steps(config: str, large_videos: Path, tmp_path: Path, run_net: RunNet) -> None:
+def test_full_size_configs_take_two_steps(
+    config: str, large_videos: Path, tmp_path: Path, run_net: RunNet
+) -> None:
     overrides = [
         "DATA.PATH_TO_DATA_DIR",
         str(large_videos),
@@ -228,7 +290,18 @@ def test_full_size_configs_take_two_steps(config: str, large_videos: Path, tmp_p
         "SOLVER.MAX_EPOCH",
         "1",
     ]
-    overrides += ["SOLVER.WARMUP_EPOCHS", "0", "SOLVER.BASE_LR", "0.001", "OUTPUT_DIR", str(tmp_path), "LOG_PERIOD", "1", "TEST.ENABLE", "False"]
+    overrides += [
+        "SOLVER.WARMUP_EPOCHS",
+        "0",
+        "SOLVER.BASE_LR",
+        "0.001",
+        "OUTPUT_DIR",
+        str(tmp_path),
+        "LOG_PERIOD",
+        "1",
+        "TEST.ENABLE",
+        "False",
+    ]
     assert run_net(*overrides, cfg=str(ROOT / "configs" / config)) == 0
     assert [s["iter"] for s in stats_of(tmp_path, "train_iter_")] == ["1/2", "2/2"]
     assert int(last_weights(tmp_path)["bn1.num_batches_tracked"]) == 2
@@ -240,19 +313,41 @@ def test_two_configs_run_one_after_the_other(
     for name in ("a", "b"):
         (tmp_path / f"{name}.yaml").write_text(f"_BASE_: {DEMO}\nOUTPUT_DIR: {tmp_path}/{name}\n")
     assert (
-        run_net(str(tmp_path / "b.yaml"), "--opts", *small, "SOLVER.MAX_EPOCH", "1", "SOLVER.WARMUP_EPOCHS", "0", cfg=str(tmp_path / "a.yaml")) == 0
+        run_net(
+            str(tmp_path / "b.yaml"),
+            "--opts",
+            *small,
+            "SOLVER.MAX_EPOCH",
+            "1",
+            "SOLVER.WARMUP_EPOCHS",
+            "0",
+            cfg=str(tmp_path / "a.yaml"),
+        )
+        == 0
     )
     assert (tmp_path / "a/results.json").exists()
     assert (tmp_path / "b/results.json").exists()
 
 
-def test_a_test_counts_broken_videos_as_failed(trained: Path, shapes: Path, small: list[str], tmp_path: Path, run_net: RunNet) -> None:
+def test_a_test_counts_broken_videos_as_failed(
+    trained: Path, shapes: Path, small: list[str], tmp_path: Path, run_net: RunNet
+) -> None:
     lines = (shapes / "test.csv").read_text().splitlines()
     (tmp_path / "empty.mp4").touch()
-    (tmp_path / "test.csv").write_text("\n".join(f"{shapes}/{line}" for line in lines[:6]) + f"\n{tmp_path}/empty.mp4 0\n{tmp_path}/gone.mp4 1\n")
+    (tmp_path / "test.csv").write_text(
+        "\n".join(f"{shapes}/{line}" for line in lines[:6])
+        + f"\n{tmp_path}/empty.mp4 0\n{tmp_path}/gone.mp4 1\n"
+    )
     (tmp_path / "classes.txt").write_bytes((shapes / "classes.txt").read_bytes())
     checkpoint = str(trained / "checkpoints/checkpoint_best.pyth")
-    test = ["TRAIN.ENABLE", "False", "TEST.CHECKPOINT_FILE_PATH", checkpoint, "OUTPUT_DIR", str(tmp_path / "out")]
+    test = [
+        "TRAIN.ENABLE",
+        "False",
+        "TEST.CHECKPOINT_FILE_PATH",
+        checkpoint,
+        "OUTPUT_DIR",
+        str(tmp_path / "out"),
+    ]
     assert run_net(*small, *test, "DATA.PATH_TO_DATA_DIR", str(tmp_path), "DATA.TEST_SHORT_SIDE", "40") == 0
     results = json.loads((tmp_path / "out/results.json").read_text())
     assert (results["num_videos"], results["num_failed"]) == (8, 2)
@@ -265,7 +360,9 @@ def test_a_test_counts_broken_videos_as_failed(trained: Path, shapes: Path, smal
 
 
 @pytest.mark.parametrize("kind", ["frames", "folders"])
-def test_training_and_testing_on_extracted_frames(kind: str, small: list[str], tmp_path: Path, run_net: RunNet) -> None:
+def test_training_and_testing_on_extracted_frames(
+    kind: str, small: list[str], tmp_path: Path, run_net: RunNet
+) -> None:
     """Folders of JPEGs, by PySlowFast's lists and by TSM's."""
     rng = np.random.default_rng(0)
     for video in range(9):
@@ -277,22 +374,45 @@ def test_training_and_testing_on_extracted_frames(kind: str, small: list[str], t
     rows = "".join(f'{v} {v} {i} {v}/{v}_{i + 1:06d}.jpg ""\n' for v in range(9) for i in range(6))
     (tmp_path / "list.csv").write_text(header + rows)
     (tmp_path / "list.txt").write_text("".join(f"{video} 6 {video % 8}\n" for video in range(9)))
-    (tmp_path / "something-something-v2-labels.json").write_text(json.dumps({f"Doing {i}": str(i) for i in range(8)}))
+    (tmp_path / "something-something-v2-labels.json").write_text(
+        json.dumps({f"Doing {i}": str(i) for i in range(8)})
+    )
     for split in ("train", "validation"):
         entries = [{"id": str(v), "template": f"Doing [{v % 8}]"} for v in range(9)]
         (tmp_path / f"something-something-v2-{split}.json").write_text(json.dumps(entries))
     name = "list.csv" if kind == "frames" else "list.txt"
     lists = [word for key in ("TRAIN", "VAL", "TEST") for word in (f"DATA.{key}_LIST", name)]
-    more = ["DATA.PATH_TO_DATA_DIR", str(tmp_path), "DATA.PATH_PREFIX", "frames", "DATA.LIST_FORMAT", kind, "DATA.CLASS_NAMES", ""]
-    more += ["DATA.FRAME_NAMES", "{folder}_%06d.jpg", "DATA.SAMPLER", "segments", "SOLVER.MAX_EPOCH", "1", "SOLVER.WARMUP_EPOCHS", "0"]
+    more = [
+        "DATA.PATH_TO_DATA_DIR",
+        str(tmp_path),
+        "DATA.PATH_PREFIX",
+        "frames",
+        "DATA.LIST_FORMAT",
+        kind,
+        "DATA.CLASS_NAMES",
+        "",
+    ]
+    more += [
+        "DATA.FRAME_NAMES",
+        "{folder}_%06d.jpg",
+        "DATA.SAMPLER",
+        "segments",
+        "SOLVER.MAX_EPOCH",
+        "1",
+        "SOLVER.WARMUP_EPOCHS",
+        "0",
+    ]
     assert run_net(*small, *more, *lists, "OUTPUT_DIR", str(tmp_path / "out")) == 0
     with open(tmp_path / "out/predictions.csv") as file:
-        assert [(row["video"], row["label"], row["error"]) for row in csv.DictReader(file)] == [(str(v), str(v % 8), "") for v in range(9)]
+        assert [(row["video"], row["label"], row["error"]) for row in csv.DictReader(file)] == [
+            (str(v), str(v % 8), "") for v in range(9)
+        ]
 
 
 def test_strong_augmentation_trains(small: list[str], tmp_path: Path, run_net: RunNet) -> None:
-    strong = """AUG.NUM_SAMPLE 2 AUG.COLOR_JITTER 0.2 AUG.RAND_MAGNITUDE 7 AUG.RE_PROB 0.25 MIXUP.ENABLE True MIXUP.LABEL_SMOOTH_VALUE 0.1
-    DATA.TRAIN_JITTER_SCALES_RELATIVE [0.3,1] DATA.TRAIN_JITTER_ASPECT_RELATIVE [0.75,1.33] TEST.ENABLE False"""
+    strong = """AUG.NUM_SAMPLE 2 AUG.COLOR_JITTER 0.2 AUG.RAND_MAGNITUDE 7 AUG.RE_PROB 0.25 MIXUP.ENABLE True
+    MIXUP.LABEL_SMOOTH_VALUE 0.1 DATA.TRAIN_JITTER_SCALES_RELATIVE [0.3,1]
+    DATA.TRAIN_JITTER_ASPECT_RELATIVE [0.75,1.33] TEST.ENABLE False"""
     assert run_net(*small, *strong.split(), "OUTPUT_DIR", str(tmp_path)) == 0
     steps = stats_of(tmp_path, "train_iter_")
     assert [s["iter"] for s in steps] == [f"{i}/6" for i in range(1, 7)] * 2
@@ -300,7 +420,7 @@ def test_strong_augmentation_trains(small: list[str], tmp_path: Path, run_net: R
 
 
 def test_a_worker_that_is_killed_ends_the_run_with_its_file(small: list[str], tmp_path: Path) -> None:
-    """A video that never ends: a named pipe. Its worker is killed, as the system does when memory runs out."""
+    """A video that never ends: a named pipe. Its worker is killed, as the system does without memory."""
     os.mkfifo(tmp_path / "endless.mp4")
     (tmp_path / "list.csv").write_text("".join(f"{tmp_path}/endless.mp4 {i}\n" for i in range(8)))
     lists = [word for key in ("TRAIN", "VAL") for word in (f"DATA.{key}_LIST", str(tmp_path / "list.csv"))]
@@ -308,27 +428,50 @@ def test_a_worker_that_is_killed_ends_the_run_with_its_file(small: list[str], tm
     process = start("tools/run_net.py", "--cfg", DEMO, *small, *lists, *more)
     worker = ""
     for _ in range(300):
-        worker = subprocess.run(["pgrep", "-P", str(process.pid)], capture_output=True, text=True, check=False).stdout.split("\n")[0]
-        if worker and (tmp_path / "out/stdout.log").exists() and "training iresnet-18" in (tmp_path / "out/stdout.log").read_text():
+        worker = subprocess.run(
+            ["pgrep", "-P", str(process.pid)], capture_output=True, text=True, check=False
+        ).stdout.split("\n")[0]
+        if (
+            worker
+            and (tmp_path / "out/stdout.log").exists()
+            and "training iresnet-18" in (tmp_path / "out/stdout.log").read_text()
+        ):
             break
         time.sleep(0.1)
     time.sleep(1)
     os.kill(int(worker), signal.SIGKILL)
     output, _ = process.communicate(timeout=60)
     assert process.returncode == 1, output
-    assert re.search(r"\nerror: a decoding worker \(pid \d+\) was killed[^\n]* while reading /[^\n]*endless.mp4; [^\n]*\n$", output), output
+    assert re.search(
+        r"\nerror: a decoding worker \(pid \d+\) was killed[^\n]* while reading /[^\n]*endless.mp4; "
+        r"[^\n]*\n$",
+        output,
+    ), output
     assert "Traceback" not in output
 
 
 def test_fewer_than_five_classes(shapes: Path, small: list[str], tmp_path: Path, run_net: RunNet) -> None:
     for name in ("train", "val", "test"):
         lines = [line.split() for line in (shapes / f"{name}.csv").read_text().splitlines()]
-        (tmp_path / f"{name}.csv").write_text("".join(f"{shapes}/{path},{int(label) % 2}\n" for path, label in lines))
-    more = ["DATA.PATH_TO_DATA_DIR", str(tmp_path), "OUTPUT_DIR", str(tmp_path / "out"), "MODEL.NUM_CLASSES", "2", "DATA.CLASS_NAMES", ""]
+        (tmp_path / f"{name}.csv").write_text(
+            "".join(f"{shapes}/{path},{int(label) % 2}\n" for path, label in lines)
+        )
+    more = [
+        "DATA.PATH_TO_DATA_DIR",
+        str(tmp_path),
+        "OUTPUT_DIR",
+        str(tmp_path / "out"),
+        "MODEL.NUM_CLASSES",
+        "2",
+        "DATA.CLASS_NAMES",
+        "",
+    ]
     assert run_net(*small, *more, "SOLVER.MAX_EPOCH", "1", "SOLVER.WARMUP_EPOCHS", "0") == 0
     results = json.loads((tmp_path / "out/results.json").read_text())
     assert results["top5_acc"] == 100
-    assert (tmp_path / "out/predictions.csv").read_text().startswith("video,label,top1,top2,prob1,prob2,error\n")
+    assert (
+        (tmp_path / "out/predictions.csv").read_text().startswith("video,label,top1,top2,prob1,prob2,error\n")
+    )
 
 
 def test_training_replaces_and_limits_broken_videos(
@@ -336,12 +479,16 @@ def test_training_replaces_and_limits_broken_videos(
 ) -> None:
     lines = (shapes / "train.csv").read_text().splitlines()
     (tmp_path / "empty.mp4").touch()
-    (tmp_path / "train.csv").write_text("\n".join(f"{shapes}/{line}" for line in lines[:-1]) + f"\n{tmp_path}/empty.mp4 0\n")
+    (tmp_path / "train.csv").write_text(
+        "\n".join(f"{shapes}/{line}" for line in lines[:-1]) + f"\n{tmp_path}/empty.mp4 0\n"
+    )
     more = ["DATA.TRAIN_LIST", str(tmp_path / "train.csv"), "TEST.ENABLE", "False", "TRAIN.BATCH_SIZE", "24"]
     assert run_net(*small, *more, "OUTPUT_DIR", str(tmp_path / "a"), "DATA.MAX_BAD_SHARE", "0.1") == 0
     assert capsys.readouterr().out.count("empty.mp4: Invalid data") == 1
     assert run_net(*small, *more, "OUTPUT_DIR", str(tmp_path / "b")) == 1
-    assert re.search(r"error: 1 of 24 training videos cannot be read, .*empty.mp4 \(Invalid data", capsys.readouterr().err)
+    assert re.search(
+        r"error: 1 of 24 training videos cannot be read, .*empty.mp4 \(Invalid data", capsys.readouterr().err
+    )
 
 
 BAD_INPUT = {
@@ -351,18 +498,32 @@ BAD_INPUT = {
     "DATA.TEST_LIST gone.csv": r"DATA.TEST_LIST: .*gone.csv does not exist",
     "DATA.TRAIN_LIST EMPTY": "is empty",
     "DATA.VAL_LIST MALFORMED": "line 2 of",
-    "DATA.TEST_LIST RANGE": r"label 8 of line 1 of .* is outside \[0, 7\]|label 8 of line 1 of .* is outside \[0, 8\)",
-    "DATA.TRAIN_LIST MISSING": r"4 of the 8 videos of DATA.TRAIN_LIST do not exist, first \S*gone0.mp4, \S*gone1.mp4, \S*gone2.mp4;",
+    "DATA.TEST_LIST RANGE": r"label 8 of line 1 of .* is outside \[0, (7\]|8\))",
+    "DATA.TRAIN_LIST MISSING": (
+        r"4 of the 8 videos of DATA.TRAIN_LIST do not exist, first \S*gone0.mp4, \S*gone1.mp4, \S*gone2.mp4;"
+    ),
     "DATA.CLASS_NAMES RANGE": "names 1 classes, but MODEL.NUM_CLASSES is 8",
     "TRAIN.BATCH_SIZE 25": "TRAIN.BATCH_SIZE 25 is more than the 24 videos",
     "TRAIN.ENABLE False": "no weights to test",
-    "TRAIN.ENABLE False TEST.CHECKPOINT_FILE_PATH gone.pyth": "TEST.CHECKPOINT_FILE_PATH: gone.pyth does not exist",
+    "TRAIN.ENABLE False TEST.CHECKPOINT_FILE_PATH gone.pyth": (
+        "TEST.CHECKPOINT_FILE_PATH: gone.pyth does not exist"
+    ),
     "TRAIN.ENABLE False TEST.CHECKPOINT_FILE_PATH EMPTY": "weights .* cannot be read",
-    "TRAIN.CHECKPOINT_FILE_PATH TRAINED RESNET.DEPTH 34": r"looks like|fit \d+.\d % of the tensors of iresnet-34 .*; it lacks \d+ tensors, layer1.2.bn0.weight first",
-    "TRAIN.ENABLE False TEST.CHECKPOINT_FILE_PATH TRAINED MODEL.NUM_CLASSES 9 DATA.CLASS_NAMES NONE": "8 classes in the file, 9 in the network",
-    "TRAIN.ENABLE False TEST.CHECKPOINT_FILE_PATH TRAINED MODEL.ARCH resnet": "was trained with MODEL.ARCH iresnet, but it is resnet; set it to iresnet",
-    "TRAIN.ENABLE False TEST.CHECKPOINT_FILE_PATH TRAINED RESNET.TEMPORAL_STRIDES [1,2,2,1]": r"was trained with RESNET.TEMPORAL_STRIDES \[\], but",
-    "TRAIN.ENABLE False TEST.CHECKPOINT_FILE_PATH TRAINED DATA.CLASS_NAMES OTHER": "was trained on classes of other names or order",
+    "TRAIN.CHECKPOINT_FILE_PATH TRAINED RESNET.DEPTH 34": (
+        r"fit \d+.\d % of the tensors of iresnet-34 .*; it lacks \d+ tensors, layer1.2.bn0.weight first"
+    ),
+    "TRAIN.ENABLE False TEST.CHECKPOINT_FILE_PATH TRAINED MODEL.NUM_CLASSES 9 DATA.CLASS_NAMES NONE": (
+        "8 classes in the file, 9 in the network"
+    ),
+    "TRAIN.ENABLE False TEST.CHECKPOINT_FILE_PATH TRAINED MODEL.ARCH resnet": (
+        "was trained with MODEL.ARCH iresnet, but it is resnet; set it to iresnet"
+    ),
+    "TRAIN.ENABLE False TEST.CHECKPOINT_FILE_PATH TRAINED RESNET.TEMPORAL_STRIDES [1,2,2,1]": (
+        r"was trained with RESNET.TEMPORAL_STRIDES \[\], but"
+    ),
+    "TRAIN.ENABLE False TEST.CHECKPOINT_FILE_PATH TRAINED DATA.CLASS_NAMES OTHER": (
+        "was trained on classes of other names or order"
+    ),
     "OUTPUT_DIR EMPTY": "OUTPUT_DIR .* cannot be written to",
     "OUTPUT_DIR /proc/nowhere": "OUTPUT_DIR /proc/nowhere cannot be written to",
     "SOLVER.BASE_LR 1e30 SOLVER.WARMUP_EPOCHS 0": "the loss is (nan|inf)",
@@ -371,7 +532,13 @@ BAD_INPUT = {
 
 @pytest.mark.parametrize("overrides", BAD_INPUT)
 def test_bad_input_is_one_clear_line(
-    overrides: str, shapes: Path, trained: Path, small: list[str], tmp_path: Path, run_net: RunNet, capsys: pytest.CaptureFixture[str]
+    overrides: str,
+    shapes: Path,
+    trained: Path,
+    small: list[str],
+    tmp_path: Path,
+    run_net: RunNet,
+    capsys: pytest.CaptureFixture[str],
 ) -> None:
     lists = (shapes / "train.csv").read_text().splitlines()
     names = {
@@ -379,18 +546,28 @@ def test_bad_input_is_one_clear_line(
         "MALFORMED": f"{shapes}/{lists[0]}\nno label here\n",
         "RANGE": f"{shapes}/videos/train_0000.mp4 8\n",
         "OTHER": "".join(f"class {i}\n" for i in range(8)),
-        "MISSING": "".join(f"{shapes}/{line}\n" for line in lists[:4]) + "".join(f"gone{i}.mp4 0\n" for i in range(4)),
+        "MISSING": "".join(f"{shapes}/{line}\n" for line in lists[:4])
+        + "".join(f"gone{i}.mp4 0\n" for i in range(4)),
     }
     for name, text in names.items():
         (tmp_path / name).write_text(text)
     words = [str(tmp_path / word) if word in names else word for word in overrides.split()]
-    words = [str(trained / "checkpoints/checkpoint_best.pyth") if word == "TRAINED" else "" if word == "NONE" else word for word in words]
+    words = [
+        str(trained / "checkpoints/checkpoint_best.pyth")
+        if word == "TRAINED"
+        else ""
+        if word == "NONE"
+        else word
+        for word in words
+    ]
     assert run_net(*small, "OUTPUT_DIR", str(tmp_path / "out"), *words) == 1
     error = capsys.readouterr().err
     assert re.fullmatch(f"error: [^\n]*({BAD_INPUT[overrides]})[^\n]*\n", error), error
 
 
-def test_an_earlier_run_is_not_overwritten(trained: Path, small: list[str], run_net: RunNet, capsys: pytest.CaptureFixture[str]) -> None:
+def test_an_earlier_run_is_not_overwritten(
+    trained: Path, small: list[str], run_net: RunNet, capsys: pytest.CaptureFixture[str]
+) -> None:
     assert run_net(*small, "OUTPUT_DIR", str(trained), "TRAIN.AUTO_RESUME", "False") == 1
     assert "holds checkpoints of an earlier run" in capsys.readouterr().err
 
@@ -399,10 +576,21 @@ def test_training_can_start_from_weights(
     trained: Path, small: list[str], tmp_path: Path, run_net: RunNet, capsys: pytest.CaptureFixture[str]
 ) -> None:
     checkpoint = str(trained / "checkpoints/checkpoint_epoch_00002.pyth")
-    more = ["TRAIN.CHECKPOINT_FILE_PATH", checkpoint, "SOLVER.BASE_LR", "1e-9", "SOLVER.WARMUP_START_LR", "0", "TEST.ENABLE", "False"]
+    more = [
+        "TRAIN.CHECKPOINT_FILE_PATH",
+        checkpoint,
+        "SOLVER.BASE_LR",
+        "1e-9",
+        "SOLVER.WARMUP_START_LR",
+        "0",
+        "TEST.ENABLE",
+        "False",
+    ]
     assert run_net(*small, "OUTPUT_DIR", str(tmp_path), *more, "SOLVER.WARMUP_EPOCHS", "0") == 0
     assert "starting from the weights of" in capsys.readouterr().out
-    torch.testing.assert_close(last_weights(tmp_path)["fc.weight"], last_weights(trained)["fc.weight"], rtol=1e-5, atol=1e-7)
+    torch.testing.assert_close(
+        last_weights(tmp_path)["fc.weight"], last_weights(trained)["fc.weight"], rtol=1e-5, atol=1e-7
+    )
 
 
 def test_fine_tuning_from_image_weights_with_other_classes(
@@ -410,13 +598,32 @@ def test_fine_tuning_from_image_weights_with_other_classes(
 ) -> None:
     image_net = create_model("iresnet", 18, dims=2, width=4, num_classes=1000)
     torch.save({"state_dict": image_net.state_dict()}, tmp_path / "image.pth")
-    weights = ["TRAIN.CHECKPOINT_FILE_PATH", str(tmp_path / "image.pth"), "TRAIN.CHECKPOINT_INFLATE", "center"]
-    frozen = ["SOLVER.BASE_LR", "1e-9", "SOLVER.WARMUP_EPOCHS", "0", "TEST.ENABLE", "False", "MODEL.ACT_CHECKPOINT", "True"]
+    weights = [
+        "TRAIN.CHECKPOINT_FILE_PATH",
+        str(tmp_path / "image.pth"),
+        "TRAIN.CHECKPOINT_INFLATE",
+        "center",
+    ]
+    frozen = [
+        "SOLVER.BASE_LR",
+        "1e-9",
+        "SOLVER.WARMUP_EPOCHS",
+        "0",
+        "TEST.ENABLE",
+        "False",
+        "MODEL.ACT_CHECKPOINT",
+        "True",
+    ]
     assert run_net(*small, "OUTPUT_DIR", str(tmp_path / "out"), *weights, *frozen) == 0
     log = capsys.readouterr().out
     assert "1000 classes in the file, 8 in the network, whose head starts anew: fc.weight, fc.bias" in log
     assert re.search(r"identical frames give the image network's logits to \d\.\de-1\d", log)
-    torch.testing.assert_close(last_weights(tmp_path / "out")["conv1.weight"][:, :, 2], image_net.conv1.weight.detach(), rtol=1e-5, atol=1e-6)
+    torch.testing.assert_close(
+        last_weights(tmp_path / "out")["conv1.weight"][:, :, 2],
+        image_net.conv1.weight.detach(),
+        rtol=1e-5,
+        atol=1e-6,
+    )
     assert int(last_weights(tmp_path / "out")["layer1.0.bn1.num_batches_tracked"]) == 6
 
 
@@ -426,28 +633,72 @@ def test_weights_with_the_config_of_another_project_are_tested(
 ) -> None:
     """What others keep under `cfg` and `class_names` is no concern of ours."""
     torch.save({"model_state": last_weights(trained), "cfg": other, "class_names": 8}, tmp_path / "w.pyth")
-    test = ["TRAIN.ENABLE", "False", "TEST.CHECKPOINT_FILE_PATH", str(tmp_path / "w.pyth"), "OUTPUT_DIR", str(tmp_path)]
+    test = [
+        "TRAIN.ENABLE",
+        "False",
+        "TEST.CHECKPOINT_FILE_PATH",
+        str(tmp_path / "w.pyth"),
+        "OUTPUT_DIR",
+        str(tmp_path),
+    ]
     assert run_net(*small, *test) == 0
     assert (tmp_path / "predictions.csv").read_bytes() == (trained / "predictions.csv").read_bytes()
 
 
-def test_a_video_that_never_ends_is_named(small: list[str], tmp_path: Path, run_net: RunNet, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_video_that_never_ends_is_named(
+    small: list[str], tmp_path: Path, run_net: RunNet, capsys: pytest.CaptureFixture[str]
+) -> None:
     os.mkfifo(tmp_path / "endless.mp4")
     (tmp_path / "list.csv").write_text("".join(f"{tmp_path}/endless.mp4 {i}\n" for i in range(8)))
     lists = [word for key in ("TRAIN", "VAL") for word in (f"DATA.{key}_LIST", str(tmp_path / "list.csv"))]
-    more = ["DATA_LOADER.NUM_WORKERS", "1", "DATA_LOADER.TIMEOUT", "2", "TEST.ENABLE", "False", "OUTPUT_DIR", str(tmp_path / "out")]
+    more = [
+        "DATA_LOADER.NUM_WORKERS",
+        "1",
+        "DATA_LOADER.TIMEOUT",
+        "2",
+        "TEST.ENABLE",
+        "False",
+        "OUTPUT_DIR",
+        str(tmp_path / "out"),
+    ]
     assert run_net(*small, *lists, *more) == 1
     assert re.search(
-        r"error: no batch came for 2 s \(DATA_LOADER.TIMEOUT\); [^\n]* reading /[^\n]*endless.mp4 for \d s; [^\n]*\n$", capsys.readouterr().err
+        r"error: no batch came for 2 s \(DATA_LOADER.TIMEOUT\); [^\n]* reading /[^\n]*endless.mp4 for \d s; "
+        r"[^\n]*\n$",
+        capsys.readouterr().err,
     )
 
 
 def test_weights_of_other_class_names_are_noted(
-    trained: Path, shapes: Path, small: list[str], tmp_path: Path, run_net: RunNet, capsys: pytest.CaptureFixture[str]
+    trained: Path,
+    shapes: Path,
+    small: list[str],
+    tmp_path: Path,
+    run_net: RunNet,
+    capsys: pytest.CaptureFixture[str],
 ) -> None:
     (tmp_path / "names.txt").write_text("".join(f"class {i}\n" for i in range(8)))
-    weights = ["TRAIN.CHECKPOINT_FILE_PATH", str(trained / "checkpoints/checkpoint_best.pyth"), "DATA.CLASS_NAMES", str(tmp_path / "names.txt")]
-    assert run_net(*small, *weights, "OUTPUT_DIR", str(tmp_path), "SOLVER.MAX_EPOCH", "1", "SOLVER.WARMUP_EPOCHS", "0", "TEST.ENABLE", "False") == 0
+    weights = [
+        "TRAIN.CHECKPOINT_FILE_PATH",
+        str(trained / "checkpoints/checkpoint_best.pyth"),
+        "DATA.CLASS_NAMES",
+        str(tmp_path / "names.txt"),
+    ]
+    assert (
+        run_net(
+            *small,
+            *weights,
+            "OUTPUT_DIR",
+            str(tmp_path),
+            "SOLVER.MAX_EPOCH",
+            "1",
+            "SOLVER.WARMUP_EPOCHS",
+            "0",
+            "TEST.ENABLE",
+            "False",
+        )
+        == 0
+    )
     assert "whose classes have other names: " in capsys.readouterr().out
 
 
@@ -455,20 +706,44 @@ def test_exported_weights_test_as_the_checkpoint_does(
     trained: Path, small: list[str], tmp_path: Path, run_net: RunNet, capsys: pytest.CaptureFixture[str]
 ) -> None:
     export = load_script("tools/export_weights.py").main
-    checkpoint, out = str(trained / "checkpoints/checkpoint_epoch_00002.pyth"), str(tmp_path / "w.safetensors")
+    checkpoint, out = (
+        str(trained / "checkpoints/checkpoint_epoch_00002.pyth"),
+        str(tmp_path / "w.safetensors"),
+    )
     assert export(["--checkpoint", checkpoint, "--out", out]) == 0
     assert "122 tensors, 8 class names" in capsys.readouterr().out
     assert export(["--checkpoint", checkpoint, "--out", out]) == 1
-    assert re.fullmatch(r"error: --out \S* exists; name another file, or remove it\n", capsys.readouterr().err)
-    assert run_net(*small, "TRAIN.ENABLE", "False", "TEST.CHECKPOINT_FILE_PATH", out, "OUTPUT_DIR", str(tmp_path / "out")) == 0
+    assert re.fullmatch(
+        r"error: --out \S* exists; name another file, or remove it\n", capsys.readouterr().err
+    )
+    assert (
+        run_net(
+            *small,
+            "TRAIN.ENABLE",
+            "False",
+            "TEST.CHECKPOINT_FILE_PATH",
+            out,
+            "OUTPUT_DIR",
+            str(tmp_path / "out"),
+        )
+        == 0
+    )
     assert (tmp_path / "out/predictions.csv").read_bytes() == (trained / "predictions.csv").read_bytes()
 
 
 @pytest.mark.skipif(not Path("/proc").exists(), reason="reads /proc")
 def test_it_runs_from_any_folder_without_an_installed_package(tmp_path: Path) -> None:
     environment = {key: value for key, value in os.environ.items() if key != "PYTHONPATH"}
-    code = "import sys; sys.path[:] = [p for p in sys.path if 'editable' not in p]; sys.argv = ['run_net.py', '--help']; import runpy; "
+    code = "import runpy, sys; sys.path[:] = [p for p in sys.path if 'editable' not in p]; "
+    code += "sys.argv = ['run_net.py', '--help']; "
     code += f"runpy.run_path({str(ROOT / 'tools/run_net.py')!r}, run_name='__main__')"
-    done = subprocess.run([sys.executable, "-c", code], cwd=tmp_path, env=environment, capture_output=True, text=True, check=False)
+    done = subprocess.run(
+        [sys.executable, "-c", code],
+        cwd=tmp_path,
+        env=environment,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
     assert done.returncode == 0, done.stderr
     assert "--cfg" in done.stdout

@@ -41,7 +41,9 @@ def test_target_frame_rate_counts_in_seconds() -> None:
     sampler = DenseSampler(4, target_fps=30)
     assert sampler.uniform_clips(Timeline(25, 60), 4, 1) == [[0, 8, 16, 24]]
     assert sampler.uniform_clips(Timeline(11, 25), 4, 1) == [[0, 3, 7, 10]]
-    assert sampler.uniform_clips(Timeline(13, 30), 4, 1) == DenseSampler(4).uniform_clips(Timeline(13, 30), 4, 1)
+    assert sampler.uniform_clips(Timeline(13, 30), 4, 1) == DenseSampler(4).uniform_clips(
+        Timeline(13, 30), 4, 1
+    )
 
 
 @pytest.mark.parametrize("sampler", [DenseSampler(2, largest_rate=5), SlowFastSampler(2, 30, largest_rate=5)])
@@ -49,7 +51,9 @@ def test_sampling_rates_are_drawn(sampler: DenseSampler | SlowFastSampler) -> No
     rng = np.random.default_rng(0)
     clips = [sampler.random_clip(Timeline(300, 30), 2, rng) for _ in range(400)]
     distances = np.bincount([last - first for first, last in clips])
-    assert set(np.flatnonzero(distances)) == ({2, 3, 4, 5} if isinstance(sampler, DenseSampler) else {3, 5, 7, 9})
+    assert set(np.flatnonzero(distances)) == (
+        {2, 3, 4, 5} if isinstance(sampler, DenseSampler) else {3, 5, 7, 9}
+    )
     assert distances[distances > 0].min() > 60
 
 
@@ -81,7 +85,10 @@ SLOWFAST_GOLDEN = [
     ((250, 25, 8, 8, False, 10, 9), [177, 184, 191, 199, 206, 214, 221, 229]),
     ((300, 29.97, 8, 8, False, 10, 0), [0, 8, 17, 26, 35, 44, 53, 62]),
     ((40, 30, 8, 8, False, 10, 0), [0, 9, 18, 27, 36, 39, 39, 39]),
-    ((300, 30, 16, 4, False, 10, 5), [118, 122, 126, 130, 134, 139, 143, 147, 151, 155, 160, 164, 168, 172, 176, 181]),
+    (
+        (300, 30, 16, 4, False, 10, 5),
+        [118, 122, 126, 130, 134, 139, 143, 147, 151, 155, 160, 164, 168, 172, 176, 181],
+    ),
 ]
 
 
@@ -118,9 +125,12 @@ samplers = st.one_of(
 
 
 @given(
-    samplers, st.integers(1, 2000), st.floats(1, 240), st.integers(1, 64), st.integers(1, 12), st.integers(0, 2**32),
+    samplers, st.integers(1, 2000), st.floats(1, 240), st.integers(1, 64), st.integers(1, 12),
+    st.integers(0, 2**32),
 )  # fmt: skip
-def test_indices_are_in_range_and_ascending(sampler: Sampler, length: int, fps: float, num_frames: int, num_clips: int, seed: int) -> None:
+def test_indices_are_in_range_and_ascending(
+    sampler: Sampler, length: int, fps: float, num_frames: int, num_clips: int, seed: int
+) -> None:
     video = Timeline(length, fps)
     clips = sampler.uniform_clips(video, num_frames, num_clips)
     assert len(clips) == num_clips

@@ -25,7 +25,9 @@ def cell(sheet: Image.Image, row: int, column: int, size: int) -> np.ndarray:
     return np.asarray(sheet)[top + size // 2 : top + size, left : left + size]
 
 
-def test_a_contact_sheet_shows_what_the_network_receives(shapes: Path, small: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_contact_sheet_shows_what_the_network_receives(
+    shapes: Path, small: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     show = load_script("tools/show_clips.py").main
     out = tmp_path / "clips.png"
     options = [*small, "AUG.RE_PROB", "0.5", "DATA.RANDOM_FLIP", "True"]
@@ -60,10 +62,23 @@ def test_the_sheet_names_the_source_frames(small: list[str], tmp_path: Path) -> 
         "TRAIN.BATCH_SIZE",
         "1",
     ]
-    cfg = load_config(DEMO, [*overrides, "DATA.TRAIN_CROP_SIZE", "48", "DATA.TRAIN_JITTER_SCALES", "[48,48]", "DATA.TEST_CROP_SIZE", "48"])
+    cfg = load_config(
+        DEMO,
+        [
+            *overrides,
+            "DATA.TRAIN_CROP_SIZE",
+            "48",
+            "DATA.TRAIN_JITTER_SCALES",
+            "[48,48]",
+            "DATA.TEST_CROP_SIZE",
+            "48",
+        ],
+    )
     (row,) = tool.training_rows(cfg, 4, mixed=False)
     rows = tool.test_rows(cfg, 6)
-    assert [title.split("  -  ")[1] for title in (row.title for row in rows)] == [f"clip {c}, crop {s}" for c in (1, 2) for s in (1, 2, 3)]
+    assert [title.split("  -  ")[1] for title in (row.title for row in rows)] == [
+        f"clip {c}, crop {s}" for c in (1, 2) for s in (1, 2, 3)
+    ]
     assert rows[1].indices == [0, 2, 4, 6]
     middle = torch.from_numpy(np.concatenate([np.asarray(r.clip) for r in rows[::3]]))
     assert len(row.indices) == 4
@@ -74,7 +89,9 @@ def test_the_sheet_names_the_source_frames(small: list[str], tmp_path: Path) -> 
 
 def test_mixed_clips_name_their_shares(shapes: Path, small: list[str], tmp_path: Path) -> None:
     tool = load_script("tools/show_clips.py")
-    cfg = load_config(DEMO, [*small, "MIXUP.ENABLE", "True", "MIXUP.CUTMIX_ALPHA", "0", "TRAIN.BATCH_SIZE", "8"])
+    cfg = load_config(
+        DEMO, [*small, "MIXUP.ENABLE", "True", "MIXUP.CUTMIX_ALPHA", "0", "TRAIN.BATCH_SIZE", "8"]
+    )
     rows = tool.training_rows(cfg, 3, mixed=True)
     assert len(rows) == 3
     assert all(re.match(r"[01]\.\d\d x \d ", row.title) for row in rows)
@@ -91,12 +108,19 @@ def test_unreadable_videos_are_named(shapes: Path, small: list[str], tmp_path: P
     titles = [row.title for row in tool.training_rows(load_config(DEMO, [*small, *more]), 2, mixed=False)]
     assert sum("in the place of" in title and "empty.mp4: Invalid data" in title for title in titles) == 1
     (tmp_path / "list.csv").write_text(f"{tmp_path}/empty.mp4 0\n" * 2)
-    with pytest.raises(InputError, match=r"none of the videos tried of .* can be read, the first because Invalid data"):
+    with pytest.raises(
+        InputError, match=r"none of the videos tried of .* can be read, the first because Invalid data"
+    ):
         tool.training_rows(load_config(DEMO, [*small, *more]), 2, mixed=False)
 
 
-@pytest.mark.parametrize(("overrides", "message"), [("DATA.TRAIN_LIST gone.csv", "gone.csv"), ("AUG.REPROB 1", "unknown key AUG.REPROB")])
-def test_mistakes_are_one_clear_line(overrides: str, message: str, small: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+@pytest.mark.parametrize(
+    ("overrides", "message"),
+    [("DATA.TRAIN_LIST gone.csv", "gone.csv"), ("AUG.REPROB 1", "unknown key AUG.REPROB")],
+)
+def test_mistakes_are_one_clear_line(
+    overrides: str, message: str, small: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     show = load_script("tools/show_clips.py").main
     assert show(["--cfg", DEMO, "--out", str(tmp_path / "a.png"), *small, *overrides.split()]) == 1
     assert re.fullmatch(f"error: [^\n]*{message}[^\n]*\n", capsys.readouterr().err)
@@ -117,15 +141,41 @@ def test_the_plain_way_reads_the_same_frames(tmp_path: Path) -> None:
 def test_benchmark_of_the_data(small: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     write_video(tmp_path / "a.mp4", 40, size=(96, 128))
     benchmark = load_script("tools/benchmark.py")
-    assert benchmark.main(["data", "--cfg", DEMO, "--videos", str(tmp_path / "a.mp4"), "--repeats", "2", *small]) == 0
-    rows = [[cell.strip() for cell in line.split("|")[1:-1]] for line in capsys.readouterr().out.splitlines() if line.startswith("| a.mp4")]
+    assert (
+        benchmark.main(["data", "--cfg", DEMO, "--videos", str(tmp_path / "a.mp4"), "--repeats", "2", *small])
+        == 0
+    )
+    rows = [
+        [cell.strip() for cell in line.split("|")[1:-1]]
+        for line in capsys.readouterr().out.splitlines()
+        if line.startswith("| a.mp4")
+    ]
     assert [row[1] for row in rows[:2]] == ["here", "here, transcoded"]
-    assert [row[1:3] for row in rows[2:]] == [[what, way] for what in ("sample 4x2", "test 2x3") for way in ("plain", "here", "here, transcoded")]
+    assert [row[1:3] for row in rows[2:]] == [
+        [what, way] for what in ("sample 4x2", "test 2x3") for way in ("plain", "here", "here, transcoded")
+    ]
     for row in rows[:2]:
         assert float(row[6]) == pytest.approx(1000 / sum(map(float, row[2:6])), rel=0.02)
     (tmp_path / "b.mp4").write_text("no video")
-    assert benchmark.main(["data", "--cfg", DEMO, "--videos", str(tmp_path / "a.mp4"), str(tmp_path / "b.mp4"), "--repeats", "1", *small]) == 1
-    assert re.fullmatch(r"error: --videos: \S*b.mp4 cannot be read; [^\n]*", capsys.readouterr().err.splitlines()[-1])
+    assert (
+        benchmark.main(
+            [
+                "data",
+                "--cfg",
+                DEMO,
+                "--videos",
+                str(tmp_path / "a.mp4"),
+                str(tmp_path / "b.mp4"),
+                "--repeats",
+                "1",
+                *small,
+            ]
+        )
+        == 1
+    )
+    assert re.fullmatch(
+        r"error: --videos: \S*b.mp4 cannot be read; [^\n]*", capsys.readouterr().err.splitlines()[-1]
+    )
     assert benchmark.main(["data", "--cfg", DEMO, "--videos", "gone.mp4", *small]) == 1
     assert capsys.readouterr().err == "error: --videos: gone.mp4 does not exist; correct it\n"
 
@@ -133,4 +183,7 @@ def test_benchmark_of_the_data(small: list[str], tmp_path: Path, capsys: pytest.
 @pytest.mark.skipif(not Path("/proc/self/smaps_rollup").exists(), reason="reads /proc")
 def test_benchmark_of_memory(capsys: pytest.CaptureFixture[str]) -> None:
     assert load_script("tools/benchmark.py").main(["memory", "--records", "3000"]) == 0
-    assert [line.split("|")[1].strip() for line in capsys.readouterr().out.splitlines()[3:]] == ["packed", "list"]
+    assert [line.split("|")[1].strip() for line in capsys.readouterr().out.splitlines()[3:]] == [
+        "packed",
+        "list",
+    ]

@@ -1,4 +1,6 @@
-"""Transcoded videos show the same frames at the same times; whatever is killed or full, nothing half-written counts and no original is touched."""
+"""Transcoded videos show the same frames at the same times; whatever is killed or full, nothing half-written
+counts and no original is touched.
+"""
 
 from __future__ import annotations
 
@@ -26,7 +28,28 @@ from video_iresnet.data.decode import PyAVReader
 from video_iresnet.data.records import read_records
 
 SCRIPT = "data_prep/transcode.py"
-VARIABLE = [0, 40, 50, 130, 140, 300, 310, 320, 480, 500, 501, 600, 777, 800, 900, 1000, 1010, 1200, 1210, 1300]  # milliseconds
+VARIABLE = [
+    0,
+    40,
+    50,
+    130,
+    140,
+    300,
+    310,
+    320,
+    480,
+    500,
+    501,
+    600,
+    777,
+    800,
+    900,
+    1000,
+    1010,
+    1200,
+    1210,
+    1300,
+]  # milliseconds
 
 
 @pytest.fixture(scope="module")
@@ -35,9 +58,23 @@ def script() -> ModuleType:
 
 
 def run(script: ModuleType, folder: Path, names: list[str], *arguments: str) -> int:
-    """Transcode the videos of a folder, each with its position as its label, into `out` beside it, in this process."""
+    """Transcode the videos of a folder, each with its position as its label, into `out` beside it, in this
+    process.
+    """
     (folder / "train.csv").write_text("".join(f"{name} {label}\n" for label, name in enumerate(names)))
-    return int(script.main(["--list", str(folder / "train.csv"), "--out", str(folder.parent / "out"), "--workers", "0", *arguments]))
+    return int(
+        script.main(
+            [
+                "--list",
+                str(folder / "train.csv"),
+                "--out",
+                str(folder.parent / "out"),
+                "--workers",
+                "0",
+                *arguments,
+            ]
+        )
+    )
 
 
 def facts(path: Path) -> dict[str, Any]:
@@ -87,19 +124,27 @@ def test_same_frames_at_the_same_times(script: ModuleType, tmp_path: Path, name:
     scale = min(1, 64 / min(height, width))
     assert after["size"] == (round(height * scale / 2) * 2, round(width * scale / 2) * 2)
     assert np.diff([*after["keyframes"], len(after["times"])]).max() <= 16
-    assert after["duration"] == pytest.approx(after["times"][-1] + 0.04, abs=0.06)  # MP4 counts in the order of decoding
+    assert after["duration"] == pytest.approx(
+        after["times"][-1] + 0.04, abs=0.06
+    )  # MP4 counts in the order of decoding
     assert source.read_bytes() == original
 
 
 def test_odd_sizes_and_ten_bits(script: ModuleType, tmp_path: Path) -> None:
-    """Formats with all colours and more bits, as yuv444p10le in FFV1, of an odd size: never larger, always even, same picture."""
+    """Formats with all colours and more bits, as yuv444p10le in FFV1, of an odd size: never larger, always
+    even, same picture.
+    """
     (tmp_path / "in").mkdir()
     picture = np.zeros((45, 67, 3), np.uint8) + np.array([200, 40, 90], np.uint8)
     with av.open(str(tmp_path / "in/odd.mkv"), "w") as container:
         stream = container.add_stream("ffv1", rate=Fraction(30000, 1001))
         stream.height, stream.width, stream.pix_fmt = 45, 67, "yuv444p10le"
         for _ in range(5):
-            container.mux(stream.encode(av.VideoFrame.from_ndarray(picture, format="rgb24").reformat(format="yuv444p10le")))
+            container.mux(
+                stream.encode(
+                    av.VideoFrame.from_ndarray(picture, format="rgb24").reformat(format="yuv444p10le")
+                )
+            )
         container.mux(stream.encode())
     assert run(script, tmp_path / "in", ["odd.mkv"], "--crf", "10") == 0
     with PyAVReader(str(tmp_path / "out/odd.mp4")) as reader:
@@ -109,7 +154,9 @@ def test_odd_sizes_and_ten_bits(script: ModuleType, tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(("pixels", "colours"), [("yuv420p", (1, 1)), ("yuvj420p", (1, 2)), ("bgr0", (0, 0))])
-def test_colours_keep_their_meaning(script: ModuleType, tmp_path: Path, pixels: str, colours: tuple[int, int]) -> None:
+def test_colours_keep_their_meaning(
+    script: ModuleType, tmp_path: Path, pixels: str, colours: tuple[int, int]
+) -> None:
     """BT.709, full range and RGB."""
     (tmp_path / "in").mkdir()
     with av.open(str(tmp_path / "in/a.mkv"), "w") as container:
@@ -117,7 +164,9 @@ def test_colours_keep_their_meaning(script: ModuleType, tmp_path: Path, pixels: 
         stream.height, stream.width, stream.pix_fmt = 64, 64, pixels
         if pixels != "bgr0":
             stream.codec_context.colorspace, stream.codec_context.color_range = colours
-        picture = av.VideoFrame.from_ndarray(np.zeros((64, 64, 3), np.uint8) + np.array([230, 30, 60], np.uint8), format="rgb24")
+        picture = av.VideoFrame.from_ndarray(
+            np.zeros((64, 64, 3), np.uint8) + np.array([230, 30, 60], np.uint8), format="rgb24"
+        )
         named = {} if pixels == "bgr0" else {"dst_colorspace": "ITU709", "dst_color_range": colours[1]}
         picture = picture.reformat(format=pixels, **named)
         for number in range(3):
@@ -132,7 +181,10 @@ def test_colours_keep_their_meaning(script: ModuleType, tmp_path: Path, pixels: 
     assert abs(shown[0] - shown[1]).max() < 3, shown
 
 
-@pytest.mark.parametrize(("degrees", "flips"), [(0, "h"), (0, "v"), (90, ""), (180, ""), (270, ""), (90, "h"), (90, "v"), (270, "h")])
+@pytest.mark.parametrize(
+    ("degrees", "flips"),
+    [(0, "h"), (0, "v"), (90, ""), (180, ""), (270, ""), (90, "h"), (90, "v"), (270, "h")],
+)
 def test_rotated_videos_become_upright(script: ModuleType, tmp_path: Path, degrees: int, flips: str) -> None:
     """Where FFmpeg says that the stored corners are shown, there they are."""
     (tmp_path / "in").mkdir()
@@ -144,7 +196,13 @@ def test_rotated_videos_become_upright(script: ModuleType, tmp_path: Path, degre
         stream.codec_context.sample_aspect_ratio = Fraction(4, 3)
         stream.set_display_rotation(degrees, hflip="h" in flips, vflip="v" in flips)
         for _ in range(3):
-            container.mux(stream.encode(av.VideoFrame.from_ndarray(np.concatenate([stored, np.full((24, 96), 128, np.uint8)]), format="yuv420p")))
+            container.mux(
+                stream.encode(
+                    av.VideoFrame.from_ndarray(
+                        np.concatenate([stored, np.full((24, 96), 128, np.uint8)]), format="yuv420p"
+                    )
+                )
+            )
         container.mux(stream.encode())
     assert run(script, tmp_path / "in", ["a.mp4"], "--short-side", "32") == 0
     shown = np.rot90(stored, degrees // 90)  # PyAV's degrees are counter-clockwise, and it mirrors afterwards
@@ -163,7 +221,9 @@ def test_rotated_videos_become_upright(script: ModuleType, tmp_path: Path, degre
             assert abs(luma[int(row * luma.shape[0]), int(column * luma.shape[1])] - expected) < 6
 
 
-def test_names_labels_failures_and_the_summary(script: ModuleType, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_names_labels_failures_and_the_summary(
+    script: ModuleType, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     folder = tmp_path / "in"
     reasons = broken_files(folder)
     good = ["making tea/a, b.mp4", "<b>&amp;.mkv", "größe 7.avi", "x 3,.mp4"]
@@ -189,7 +249,9 @@ def test_names_labels_failures_and_the_summary(script: ModuleType, tmp_path: Pat
     assert f"0 done, 4 skipped (done before), {len(reasons)} failed" in capsys.readouterr().out
 
 
-def test_what_was_made_otherwise_or_elsewhere_stays(script: ModuleType, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_what_was_made_otherwise_or_elsewhere_stays(
+    script: ModuleType, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     folder, out = tmp_path / "in", tmp_path / "out"
     write_video(folder / "a.mkv", 10)
     assert run(script, folder, ["a.mkv"]) == 0
@@ -225,11 +287,24 @@ def test_a_full_disk_is_one_clear_line(tmp_path: Path) -> None:
         stream = container.add_stream("mpeg4", rate=25, options={"qscale": "2"})
         stream.height, stream.width, stream.pix_fmt = 96, 128, "yuv420p"
         for _ in range(20):
-            container.mux(stream.encode(av.VideoFrame.from_ndarray(rng.integers(0, 256, (96, 128, 3), np.uint8), format="rgb24")))
+            container.mux(
+                stream.encode(
+                    av.VideoFrame.from_ndarray(rng.integers(0, 256, (96, 128, 3), np.uint8), format="rgb24")
+                )
+            )
         container.mux(stream.encode())
     write_video(tmp_path / "in/a.mp4", 5)
     (tmp_path / "in/train.csv").write_text("a.mp4 0\nnoise.avi 1\n")
-    command = [sys.executable, SCRIPT, "--list", str(tmp_path / "in/train.csv"), "--out", str(tmp_path / "out"), "--workers", "1"]
+    command = [
+        sys.executable,
+        SCRIPT,
+        "--list",
+        str(tmp_path / "in/train.csv"),
+        "--out",
+        str(tmp_path / "out"),
+        "--workers",
+        "1",
+    ]
     done = subprocess.run(
         command,
         cwd=ROOT,
@@ -254,9 +329,24 @@ def test_a_stopped_run_goes_on(tmp_path: Path, how: str) -> None:
     for name in names:
         write_video(folder / name, 100, size=(240, 320))
     (folder / "train.csv").write_text("".join(f"{name} {label}\n" for label, name in enumerate(names)))
-    arguments = [SCRIPT, "--list", str(folder / "train.csv"), "--out", str(out), "--workers", "1", "--preset", "veryslow"]
+    arguments = [
+        SCRIPT,
+        "--list",
+        str(folder / "train.csv"),
+        "--out",
+        str(out),
+        "--workers",
+        "1",
+        "--preset",
+        "veryslow",
+    ]
     process = subprocess.Popen(
-        [sys.executable, *arguments], cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, start_new_session=True
+        [sys.executable, *arguments],
+        cwd=ROOT,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        start_new_session=True,
     )
     end = time.monotonic() + 60
     while len(list(out.glob("v/*.mp4"))) < 2 or not list(out.glob("v/.*.partial")):
@@ -275,7 +365,12 @@ def test_a_stopped_run_goes_on(tmp_path: Path, how: str) -> None:
     process = start(*arguments)
     assert f"{12 - len(kept)} done, {len(kept)} skipped" in process.communicate()[0]
     assert sorted(path.name for path in out.rglob("*") if path.is_file()) == sorted(
-        [*(f"{number}.mp4" for number in range(12)), ".other.mp4.abcdefgh.partial", "train.csv", "train_failed.csv"]
+        [
+            *(f"{number}.mp4" for number in range(12)),
+            ".other.mp4.abcdefgh.partial",
+            "train.csv",
+            "train_failed.csv",
+        ]
     )
     assert all(path.stat().st_mtime_ns == before for path, before in kept.items())
     assert all(all_numbers(out / name) == list(range(100)) for name in names)
@@ -298,20 +393,32 @@ def test_psnr_and_ssim_are_what_their_definitions_say(script: ModuleType) -> Non
     assert script.ssim(x, x) == pytest.approx(1, abs=1e-6)
     flat = np.full((40, 50), 100, np.float32)
     c1 = (0.01 * 255) ** 2
-    assert script.ssim(flat, flat + 20) == pytest.approx((2 * 100 * 120 + c1) / (100**2 + 120**2 + c1), abs=1e-4)
+    assert script.ssim(flat, flat + 20) == pytest.approx(
+        (2 * 100 * 120 + c1) / (100**2 + 120**2 + c1), abs=1e-4
+    )
     assert script.ssim(x, 255 - x) < -0.5
-    assert script.ssim(x, x + rng.normal(0, 20, x.shape).astype(np.float32)) < script.ssim(x, x + rng.normal(0, 5, x.shape).astype(np.float32)) < 1
+    assert (
+        script.ssim(x, x + rng.normal(0, 20, x.shape).astype(np.float32))
+        < script.ssim(x, x + rng.normal(0, 5, x.shape).astype(np.float32))
+        < 1
+    )
 
 
-@pytest.mark.parametrize(("option", "value"), [("--short-side", "255"), ("--short-side", "2"), ("--gop", "0"), ("--crf", "52"), ("--compare", "-1")])
-def test_wrong_options_are_one_line(script: ModuleType, tmp_path: Path, capsys: pytest.CaptureFixture[str], option: str, value: str) -> None:
+@pytest.mark.parametrize(
+    ("option", "value"),
+    [("--short-side", "255"), ("--short-side", "2"), ("--gop", "0"), ("--crf", "52"), ("--compare", "-1")],
+)
+def test_wrong_options_are_one_line(
+    script: ModuleType, tmp_path: Path, capsys: pytest.CaptureFixture[str], option: str, value: str
+) -> None:
     assert script.main(["--list", str(tmp_path / "a.csv"), "--out", str(tmp_path), option, value]) == 1
     assert f"{option} is {value}; expected" in capsys.readouterr().err
 
 
 def test_most_frames_are_needed_by_no_other(tmp_path: Path, script: ModuleType) -> None:
-    """Whatever the source's own pattern, a reader may leave them undecoded; keyframes come every 16 frames, or where pictures change, as here
-    from 31 to 32, and not where the source has them."""
+    """Whatever the source's own pattern, a reader may leave them undecoded; keyframes come every 16 frames,
+    or where pictures change, as here from 31 to 32, and not where the source has them.
+    """
     write_video(tmp_path / "in/a.mp4", 65, gop=5)
     assert run(script, tmp_path / "in", ["a.mp4"]) == 0
     keyframes = facts(tmp_path / "out/a.mp4")["keyframes"]

@@ -1,4 +1,6 @@
-"""Random transforms: one draw for all frames, each from the sample's own numbers; what they draw, and what a mirror does to classes."""
+"""Random transforms: one draw for all frames, each from the sample's own numbers; what they draw, and what a
+mirror does to classes.
+"""
 
 from __future__ import annotations
 
@@ -11,10 +13,24 @@ from torchvision.transforms import v2
 from video_iresnet.data.directions import directions
 from video_iresnet.data.functional import flip
 from video_iresnet.data.mixing import Mixer, plain_targets, smooth_targets
-from video_iresnet.data.transforms import Crop, InTurn, OnAllFrames, RandomErasing, RandomFlip, RandomResizedCrop, ShortSideJitter
+from video_iresnet.data.transforms import (
+    Crop,
+    InTurn,
+    OnAllFrames,
+    RandomErasing,
+    RandomFlip,
+    RandomResizedCrop,
+    ShortSideJitter,
+)
 
-CROPS: list[Crop] = [ShortSideJitter(32, 36, 44), ShortSideJitter(32, 36, 44, inverse=True), RandomResizedCrop((0.2, 1.0), (0.75, 4 / 3))]
-AUGMENT = InTurn([OnAllFrames(v2.ColorJitter(0.4, 0.4, 0.4)), OnAllFrames(v2.RandAugment(2, 7)), RandomErasing(0.5)])
+CROPS: list[Crop] = [
+    ShortSideJitter(32, 36, 44),
+    ShortSideJitter(32, 36, 44, inverse=True),
+    RandomResizedCrop((0.2, 1.0), (0.75, 4 / 3)),
+]
+AUGMENT = InTurn(
+    [OnAllFrames(v2.ColorJitter(0.4, 0.4, 0.4)), OnAllFrames(v2.RandAugment(2, 7)), RandomErasing(0.5)]
+)
 
 
 def noise(*shape: int) -> Tensor:
@@ -44,10 +60,16 @@ def test_identical_frames_stay_identical_and_draws_differ(crop: Crop) -> None:
 
 def test_random_crops_reach_every_edge() -> None:
     ramp = torch.arange(64, dtype=torch.uint8).view(1, 1, 64, 1).expand(1, 48, 64, 3)
-    lefts = [ShortSideJitter(48, 48, 48)(ramp, 48, np.random.default_rng(seed))[0, 0, 0, 0].item() for seed in range(400)]
+    lefts = [
+        ShortSideJitter(48, 48, 48)(ramp, 48, np.random.default_rng(seed))[0, 0, 0, 0].item()
+        for seed in range(400)
+    ]
     assert (min(lefts), max(lefts)) == (0, 16)
     assert torch.equal(flip(ramp)[0, 0, :, 0], torch.arange(63, -1, -1, dtype=torch.uint8))
-    flipped = sum(RandomFlip({})(ramp, 0, np.random.default_rng(seed))[0][0, 0, 0, 0].item() == 63 for seed in range(400))
+    flipped = sum(
+        RandomFlip({})(ramp, 0, np.random.default_rng(seed))[0][0, 0, 0, 0].item() == 63
+        for seed in range(400)
+    )
     assert 150 < flipped < 250
 
 
@@ -62,9 +84,13 @@ def test_short_sides_are_drawn_uniformly_or_inversely() -> None:
 
 
 def test_other_crop_sizes_show_as_much_of_the_picture() -> None:
-    """A crop of half the size for a short cycle of batches: the same part of the picture, at half the resolution."""
+    """A crop of half the size for a short cycle of batches: the same part of the picture, at half the
+    resolution.
+    """
     ramp = torch.arange(240, dtype=torch.uint8).view(1, 1, 240, 1).expand(1, 120, 240, 3)
-    large, small = (ShortSideJitter(64, 80, 96)(ramp, size, np.random.default_rng(5)).float() for size in (64, 32))
+    large, small = (
+        ShortSideJitter(64, 80, 96)(ramp, size, np.random.default_rng(5)).float() for size in (64, 32)
+    )
     assert (large.min() - small.min()).abs() <= 1
     assert (large.max() - small.max()).abs() <= 1
 
@@ -72,10 +98,14 @@ def test_other_crop_sizes_show_as_much_of_the_picture() -> None:
 def test_resized_crops_keep_to_their_bounds() -> None:
     """The gradients of a ramp tell how much of each axis was taken."""
     height, width = 120, 160
-    clip = torch.stack([torch.arange(height).view(-1, 1).expand(-1, width), torch.arange(width).expand(height, -1)], -1).to(torch.uint8)
+    clip = torch.stack(
+        [torch.arange(height).view(-1, 1).expand(-1, width), torch.arange(width).expand(height, -1)], -1
+    ).to(torch.uint8)
     sides = []
     for seed in range(300):
-        part = RandomResizedCrop((0.1, 0.5), (0.75, 4 / 3))(clip[None], 16, np.random.default_rng(seed))[0].float()
+        part = RandomResizedCrop((0.1, 0.5), (0.75, 4 / 3))(clip[None], 16, np.random.default_rng(seed))[
+            0
+        ].float()
         sides.append([(part[-1, 0, 0] - part[0, 0, 0]) * 16 / 15, (part[0, -1, 1] - part[0, 0, 1]) * 16 / 15])
     h, w = torch.tensor(sides).T
     area, aspect = h * w / (height * width), w / h
@@ -124,20 +154,31 @@ def test_flips_know_their_classes() -> None:
     for label in range(4):
         results = [random_flip(clip, label, np.random.default_rng(seed)) for seed in range(60)]
         flipped = [(mirrored, new) for mirrored, new in results if mirrored[0, 0, 0, 0] == 3]
-        assert {new for _, new in flipped} == ({1} if label == 0 else {0} if label == 1 else set() if label == 2 else {3})
+        assert {new for _, new in flipped} == (
+            {1} if label == 0 else {0} if label == 1 else set() if label == 2 else {3}
+        )
         assert {new for mirrored, new in results if mirrored[0, 0, 0, 0] == 0} == {label}
 
 
 def test_smoothed_targets() -> None:
     targets = smooth_targets(torch.tensor([2, 0]), 4, 0.2)
-    assert targets.tolist() == [pytest.approx([0.05, 0.05, 0.85, 0.05]), pytest.approx([0.85, 0.05, 0.05, 0.05])]
+    assert targets.tolist() == [
+        pytest.approx([0.05, 0.05, 0.85, 0.05]),
+        pytest.approx([0.85, 0.05, 0.05, 0.05]),
+    ]
     clips, labels = torch.zeros(2), torch.tensor([1, 0])
     assert plain_targets(clips, labels, np.random.default_rng(0)) == (clips, labels)
 
 
 def mixed(seed: int, **options: float) -> tuple[Tensor, Tensor]:
     """Two clips, one of zeros of class 0 and one of ones of class 1, mixed."""
-    settings = {"mixup_alpha": 0.8, "cutmix_alpha": 1.0, "probability": 1.0, "switch_probability": 0.5, "smoothing": 0.0} | options
+    settings = {
+        "mixup_alpha": 0.8,
+        "cutmix_alpha": 1.0,
+        "probability": 1.0,
+        "switch_probability": 0.5,
+        "smoothing": 0.0,
+    } | options
     clips = torch.stack([torch.zeros(3, 4, 20, 20), torch.ones(3, 4, 20, 20)])
     return Mixer(2, **settings)(clips, torch.tensor([0, 1]), np.random.default_rng(seed))
 
@@ -164,7 +205,9 @@ def test_cutmix_pastes_a_box_and_weighs_labels_by_area() -> None:
 def test_shares_of_mixed_batches() -> None:
     batches = [mixed(seed, probability=0.6, switch_probability=0.25) for seed in range(400)]
     untouched = sum(bool(targets[0, 0] == 1 and (clips[0] == 0).all()) for clips, targets in batches)
-    cut = sum(bool(set(clips.unique().tolist()) == {0.0, 1.0} and targets[0, 0] != 1) for clips, targets in batches)
+    cut = sum(
+        bool(set(clips.unique().tolist()) == {0.0, 1.0} and targets[0, 0] != 1) for clips, targets in batches
+    )
     assert 120 < untouched < 210
     assert 35 < cut < 85
     _, targets = mixed(0, probability=0.0, smoothing=0.1)

@@ -1,4 +1,6 @@
-"""Every video is decoded once: what is wrong is found, named and left out; nothing is decoded twice; nothing of others is overwritten."""
+"""Every video is decoded once: what is wrong is found, named and left out; nothing is decoded twice; nothing
+of others is overwritten.
+"""
 
 from __future__ import annotations
 
@@ -24,8 +26,34 @@ from test_decode import broken_files
 from video_iresnet.data.records import read_records
 
 SCRIPT = "data_prep/verify.py"
-VARIABLE = [0, 40, 50, 130, 140, 300, 310, 320, 480, 500, 501, 600, 777, 800, 900, 1000, 1010, 1200, 1210, 1300]  # milliseconds
-PROBLEMS = {"empty.mp4": "unreadable", "truncated.mp4": "unreadable", "text.mp4": "unreadable", "noise.mp4": "unreadable"}
+VARIABLE = [
+    0,
+    40,
+    50,
+    130,
+    140,
+    300,
+    310,
+    320,
+    480,
+    500,
+    501,
+    600,
+    777,
+    800,
+    900,
+    1000,
+    1010,
+    1200,
+    1210,
+    1300,
+]  # milliseconds
+PROBLEMS = {
+    "empty.mp4": "unreadable",
+    "truncated.mp4": "unreadable",
+    "text.mp4": "unreadable",
+    "noise.mp4": "unreadable",
+}
 PROBLEMS |= {"audio.mp4": "no video", "front.mp4": "truncated", "absent.mp4": "missing"}
 
 
@@ -35,8 +63,12 @@ def script() -> ModuleType:
 
 
 def run(script: ModuleType, folder: Path, names: list[str], *arguments: str) -> dict[str, Any]:
-    """Verify videos of a folder, each with its position as its label, in this process; what the JSON file says."""
-    (folder / "train.csv").write_text("".join(f"{name} {label}\n" for label, name in enumerate(names)), encoding="utf-8")
+    """Verify videos of a folder, each with its position as its label, in this process; what the JSON file
+    says.
+    """
+    (folder / "train.csv").write_text(
+        "".join(f"{name} {label}\n" for label, name in enumerate(names)), encoding="utf-8"
+    )
     assert script.main(["--list", str(folder / "train.csv"), "--workers", "0", *arguments]) == 0
     return dict(json.loads((folder / "train_verify.json").read_text(encoding="utf-8")))
 
@@ -57,7 +89,9 @@ class Page(html.parser.HTMLParser):
         self.words += data
 
 
-def test_bad_videos_are_named_and_left_out(script: ModuleType, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_bad_videos_are_named_and_left_out(
+    script: ModuleType, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     reasons = broken_files(tmp_path)
     good = ["making tea/a, b.mp4", "<b>&amp;'.mkv", "größe 7.avi", "x 3,.mp4"]
     for number, name in enumerate(good):
@@ -74,7 +108,9 @@ def test_bad_videos_are_named_and_left_out(script: ModuleType, tmp_path: Path, c
     assert {row["path"]: row["problem"] for row in bad} == PROBLEMS
     assert [row["label"] for row in bad] == [str(4 + i) for i in range(7)]
     for row in bad:
-        assert row["path"] == "empty.mp4" or re.search(reasons[row["path"]].removeprefix("truncated: "), row["reason"]), row
+        assert row["path"] == "empty.mp4" or re.search(
+            reasons[row["path"]].removeprefix("truncated: "), row["reason"]
+        ), row
     assert result["bad"] == [{**row, "label": int(row["label"])} for row in bad]
     assert (result["videos"], result["good"], result["warnings"], result["copies"]) == (11, 4, [], [])
     assert [row["good"] for row in result["classes"]] == [1] * 4 + [0] * 7
@@ -107,7 +143,9 @@ def test_oddities_are_named_and_kept(script: ModuleType, tmp_path: Path) -> None
     whole = write_video(tmp_path / "damaged.mkv", 60, size=(192, 256)).read_bytes()
     for name, size in (("damaged.mkv", 3), ("destroyed.mkv", 100)):
         middle = len(whole) // 2
-        (tmp_path / name).write_bytes(whole[:middle] + np.random.default_rng(0).bytes(size) + whole[middle + size :])
+        (tmp_path / name).write_bytes(
+            whole[:middle] + np.random.default_rng(0).bytes(size) + whole[middle + size :]
+        )
     names = ["even.mp4", "late.mkv", "uneven.mp4", "slow.mp4", "damaged.mkv", "destroyed.mkv"]
     result = run(script, tmp_path, names)
     assert [(row["path"], row["problem"]) for row in result["warnings"]] == [
@@ -119,7 +157,9 @@ def test_oddities_are_named_and_kept(script: ModuleType, tmp_path: Path) -> None
     assert result["good"] == 5
 
 
-@pytest.mark.parametrize(("name", "codec"), [("a.mkv", "libx264"), ("a.avi", "mpeg4"), ("a.webm", "libvpx-vp9")])
+@pytest.mark.parametrize(
+    ("name", "codec"), [("a.mkv", "libx264"), ("a.avi", "mpeg4"), ("a.webm", "libvpx-vp9")]
+)
 def test_truncated_files_of_other_kinds(script: ModuleType, tmp_path: Path, name: str, codec: str) -> None:
     whole = write_video(tmp_path / name, 60, codec=codec, size=(192, 256)).read_bytes()
     (tmp_path / f"cut_{name}").write_bytes(whole[: len(whole) * 6 // 10])
@@ -135,14 +175,21 @@ def test_copies_and_what_they_mean(script: ModuleType, tmp_path: Path) -> None:
     for source, target in (("a.mp4", "a2.mp4"), ("b.mp4", "val/x.mp4"), ("c.mp4", "d.mp4")):
         shutil.copy(tmp_path / source, tmp_path / target)
     (tmp_path / "val/val.csv").write_text("x.mp4 1\ngone.mp4 1\n")
-    result = run(script, tmp_path, ["a.mp4", "b.mp4", "a2.mp4", "c.mp4"], "--against", str(tmp_path / "val/val.csv"))
+    result = run(
+        script, tmp_path, ["a.mp4", "b.mp4", "a2.mp4", "c.mp4"], "--against", str(tmp_path / "val/val.csv")
+    )
     found = [(copy["remarks"], [entry["path"] for entry in copy["entries"]]) for copy in result["copies"]]
     other = str(tmp_path / "val/val.csv")
-    assert sorted(found) == [([f"also in {other}"], ["b.mp4", "x.mp4"]), (["different labels"], ["a.mp4", "a2.mp4"])]
+    assert sorted(found) == [
+        ([f"also in {other}"], ["b.mp4", "x.mp4"]),
+        (["different labels"], ["a.mp4", "a2.mp4"]),
+    ]
     assert (result["against"], result["good"]) == ({other: 1}, 4)
 
 
-def test_nothing_is_decoded_twice(script: ModuleType, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_nothing_is_decoded_twice(
+    script: ModuleType, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     names = [f"{number}.mp4" for number in range(5)]
     for number, name in enumerate(names[:4]):
         write_video(tmp_path / name, 10 + number)
@@ -172,7 +219,12 @@ def test_a_killed_run_goes_on(tmp_path: Path) -> None:
     journal = tmp_path / "train_verify.jsonl"
     arguments = [SCRIPT, "--list", str(tmp_path / "train.csv"), "--workers", "1"]
     process = subprocess.Popen(
-        [sys.executable, *arguments], cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, start_new_session=True
+        [sys.executable, *arguments],
+        cwd=ROOT,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        start_new_session=True,
     )
     end = time.monotonic() + 60
     while not journal.exists() or journal.read_bytes().count(b"\n") < 2:
@@ -193,8 +245,12 @@ def test_a_killed_run_goes_on(tmp_path: Path) -> None:
     assert [Path(record.path) for record in records] == [tmp_path / name for name in names]
 
 
-@pytest.mark.parametrize("name", ["train_clean.csv", "train_bad.csv", "train_verify.json", "train_verify.html"])
-def test_files_of_others_stay(script: ModuleType, tmp_path: Path, capsys: pytest.CaptureFixture[str], name: str) -> None:
+@pytest.mark.parametrize(
+    "name", ["train_clean.csv", "train_bad.csv", "train_verify.json", "train_verify.html"]
+)
+def test_files_of_others_stay(
+    script: ModuleType, tmp_path: Path, capsys: pytest.CaptureFixture[str], name: str
+) -> None:
     write_video(tmp_path / "a.mp4", 10)
     (tmp_path / "train.csv").write_text("a.mp4 0\n")
     (tmp_path / name).write_text("mine")

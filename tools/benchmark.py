@@ -1,10 +1,11 @@
 """How fast the data comes, in one thread, as ratios within one run.
 
 python tools/benchmark.py data --cfg CONFIG.yaml [--videos A.mp4 B.mp4 ...] [--repeats 30] [KEY VALUE ...]
-    A training sample by stage, and what bounds it; then this against the plain way that peers use, also after data_prep/transcode.py; then
-    a whole test video. Takes the first videos of the config's training list where none are named.
+    A training sample by stage, and what bounds it; then this against the plain way that peers use, also
+    after data_prep/transcode.py; then a whole test video. Takes the first videos of the config's training
+    list where none are named.
 python tools/benchmark.py memory [--records 100000]
-    What a process and its two decoding workers take over an epoch, with packed records and with a list of them.
+    What a process and its two decoding workers take over an epoch, with packed records and with a list.
 """
 
 from __future__ import annotations
@@ -68,7 +69,9 @@ class Stopwatch:
 
 
 def plain_clip(path: str, indices: Sequence[int]) -> Tensor:
-    """The plain way to read (T, H, W, 3) frames: seek to the first one, convert every frame up to the last one, then choose."""
+    """The plain way to read (T, H, W, 3) frames: seek to the first one, convert every frame up to the last
+    one, then choose.
+    """
     with av.open(path) as container:
         stream = container.streams.video[0]
         stream.thread_type = "NONE"
@@ -88,12 +91,25 @@ def plain_clip(path: str, indices: Sequence[int]) -> Tensor:
     return torch.from_numpy(np.stack(frames))[chosen]
 
 
-def plain_sample(path: str, indices: Sequence[int], short_side: int, size: int, position: tuple[float, float] | tuple[int, int]) -> Tensor:
-    """A training sample or a test view the plain way: float, normalise full frames, resize, crop at (top, left), or at shares of the room."""
+def plain_sample(
+    path: str,
+    indices: Sequence[int],
+    short_side: int,
+    size: int,
+    position: tuple[float, float] | tuple[int, int],
+) -> Tensor:
+    """A training sample or a test view the plain way: float, normalise full frames, resize, crop at (top,
+    left), or at shares of the room.
+    """
     clip = plain_clip(path, indices).float() / 255
     clip = ((clip - 0.45) / 0.225).permute(3, 0, 1, 2)
-    clip = F.interpolate(clip, short_side_size(*clip.shape[2:], short_side), mode="bilinear", align_corners=False)
-    top, left = (int(c * (length - size)) if isinstance(c, float) else c for c, length in zip(position, clip.shape[2:], strict=True))
+    clip = F.interpolate(
+        clip, short_side_size(*clip.shape[2:], short_side), mode="bilinear", align_corners=False
+    )
+    top, left = (
+        int(c * (length - size)) if isinstance(c, float) else c
+        for c, length in zip(position, clip.shape[2:], strict=True)
+    )
     return clip[:, :, top : top + size, left : left + size].contiguous()
 
 
@@ -104,7 +120,9 @@ def training_sample(data: ClipDataset, record: Record, cfg: Config, draw: int, w
         with watch(STAGES[0]):
             reader = data.open_video(record)
         with reader, watch(STAGES[1]):
-            frames = reader.read(data.sampler.random_clip(Timeline(len(reader), reader.fps), cfg.DATA.NUM_FRAMES, rng))
+            frames = reader.read(
+                data.sampler.random_clip(Timeline(len(reader), reader.fps), cfg.DATA.NUM_FRAMES, rng)
+            )
         with watch(STAGES[2]):
             clip = data.crop(frames, cfg.DATA.TRAIN_CROP_SIZE, rng)
             if data.flip:
@@ -119,8 +137,12 @@ def length_and_rate(data: ClipDataset, record: Record) -> Timeline:
         return Timeline(len(reader), reader.fps)
 
 
-def compare_samples(data: ClipDataset, records: dict[str, Record], cfg: Config, repeats: int) -> dict[str, Stopwatch]:
-    """A training sample of each version of one video, in turn, so that a change of the machine's speed meets all of them."""
+def compare_samples(
+    data: ClipDataset, records: dict[str, Record], cfg: Config, repeats: int
+) -> dict[str, Stopwatch]:
+    """A training sample of each version of one video, in turn, so that a change of the machine's speed meets
+    all of them.
+    """
     watches = {name: Stopwatch() for name in records}
     original = records["plain"]
     timeline = length_and_rate(data, original)
@@ -130,7 +152,13 @@ def compare_samples(data: ClipDataset, records: dict[str, Record], cfg: Config, 
                 rng = generator(cfg.RNG_SEED, Stream.SAMPLE, draw, 0)
                 indices = data.sampler.random_clip(timeline, cfg.DATA.NUM_FRAMES, rng)
                 with watches[name]("sample"):
-                    plain_sample(record.path, indices, int(rng.integers(256, 321)), cfg.DATA.TRAIN_CROP_SIZE, (rng.random(), rng.random()))
+                    plain_sample(
+                        record.path,
+                        indices,
+                        int(rng.integers(256, 321)),
+                        cfg.DATA.TRAIN_CROP_SIZE,
+                        (rng.random(), rng.random()),
+                    )
             else:
                 training_sample(data, record, cfg, draw, watches[name])
     return watches
@@ -145,10 +173,14 @@ def compare_tests(cfg: Config, records: dict[str, Record], repeats: int) -> dict
             begin = time.perf_counter()
             if name == "plain":
                 with data.open_video(record) as reader:
-                    clips = data.sampler.uniform_clips(Timeline(len(reader), reader.fps), data.num_frames, data.num_clips)
+                    clips = data.sampler.uniform_clips(
+                        Timeline(len(reader), reader.fps), data.num_frames, data.num_clips
+                    )
                 size = av_size(record.path)
                 for clip in clips:
-                    for position in spread_crops(*short_side_size(*size, data.short_side), data.crop_size, data.num_crops):
+                    for position in spread_crops(
+                        *short_side_size(*size, data.short_side), data.crop_size, data.num_crops
+                    ):
                         plain_sample(record.path, clip, data.short_side, data.crop_size, position)
             else:
                 views = data[0]
@@ -168,14 +200,26 @@ def transcoded(videos: Sequence[str], folder: Path) -> dict[str, str]:
     """Each video after data_prep/transcode.py, in a folder."""
     (folder / "list.csv").write_text("".join(f"{Path(video).resolve()},0\n" for video in videos))
     script, out = str(ROOT / "data_prep/transcode.py"), folder / "out"
-    command = [sys.executable, script, "--list", str(folder / "list.csv"), "--out", str(out), "--workers", "1"]
+    command = [
+        sys.executable,
+        script,
+        "--list",
+        str(folder / "list.csv"),
+        "--out",
+        str(out),
+        "--workers",
+        "1",
+    ]
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     if done.returncode:
         raise InputError(f"data_prep/transcode.py failed: {done.stderr.strip().splitlines()[-1]}")
     outputs = {video: (out / Path(video).resolve().relative_to("/")).with_suffix(".mp4") for video in videos}
     for video, path in outputs.items():
         if not path.exists():
-            raise InputError(f"--videos: {video} cannot be read; take another one (data_prep/verify.py says what is wrong with it)")
+            raise InputError(
+                f"--videos: {video} cannot be read; take another one (data_prep/verify.py says what is wrong "
+                "with it)"
+            )
     return {video: str(path) for video, path in outputs.items()}
 
 
@@ -187,7 +231,10 @@ def benchmark_data(options: argparse.Namespace) -> None:
             raise InputError(f"--videos: {video} does not exist; correct it")
     torch.set_num_threads(1)
     data = build.build_training_data(cfg, [])
-    print(f"{date.today()}, {processor()}, one thread, PyAV {av.__version__}, PyTorch {torch.__version__}, {cfg.DATA.DECODING_BACKEND}")
+    print(
+        f"{date.today()}, {processor()}, one thread, PyAV {av.__version__}, PyTorch {torch.__version__}, "
+        f"{cfg.DATA.DECODING_BACKEND}"
+    )
     stages, ratios = [], []
     with tempfile.TemporaryDirectory() as folder:
         small = transcoded(videos, Path(folder))
@@ -202,15 +249,32 @@ def benchmark_data(options: argparse.Namespace) -> None:
                 (f"test {cfg.TEST.NUM_ENSEMBLE_VIEWS}x{cfg.TEST.NUM_SPATIAL_CROPS}", tests),
             ):
                 for name, value in values.items():
-                    ratios.append((Path(video).name, kind, name, f"{value:.1f}", f"{values['plain'] / value:.1f}"))
+                    ratios.append(
+                        (Path(video).name, kind, name, f"{value:.1f}", f"{values['plain'] / value:.1f}")
+                    )
             for name in ("here", "here, transcoded"):
                 parts = [watches[name].milliseconds(stage) for stage in STAGES]
                 largest = max(range(len(parts)), key=lambda i: parts[i])
                 bound = f"{STAGES[largest]} ({100 * parts[largest] / sum(parts):.0f} %)"
-                stages.append((Path(video).name, name, *(f"{part:.2f}" for part in parts), f"{1000 / sum(parts):.1f}", bound))
+                stages.append(
+                    (
+                        Path(video).name,
+                        name,
+                        *(f"{part:.2f}" for part in parts),
+                        f"{1000 / sum(parts):.1f}",
+                        bound,
+                    )
+                )
     headers = ["video", "version", *(f"{stage}, ms" for stage in STAGES), "samples/s per core", "bound by"]
     print(tabulate(stages, headers=headers, tablefmt="github", disable_numparse=True), end="\n\n")
-    print(tabulate(ratios, headers=["video", "what", "way", "ms", "times as fast"], tablefmt="github", disable_numparse=True))
+    print(
+        tabulate(
+            ratios,
+            headers=["video", "what", "way", "ms", "times as fast"],
+            tablefmt="github",
+            disable_numparse=True,
+        )
+    )
 
 
 class Grey:
@@ -237,38 +301,73 @@ class Grey:
 def memory_of(pids: Sequence[int]) -> float:
     """What processes take together, in MB, with pages that they share counted once (Linux)."""
     texts = [Path(f"/proc/{pid}/smaps_rollup").read_text() for pid in pids]
-    return sum(int(size) for text in texts for size in re.findall(r"^Pss:\s+(\d+)", text, re.MULTILINE)) / 1000
+    return (
+        sum(int(size) for text in texts for size in re.findall(r"^Pss:\s+(\d+)", text, re.MULTILINE)) / 1000
+    )
 
 
 def benchmark_memory(options: argparse.Namespace) -> None:
     records = [
-        Record(f"class {i % 400:03d}/{i:011d}_000000_000010.mp4", f"/data/k400/class {i % 400:03d}/{i:011d}_000000_000010.mp4", 0)
+        Record(
+            f"class {i % 400:03d}/{i:011d}_000000_000010.mp4",
+            f"/data/k400/class {i % 400:03d}/{i:011d}_000000_000010.mp4",
+            0,
+        )
         for i in range(options.records)
     ]
-    kinds: dict[str, Callable[[], Sequence[Record]]] = {"packed": lambda: PackedRecords(records), "list": lambda: records}
+    kinds: dict[str, Callable[[], Sequence[Record]]] = {
+        "packed": lambda: PackedRecords(records),
+        "list": lambda: records,
+    }
     rows = []
     for name, make in kinds.items():
-        data = ClipDataset(make(), sampler=DenseSampler(1), open_video=Grey, crop=ShortSideJitter(32, 32, 40), flip=None, augment=InTurn([]), seed=0)
+        data = ClipDataset(
+            make(),
+            sampler=DenseSampler(1),
+            open_video=Grey,
+            crop=ShortSideJitter(32, 32, 40),
+            flip=None,
+            augment=InTurn([]),
+            seed=0,
+        )
         batches = EpochBatches(len(records), [BatchShape(500, 1, 32)], seed=0)
         with clip_loader(data, batches, num_workers=2, pin_memory=False) as loader:
             iterator = iter(loader.loader)
             used = []
             for step in tqdm(range(batches.steps_per_epoch), desc=name, leave=False):
                 next(iterator)
-                if step in [batches.steps_per_epoch * share // 10 for share in (1, 4, 7)] + [batches.steps_per_epoch - 1]:
+                if step in [batches.steps_per_epoch * share // 10 for share in (1, 4, 7)] + [
+                    batches.steps_per_epoch - 1
+                ]:
                     used.append(memory_of([os.getpid(), *(worker.pid for worker in iterator._workers)]))
         rows.append((name, *(f"{value:.1f}" for value in used), f"{used[-1] - used[0]:+.1f}"))
-    print(f"{date.today()}, {processor()}: the memory of a process and its two decoding workers in MB over an epoch of {len(records):,} records")
-    print(tabulate(rows, headers=["records", "10 %", "40 %", "70 %", "end", "grown by"], tablefmt="github", disable_numparse=True))
+    print(
+        f"{date.today()}, {processor()}: the memory of a process and its two decoding workers in MB over an "
+        f"epoch of {len(records):,} records"
+    )
+    print(
+        tabulate(
+            rows,
+            headers=["records", "10 %", "40 %", "70 %", "end", "grown by"],
+            tablefmt="github",
+            disable_numparse=True,
+        )
+    )
 
 
 def processor() -> str:
-    names = re.findall(r"model name\s*:\s*(.+)", Path("/proc/cpuinfo").read_text()) if Path("/proc/cpuinfo").exists() else []
+    names = (
+        re.findall(r"model name\s*:\s*(.+)", Path("/proc/cpuinfo").read_text())
+        if Path("/proc/cpuinfo").exists()
+        else []
+    )
     return names[0] if names else platform.processor()
 
 
 def main(arguments: list[str]) -> int:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     commands = parser.add_subparsers(required=True)
     command = commands.add_parser("data")
     command.add_argument("--cfg", required=True, metavar="CONFIG.yaml")

@@ -1,7 +1,7 @@
 """What networks cost, one line a config: python tools/complexity.py --cfg CONFIG.yaml [MORE.yaml ...].
 
-Prints a table as Markdown: parameters, and for one view multiply-adds (1e9) at the training and at the test crop, and activations (1e6, the numbers
-that convolutions and linear layers put out) at the training crop.
+Prints a table as Markdown: parameters, and for one view multiply-adds (1e9) at the training and at the test
+crop, and activations (1e6, the numbers that convolutions and linear layers put out) at the training crop.
 """
 
 from __future__ import annotations
@@ -21,7 +21,15 @@ from video_iresnet.engine.complexity import complexity
 from video_iresnet.runtime.errors import InputError
 
 ROOT = Path(__file__).resolve().parents[1]
-HEADERS = ["config", "clip", "views", "parameters", "GMACs @train crop", "GMACs @test crop", "activations (M)"]
+HEADERS = [
+    "config",
+    "clip",
+    "views",
+    "parameters",
+    "GMACs @train crop",
+    "GMACs @test crop",
+    "activations (M)",
+]
 
 
 def row(path: str) -> list[str]:
@@ -29,16 +37,31 @@ def row(path: str) -> list[str]:
     cfg = load_config(path)
     with torch.device("meta"):
         model = build_model(cfg)
-        train, test = (complexity(model, (cfg.DATA.NUM_FRAMES, size, size)) for size in (cfg.DATA.TRAIN_CROP_SIZE, cfg.DATA.TEST_CROP_SIZE))
+        train, test = (
+            complexity(model, (cfg.DATA.NUM_FRAMES, size, size))
+            for size in (cfg.DATA.TRAIN_CROP_SIZE, cfg.DATA.TEST_CROP_SIZE)
+        )
     absolute = Path(path).resolve()
     name = absolute.relative_to(ROOT) if absolute.is_relative_to(ROOT) else absolute
-    costs = [f"{cost.multiply_adds / 1e9:.2f} @{size}" for cost, size in ((train, cfg.DATA.TRAIN_CROP_SIZE), (test, cfg.DATA.TEST_CROP_SIZE))]
+    costs = [
+        f"{cost.multiply_adds / 1e9:.2f} @{size}"
+        for cost, size in ((train, cfg.DATA.TRAIN_CROP_SIZE), (test, cfg.DATA.TEST_CROP_SIZE))
+    ]
     views = f"{cfg.TEST.NUM_ENSEMBLE_VIEWS}x{cfg.TEST.NUM_SPATIAL_CROPS}"
-    return [f"`{name}`", clip_text(cfg), views, f"{train.parameters:,}", *costs, f"{train.activations / 1e6:.1f}"]
+    return [
+        f"`{name}`",
+        clip_text(cfg),
+        views,
+        f"{train.parameters:,}",
+        *costs,
+        f"{train.activations / 1e6:.1f}",
+    ]
 
 
 def main(arguments: list[str]) -> int:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--cfg", nargs="+", required=True, metavar="CONFIG.yaml")
     try:
         rows = [row(path) for path in parser.parse_args(arguments).cfg]

@@ -1,8 +1,9 @@
-"""How training behaves as depth grows, for resnet and iresnet at equal settings: python tools/depth.py [--steps 150] [--seeds 2].
+"""How training behaves as depth grows, for resnet and iresnet at equal settings: python tools/depth.py
+[--steps 150] [--seeds 2].
 
-Each network learns by heart 64 fixed random pictures or clips of 4 classes, 16 a step, by SGD. The table shows the gradient norm of the first
-stage at the first step and its median over the steps, and the loss: the first, and the mean of the last ten steps (chance: 1.386). Prints a
-table as Markdown.
+Each network learns by heart 64 fixed random pictures or clips of 4 classes, 16 a step, by SGD. The table
+shows the gradient norm of the first stage at the first step and its median over the steps, and the loss: the
+first, and the mean of the last ten steps (chance: 1.386). Prints a table as Markdown.
 """
 
 from __future__ import annotations
@@ -26,8 +27,14 @@ from video_iresnet.models import ResNet, create_cifar_model, create_model
 
 CLASSES = 4
 NETWORKS: dict[str, tuple[Callable[[str], ResNet], tuple[int, ...]]] = {
-    "164, 2D, three stages, width 4": (lambda arch: create_cifar_model(arch, 164, width=4, num_classes=CLASSES), (16, 16)),
-    "1001, 2D, three stages, width 4": (lambda arch: create_cifar_model(arch, 1001, width=4, num_classes=CLASSES), (16, 16)),
+    "164, 2D, three stages, width 4": (
+        lambda arch: create_cifar_model(arch, 164, width=4, num_classes=CLASSES),
+        (16, 16),
+    ),
+    "1001, 2D, three stages, width 4": (
+        lambda arch: create_cifar_model(arch, 1001, width=4, num_classes=CLASSES),
+        (16, 16),
+    ),
     "200, 3D, width 4": (lambda arch: create_model(arch, 200, width=4, num_classes=CLASSES), (4, 32, 32)),
     "404, 3D, width 4": (lambda arch: create_model(arch, 404, width=4, num_classes=CLASSES), (4, 32, 32)),
 }
@@ -55,7 +62,9 @@ def train(net: ResNet, inputs: Tensor, labels: Tensor, steps: int, learning_rate
 
 
 def main(arguments: list[str]) -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--steps", type=int, default=150)
     parser.add_argument("--seeds", type=int, default=2)
     parser.add_argument("--learning-rate", type=float, default=0.02)
@@ -69,9 +78,29 @@ def main(arguments: list[str]) -> None:
                 torch.manual_seed(seed)
                 inputs, labels = torch.randn(64, 3, *size), torch.arange(64) % CLASSES
                 run = train(create(arch), inputs, labels, options.steps, options.learning_rate)
-                first, median, last = run.gradients[0], statistics.median(run.gradients), statistics.mean(run.losses[-10:])
-                rows.append((name, arch, seed, *(f"{value:.1e}" for value in (first, median)), *(f"{value:.3f}" for value in (run.losses[0], last))))
-    headers = ["depth", "network", "seed", "gradient, first step", "gradient, median", "loss, first step", "loss, last 10 steps"]
+                first, median, last = (
+                    run.gradients[0],
+                    statistics.median(run.gradients),
+                    statistics.mean(run.losses[-10:]),
+                )
+                rows.append(
+                    (
+                        name,
+                        arch,
+                        seed,
+                        *(f"{value:.1e}" for value in (first, median)),
+                        *(f"{value:.3f}" for value in (run.losses[0], last)),
+                    )
+                )
+    headers = [
+        "depth",
+        "network",
+        "seed",
+        "gradient, first step",
+        "gradient, median",
+        "loss, first step",
+        "loss, last 10 steps",
+    ]
     print(tabulate(rows, headers=headers, tablefmt="github", disable_numparse=True))
 
 

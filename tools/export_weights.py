@@ -1,4 +1,6 @@
-"""A checkpoint as safetensors, class names inside: python tools/export_weights.py --checkpoint A.pyth --out A.safetensors."""
+"""A checkpoint as safetensors, class names inside: python tools/export_weights.py --checkpoint A.pyth --out
+A.safetensors.
+"""
 
 from __future__ import annotations
 

@@ -1,7 +1,7 @@
 """Train and test: python tools/run_net.py --cfg CONFIG.yaml [MORE.yaml ...] [--opts] [KEY VALUE ...].
 
-Each config is a run of its own: training where TRAIN.ENABLE, then testing where TEST.ENABLE. Several processes: `torchrun --nproc-per-node N
-tools/run_net.py ...`, or NUM_GPUS N, which does the same.
+Each config is a run of its own: training where TRAIN.ENABLE, then testing where TEST.ENABLE. Several
+processes: `torchrun --nproc-per-node N tools/run_net.py ...`, or NUM_GPUS N, which does the same.
 """
 
 from __future__ import annotations
@@ -29,11 +29,16 @@ from video_iresnet.runtime.errors import InputError
 
 def parse(arguments: list[str]) -> tuple[list[str], list[str]]:
     """The configs and the overrides; overrides may follow the configs with or without --opts."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--cfg", nargs="+", required=True, metavar="CONFIG.yaml")
     parser.add_argument("--opts", nargs=argparse.REMAINDER, default=[], metavar="KEY VALUE")
     options = parser.parse_args(arguments)
-    first = next((i for i, word in enumerate(options.cfg) if i and not word.endswith((".yaml", ".yml"))), len(options.cfg))
+    first = next(
+        (i for i, word in enumerate(options.cfg) if i and not word.endswith((".yaml", ".yml"))),
+        len(options.cfg),
+    )
     return options.cfg[:first], options.cfg[first:] + options.opts
 
 

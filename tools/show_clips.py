@@ -1,7 +1,9 @@
-"""A contact sheet of what the network receives: python tools/show_clips.py --cfg CONFIG.yaml --out clips.png [--samples 8] [KEY VALUE ...].
+"""A contact sheet of what the network receives: python tools/show_clips.py --cfg CONFIG.yaml --out clips.png
+[--samples 8] [KEY VALUE ...].
 
-One row a sample of the first epoch, after decoding, cropping, flipping and augmentation (`--test`: the first views of test videos): its frames as
-uint8, with label, class name and the numbers of the source frames. `--mixed`: after mixing, with the largest shares of the target.
+One row a sample of the first epoch, after decoding, cropping, flipping and augmentation (`--test`: the first
+views of test videos): its frames as uint8, with label, class name and the numbers of the source frames.
+`--mixed`: after mixing, with the largest shares of the target.
 """
 
 from __future__ import annotations
@@ -66,7 +68,16 @@ def training_rows(cfg: Config, count: int, mixed: bool) -> list[Row]:
     data = build.build_training_data(cfg, records)
     data.open_video = noted = Noted(data.open_video)
     names = class_names(cfg)
-    keys = next(iter(EpochBatches(len(records), [build.build_batch_shape(cfg)], seed=cfg.RNG_SEED, num_samples=cfg.AUG.NUM_SAMPLE)))
+    keys = next(
+        iter(
+            EpochBatches(
+                len(records),
+                [build.build_batch_shape(cfg)],
+                seed=cfg.RNG_SEED,
+                num_samples=cfg.AUG.NUM_SAMPLE,
+            )
+        )
+    )
     clips, labels, titles, indices = [], [], [], []
     for key in keys if mixed else keys[:count]:  # a clip's partner may be any of the batch
         sample = data[SampleKey(*key)]
@@ -77,7 +88,10 @@ def training_rows(cfg: Config, count: int, mixed: bool) -> list[Row]:
             name = records[key.record].name
             titles.append(f"in the place of {name}: {sample.failures[0].reason}" if sample.failures else name)
     if not clips:
-        raise InputError(f"none of the videos tried of {cfg.DATA.TRAIN_LIST} can be read, the first because {sample.failures[0].reason}")
+        raise InputError(
+            f"none of the videos tried of {cfg.DATA.TRAIN_LIST} can be read, the first because "
+            f"{sample.failures[0].reason}"
+        )
     if mixed:
         rng = generator(cfg.RNG_SEED, Stream.MIXING, 0, 0)
         blended, targets = build.build_targets(cfg)(torch.stack(clips).float(), torch.tensor(labels), rng)
@@ -86,7 +100,9 @@ def training_rows(cfg: Config, count: int, mixed: bool) -> list[Row]:
     else:
         texts = [f"{label} {names[label]}" for label in labels]
     rows = zip(clips, indices, texts, titles, strict=True)
-    return [Row(clip.permute(1, 2, 3, 0), numbers, f"{text}  -  {title}") for clip, numbers, text, title in rows][:count]
+    return [
+        Row(clip.permute(1, 2, 3, 0), numbers, f"{text}  -  {title}") for clip, numbers, text, title in rows
+    ][:count]
 
 
 def shares(target: Tensor, names: Sequence[str]) -> str:
@@ -94,7 +110,10 @@ def shares(target: Tensor, names: Sequence[str]) -> str:
     if target.ndim == 0:
         return f"{int(target)} {names[int(target)]}"
     values, labels = target.topk(min(2, len(target)))
-    return " + ".join(f"{value:.2f} x {label} {names[label]}" for value, label in zip(values.tolist(), labels.tolist(), strict=True))
+    return " + ".join(
+        f"{value:.2f} x {label} {names[label]}"
+        for value, label in zip(values.tolist(), labels.tolist(), strict=True)
+    )
 
 
 def test_rows(cfg: Config, count: int) -> list[Row]:
@@ -106,7 +125,9 @@ def test_rows(cfg: Config, count: int) -> list[Row]:
         if views.error:
             raise InputError(f"cannot read {record.path}: {views.error}")
         with data.open_video(record) as reader:
-            wanted = data.sampler.uniform_clips(Timeline(len(reader), reader.fps), data.num_frames, data.num_clips)
+            wanted = data.sampler.uniform_clips(
+                Timeline(len(reader), reader.fps), data.num_frames, data.num_clips
+            )
         for c, (clip, indices) in enumerate(zip(views.clips, wanted, strict=True), start=1):
             for s, (top, left) in enumerate(views.crops, start=1):
                 picture = crop(views.frames[clip], top, left, data.crop_size, data.crop_size)
@@ -143,7 +164,9 @@ def sheet(rows: Sequence[Row]) -> Image.Image:
 
 
 def main(arguments: list[str]) -> int:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--cfg", required=True, metavar="CONFIG.yaml")
     parser.add_argument("--out", default="clips.png")
     parser.add_argument("--samples", type=int, default=8)
@@ -153,7 +176,11 @@ def main(arguments: list[str]) -> int:
     options = parser.parse_args(arguments)
     try:
         cfg = load_config(options.cfg, options.overrides)
-        rows = test_rows(cfg, options.samples) if options.test else training_rows(cfg, options.samples, options.mixed)
+        rows = (
+            test_rows(cfg, options.samples)
+            if options.test
+            else training_rows(cfg, options.samples, options.mixed)
+        )
         with atomic_write(options.out, "wb") as file:
             sheet(rows).save(file, "PNG")
     except InputError as error:

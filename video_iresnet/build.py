@@ -19,9 +19,27 @@ from .data.functional import to_network
 from .data.loader import BatchShape
 from .data.mixing import Mixer, Targets, plain_targets
 from .data.packed import PackedRecords
-from .data.records import ClassNames, Record, read_class_names, read_frame_list, read_json_classes, read_json_labels, read_records, read_tsm_list
+from .data.records import (
+    ClassNames,
+    Record,
+    read_class_names,
+    read_frame_list,
+    read_json_classes,
+    read_json_labels,
+    read_records,
+    read_tsm_list,
+)
 from .data.sampling import DenseSampler, Sampler, SegmentSampler, SlowFastSampler
-from .data.transforms import Crop, InTurn, OnAllFrames, RandomErasing, RandomFlip, RandomResizedCrop, ShortSideJitter, Transform
+from .data.transforms import (
+    Crop,
+    InTurn,
+    OnAllFrames,
+    RandomErasing,
+    RandomFlip,
+    RandomResizedCrop,
+    ShortSideJitter,
+    Transform,
+)
 from .engine import optim, schedule
 from .models import ResNet, create_model
 from .runtime.errors import InputError
@@ -70,12 +88,16 @@ def build_schedule(cfg: Config) -> schedule.Schedule:
     if solver.LR_POLICY == "cosine":
         policy = schedule.cosine(solver.BASE_LR, solver.COSINE_END_LR)
     else:
-        policy = schedule.steps(solver.BASE_LR, [start / solver.MAX_EPOCH for start in solver.STEPS], solver.LRS)
+        policy = schedule.steps(
+            solver.BASE_LR, [start / solver.MAX_EPOCH for start in solver.STEPS], solver.LRS
+        )
     return schedule.warm_up(policy, solver.WARMUP_START_LR, solver.WARMUP_EPOCHS / solver.MAX_EPOCH)
 
 
 def build_class_names(cfg: Config) -> ClassNames | None:
-    """The names of the classes, where the config names a file. Raises InputError where it does not have one name for each class."""
+    """The names of the classes, where the config names a file. Raises InputError where it does not have one
+    name for each class.
+    """
     if cfg.DATA.CLASS_NAMES:
         path = os.path.join(cfg.DATA.PATH_TO_DATA_DIR, cfg.DATA.CLASS_NAMES)
         classes = read_class_names(path)
@@ -87,7 +109,8 @@ def build_class_names(cfg: Config) -> ClassNames | None:
         return None
     if len(classes.names) != cfg.MODEL.NUM_CLASSES:
         raise InputError(
-            f"{path} names {len(classes.names)} classes, but MODEL.NUM_CLASSES is {cfg.MODEL.NUM_CLASSES}; set it to {len(classes.names)}"
+            f"{path} names {len(classes.names)} classes, but MODEL.NUM_CLASSES is {cfg.MODEL.NUM_CLASSES}; "
+            f"set it to {len(classes.names)}"
         )
     return classes
 
@@ -103,13 +126,19 @@ def build_records(cfg: Config, key: str) -> PackedRecords:
     path, root = needed_files(cfg)[key], os.path.join(folder, cfg.DATA.PATH_PREFIX)
     if cfg.DATA.LIST_FORMAT == "frames":
         names = read_json_classes(f"{_annotations(cfg)}labels.json")
-        labels = read_json_labels(f"{_annotations(cfg)}{'train' if key == 'DATA.TRAIN_LIST' else 'validation'}.json", names)
+        labels = read_json_labels(
+            f"{_annotations(cfg)}{'train' if key == 'DATA.TRAIN_LIST' else 'validation'}.json", names
+        )
         records = read_frame_list(path, root=root, labels=labels)
     elif cfg.DATA.LIST_FORMAT == "folders":
-        records = read_tsm_list(path, root=root, num_classes=cfg.MODEL.NUM_CLASSES, pattern=cfg.DATA.FRAME_NAMES)
+        records = read_tsm_list(
+            path, root=root, num_classes=cfg.MODEL.NUM_CLASSES, pattern=cfg.DATA.FRAME_NAMES
+        )
     else:
         classes, separator = build_class_names(cfg), cfg.DATA.PATH_LABEL_SEPARATOR
-        records = read_records(path, root=root, num_classes=cfg.MODEL.NUM_CLASSES, class_names=classes, separator=separator)
+        records = read_records(
+            path, root=root, num_classes=cfg.MODEL.NUM_CLASSES, class_names=classes, separator=separator
+        )
     return PackedRecords(records)
 
 
@@ -176,7 +205,9 @@ def build_targets(cfg: Config) -> Targets:
 
 def build_to_network(cfg: Config, device: torch.device) -> Callable[[Tensor], Tensor]:
     """uint8 clips -> normalised ones, on the device."""
-    mean, std = (torch.tensor(values, device=device).view(3, 1, 1, 1) for values in (cfg.DATA.MEAN, cfg.DATA.STD))
+    mean, std = (
+        torch.tensor(values, device=device).view(3, 1, 1, 1) for values in (cfg.DATA.MEAN, cfg.DATA.STD)
+    )
     return functools.partial(to_network, mean=mean, std=std)
 
 
@@ -184,7 +215,9 @@ def clip_text(cfg: Config) -> str:
     """What a clip is, in the field's words: frames x sampling rate, or the number of segments."""
     if cfg.DATA.SAMPLER == "segments":
         return f"{cfg.DATA.NUM_FRAMES} segments"
-    rate = f"{cfg.DATA.NUM_FRAMES}x{cfg.DATA.SAMPLING_RATE}" + (f" @{cfg.DATA.TARGET_FPS:g}fps" if cfg.DATA.TARGET_FPS else "")
+    rate = f"{cfg.DATA.NUM_FRAMES}x{cfg.DATA.SAMPLING_RATE}" + (
+        f" @{cfg.DATA.TARGET_FPS:g}fps" if cfg.DATA.TARGET_FPS else ""
+    )
     return rate if cfg.DATA.SAMPLER == "dense" else f"{rate}, {cfg.DATA.SAMPLER}"
 
 
@@ -192,7 +225,9 @@ def _sampler(cfg: Config, largest_rate: int = 0) -> Sampler:
     if cfg.DATA.SAMPLER == "segments":
         return SegmentSampler()
     if cfg.DATA.SAMPLER == "slowfast":
-        return SlowFastSampler(cfg.DATA.SAMPLING_RATE, cfg.DATA.TARGET_FPS, cfg.DATA.USE_OFFSET_SAMPLING, largest_rate)
+        return SlowFastSampler(
+            cfg.DATA.SAMPLING_RATE, cfg.DATA.TARGET_FPS, cfg.DATA.USE_OFFSET_SAMPLING, largest_rate
+        )
     return DenseSampler(cfg.DATA.SAMPLING_RATE, cfg.DATA.TARGET_FPS, largest_rate)
 
 

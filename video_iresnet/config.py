@@ -25,7 +25,12 @@ Config: TypeAlias = CfgNode
 # Texts in whose place a list may stand.
 NAME_OR_LIST = ("RESNET.TEMPORAL_KERNELS",)
 # Lists, empty by default, that hold numbers which need not be whole.
-NUMBER_LISTS = ("SOLVER.STEPS", "SOLVER.LRS", "DATA.TRAIN_JITTER_SCALES_RELATIVE", "DATA.TRAIN_JITTER_ASPECT_RELATIVE")
+NUMBER_LISTS = (
+    "SOLVER.STEPS",
+    "SOLVER.LRS",
+    "DATA.TRAIN_JITTER_SCALES_RELATIVE",
+    "DATA.TRAIN_JITTER_ASPECT_RELATIVE",
+)
 
 
 def default_config() -> Config:
@@ -36,7 +41,8 @@ def default_config() -> Config:
     cfg.OUTPUT_DIR = "output"
     # One seed for weights, sample order, clips, augmentation and dropout.
     cfg.RNG_SEED = 0
-    # Processes to start, each on its own GPU; without GPUs they run on the CPU. 0: one process, on the CPU. torchrun takes precedence.
+    # Processes to start, each on its own GPU; without GPUs they run on the CPU. 0: one process, on the CPU.
+    # torchrun takes precedence.
     cfg.NUM_GPUS = 1
     # Steps between two log lines.
     cfg.LOG_PERIOD = 10
@@ -52,9 +58,11 @@ def default_config() -> Config:
     cfg.TRAIN.CHECKPOINTS_KEPT = 3
     # Go on from the latest checkpoint of OUTPUT_DIR, where there is one.
     cfg.TRAIN.AUTO_RESUME = True
-    # Weights to start from, of this project or others (README lists the layouts); epoch and optimizer start anew.
+    # Weights to start from, of this project or others (README lists the layouts); epoch and optimizer start
+    # anew.
     cfg.TRAIN.CHECKPOINT_FILE_PATH = ""
-    # How an image network's kernels become a video network's: average (divided over time) or center (PySlowFast: True is average).
+    # How an image network's kernels become a video network's: average (divided over time) or center
+    # (PySlowFast: True is average).
     cfg.TRAIN.CHECKPOINT_INFLATE = "average"
 
     cfg.TEST = CfgNode()
@@ -78,21 +86,25 @@ def default_config() -> Config:
     cfg.DATA.TEST_LIST = "test.csv"
     # The folder where the lists' paths start.
     cfg.DATA.PATH_PREFIX = ""
-    # videos: lines of `path label`. frames: PySlowFast's rows of frames, whose labels are in something-something-v2-train.json and
-    # -validation.json beside the lists. folders: `folder number_of_frames label`, as TSM has them.
+    # videos: lines of `path label`. frames: PySlowFast's rows of frames, whose labels are in
+    # something-something-v2-train.json and -validation.json beside the lists. folders: `folder
+    # number_of_frames label`, as TSM has them.
     cfg.DATA.LIST_FORMAT = "videos"
     # folders: the names of the pictures; {folder} is the folder's own name.
     cfg.DATA.FRAME_NAMES = "img_%05d.jpg"
-    # What stands between path and label: a blank, a tab, a comma or a semicolon; where empty, each list's first line tells.
+    # What stands between path and label: a blank, a tab, a comma or a semicolon; where empty, each list's
+    # first line tells.
     cfg.DATA.PATH_LABEL_SEPARATOR = ""
-    # A file with one class name a line; names go into checkpoints. PySlowFast's frame lists have theirs in something-something-v2-labels.json.
+    # A file with one class name a line; names go into checkpoints. PySlowFast's frame lists have theirs in
+    # something-something-v2-labels.json.
     cfg.DATA.CLASS_NAMES = ""
     # The share of unreadable training videos above which a run stops.
     cfg.DATA.MAX_BAD_SHARE = 0.01
     # pyav, torchcodec or decord; frame folders are recognised.
     cfg.DATA.DECODING_BACKEND = "pyav"
-    # dense: NUM_FRAMES frames, exactly SAMPLING_RATE apart. segments: one frame of each of NUM_FRAMES equal parts of the video. slowfast:
-    # PySlowFast's arithmetic, whose clips take NUM_FRAMES * SAMPLING_RATE / TARGET_FPS seconds.
+    # dense: NUM_FRAMES frames, exactly SAMPLING_RATE apart. segments: one frame of each of NUM_FRAMES equal
+    # parts of the video. slowfast: PySlowFast's arithmetic, whose clips take NUM_FRAMES * SAMPLING_RATE /
+    # TARGET_FPS seconds.
     cfg.DATA.SAMPLER = "dense"
     cfg.DATA.NUM_FRAMES = 8
     cfg.DATA.SAMPLING_RATE = 8
@@ -109,7 +121,8 @@ def default_config() -> Config:
     cfg.DATA.TRAIN_JITTER_SCALES = [256, 320]
     # Draw the inverse of the short side uniformly instead.
     cfg.DATA.INV_UNIFORM_SAMPLE = False
-    # Not empty: crop a part of the area between these, with an aspect (width / height) between those below, instead of TRAIN_JITTER_SCALES.
+    # Not empty: crop a part of the area between these, with an aspect (width / height) between those below,
+    # instead of TRAIN_JITTER_SCALES.
     cfg.DATA.TRAIN_JITTER_SCALES_RELATIVE = []
     cfg.DATA.TRAIN_JITTER_ASPECT_RELATIVE = []
     # Pixels of the square that the network sees in training and validation.
@@ -118,7 +131,8 @@ def default_config() -> Config:
     cfg.DATA.TEST_CROP_SIZE = 256
     # The short side in testing; 0: that of the crop.
     cfg.DATA.TEST_SHORT_SIDE = 0
-    # Mirror half of the training clips. Where class names are known, those that exchange left and right exchange labels too.
+    # Mirror half of the training clips. Where class names are known, those that exchange left and right
+    # exchange labels too.
     cfg.DATA.RANDOM_FLIP = True
 
     cfg.AUG = CfgNode()
@@ -139,34 +153,41 @@ def default_config() -> Config:
     # The share of batches that are mixed, and of those by cutmix.
     cfg.MIXUP.PROB = 1.0
     cfg.MIXUP.SWITCH_PROB = 0.5
-    # The share of each label that is spread over all classes, with or without mixing (PySlowFast: 0.1, with mixing alone).
+    # The share of each label that is spread over all classes, with or without mixing (PySlowFast: 0.1, with
+    # mixing alone).
     cfg.MIXUP.LABEL_SMOOTH_VALUE = 0.0
 
     cfg.DATA_LOADER = CfgNode()
     # Decoding processes per training or testing process; 0 decodes in the main one.
     cfg.DATA_LOADER.NUM_WORKERS = 8
-    # Seconds that a batch may take before the run ends and names the file that a worker hangs at; 0: any time.
+    # Seconds that a batch may take before the run ends and names the file that a worker hangs at; 0: any
+    # time.
     cfg.DATA_LOADER.TIMEOUT = 600.0
 
     cfg.MODEL = CfgNode()
-    # resnet, resstage, iresnet, resgroup, resgroupfix, iresgroup or iresgroupfix. PySlowFast's c2d, i3d and slow are RESNET.TEMPORAL_KERNELS here.
+    # resnet, resstage, iresnet, resgroup, resgroupfix, iresgroup or iresgroupfix. PySlowFast's c2d, i3d and
+    # slow are RESNET.TEMPORAL_KERNELS here.
     cfg.MODEL.ARCH = "iresnet"
     cfg.MODEL.NUM_CLASSES = 400
     cfg.MODEL.DROPOUT_RATE = 0.5
-    # Classify every window of the training features' size and average the probabilities, as PySlowFast does for larger test crops; else
-    # average the features.
+    # Classify every window of the training features' size and average the probabilities, as PySlowFast does
+    # for larger test crops; else average the features.
     cfg.MODEL.HEAD_PER_POSITION = False
-    # Keep only the inputs of blocks for the backward pass and compute the rest twice: less memory, about a third more time.
+    # Keep only the inputs of blocks for the backward pass and compute the rest twice: less memory, about a
+    # third more time.
     cfg.MODEL.ACT_CHECKPOINT = False
 
     cfg.RESNET = CfgNode()
-    # 18 and 34 (basic blocks), 50, 101, 152, 200, 302, 404, 1001 (bottlenecks); grouped architectures: 50, 101, 152.
+    # 18 and 34 (basic blocks), 50, 101, 152, 200, 302, 404, 1001 (bottlenecks); grouped architectures: 50,
+    # 101, 152.
     cfg.RESNET.DEPTH = 50
     # Channels of the stem and of stage 1's inner convolutions; each later stage doubles them.
     cfg.RESNET.WIDTH_PER_GROUP = 64
-    # full (3x3x3), i3d, slow, c2d, or the temporal kernels of the 3x3 convolutions of the four stages, as numbers or as lists for the blocks in turn.
+    # full (3x3x3), i3d, slow, c2d, or the temporal kernels of the 3x3 convolutions of the four stages, as
+    # numbers or as lists for the blocks in turn.
     cfg.RESNET.TEMPORAL_KERNELS = "full"
-    # Temporal strides of the four stages. An empty list here, or 0 in the next two: as TEMPORAL_KERNELS has it.
+    # Temporal strides of the four stages. An empty list here, or 0 in the next two: as TEMPORAL_KERNELS has
+    # it.
     cfg.RESNET.TEMPORAL_STRIDES = []
     # Size and stride of the temporal max pool after stage 1; 1: none.
     cfg.RESNET.TEMPORAL_POOL = 0
@@ -204,7 +225,9 @@ def default_config() -> Config:
 
 
 def load_config(path: str, overrides: Sequence[str] = ()) -> Config:
-    """Defaults, then the YAML file (with its `_BASE_`), then `KEY VALUE` overrides; checked. Raises InputError."""
+    """Defaults, then the YAML file (with its `_BASE_`), then `KEY VALUE` overrides; checked. Raises
+    InputError.
+    """
     try:
         tree = CfgNode.load_yaml_with_base(path)
     except OSError as error:
@@ -227,16 +250,31 @@ def load_config(path: str, overrides: Sequence[str] = ()) -> Config:
 def validate(cfg: Config) -> None:
     """The checks that concern several keys, and the ranges of single ones. Raises InputError."""
     _check_choice(cfg, "MODEL.ARCH", list(ARCHITECTURES))
-    _check_choice(cfg, "RESNET.DEPTH", list(DEPTHS if ARCHITECTURES[cfg.MODEL.ARCH].groups is None else GROUPED_DEPTHS))
+    _check_choice(
+        cfg, "RESNET.DEPTH", list(DEPTHS if ARCHITECTURES[cfg.MODEL.ARCH].groups is None else GROUPED_DEPTHS)
+    )
     _check_choice(cfg, "TRAIN.CHECKPOINT_INFLATE", list(METHODS))
     _check_choice(cfg, "SOLVER.LR_POLICY", ["cosine", "steps_with_relative_lrs"])
     _check_choice(cfg, "DATA.SAMPLER", ["dense", "segments", "slowfast"])
     _check_choice(cfg, "DATA.LIST_FORMAT", ["videos", "frames", "folders"])
     _check_choice(cfg, "DATA.DECODING_BACKEND", ["pyav", "torchcodec", "decord"])
     _check_choice(cfg, "TEST.NUM_SPATIAL_CROPS", [1, 3])
-    for key in ("TRAIN.BATCH_SIZE", "TRAIN.EVAL_PERIOD", "TRAIN.CHECKPOINT_PERIOD", "TRAIN.CHECKPOINTS_KEPT", "TEST.BATCH_SIZE"):
+    for key in (
+        "TRAIN.BATCH_SIZE",
+        "TRAIN.EVAL_PERIOD",
+        "TRAIN.CHECKPOINT_PERIOD",
+        "TRAIN.CHECKPOINTS_KEPT",
+        "TEST.BATCH_SIZE",
+    ):
         _check_least(cfg, key, 1)
-    for key in ("TEST.NUM_ENSEMBLE_VIEWS", "DATA.NUM_FRAMES", "DATA.SAMPLING_RATE", "RESNET.WIDTH_PER_GROUP", "SOLVER.MAX_EPOCH", "LOG_PERIOD"):
+    for key in (
+        "TEST.NUM_ENSEMBLE_VIEWS",
+        "DATA.NUM_FRAMES",
+        "DATA.SAMPLING_RATE",
+        "RESNET.WIDTH_PER_GROUP",
+        "SOLVER.MAX_EPOCH",
+        "LOG_PERIOD",
+    ):
         _check_least(cfg, key, 1)
     _check_least(cfg, "RESNET.STEM_TEMPORAL_STRIDE", 1)
     for key in ("RESNET.TEMPORAL_POOL", "RESNET.STEM_TEMPORAL_KERNEL", "RESNET.SHORTCUT_TEMPORAL_KERNEL"):
@@ -252,16 +290,28 @@ def validate(cfg: Config) -> None:
     ):
         _check_least(cfg, key, 0)
     _check_least(cfg, "MODEL.NUM_CLASSES", 2)
-    _check(0 <= cfg.MODEL.DROPOUT_RATE < 1, f"MODEL.DROPOUT_RATE is {cfg.MODEL.DROPOUT_RATE}; expected a share in [0, 1)")
-    _check(0 <= cfg.DATA.MAX_BAD_SHARE <= 1, f"DATA.MAX_BAD_SHARE is {cfg.DATA.MAX_BAD_SHARE}; expected a share in [0, 1]")
+    _check(
+        0 <= cfg.MODEL.DROPOUT_RATE < 1,
+        f"MODEL.DROPOUT_RATE is {cfg.MODEL.DROPOUT_RATE}; expected a share in [0, 1)",
+    )
+    _check(
+        0 <= cfg.DATA.MAX_BAD_SHARE <= 1,
+        f"DATA.MAX_BAD_SHARE is {cfg.DATA.MAX_BAD_SHARE}; expected a share in [0, 1]",
+    )
     for key in ("DATA.MEAN", "DATA.STD"):
-        _check(len(_get(cfg, key)) == 3, f"{key} is {_get(cfg, key)}; expected three numbers, one for each colour")
+        _check(
+            len(_get(cfg, key)) == 3,
+            f"{key} is {_get(cfg, key)}; expected three numbers, one for each colour",
+        )
     _check(min(cfg.DATA.STD) > 0, f"DATA.STD is {cfg.DATA.STD}; expected numbers above 0")
     _check_network_sizes(cfg)
     _check_sampling(cfg)
     _check_augmentation(cfg)
     _check_schedule(cfg)
-    _check(cfg.TRAIN.ENABLE or cfg.TEST.ENABLE, "TRAIN.ENABLE and TEST.ENABLE are both False, which leaves nothing to do; set one to True")
+    _check(
+        cfg.TRAIN.ENABLE or cfg.TEST.ENABLE,
+        "TRAIN.ENABLE and TEST.ENABLE are both False, which leaves nothing to do; set one to True",
+    )
 
 
 def needed_files(cfg: Config) -> dict[str, str]:
@@ -284,65 +334,92 @@ def needed_files(cfg: Config) -> dict[str, str]:
 
 def _check_network_sizes(cfg: Config) -> None:
     scales = cfg.DATA.TRAIN_JITTER_SCALES
-    _check(len(scales) == 2 and scales[0] <= scales[1], f"DATA.TRAIN_JITTER_SCALES is {scales}; expected the smallest and the largest")
+    _check(
+        len(scales) == 2 and scales[0] <= scales[1],
+        f"DATA.TRAIN_JITTER_SCALES is {scales}; expected the smallest and the largest",
+    )
     smallest = scales[0]
     _check(
         smallest >= cfg.DATA.TRAIN_CROP_SIZE,
-        f"DATA.TRAIN_CROP_SIZE {cfg.DATA.TRAIN_CROP_SIZE} is larger than the smallest short side {smallest} (DATA.TRAIN_JITTER_SCALES); "
-        "make the crop smaller or the scales larger",
+        f"DATA.TRAIN_CROP_SIZE {cfg.DATA.TRAIN_CROP_SIZE} is larger than the smallest short side {smallest} "
+        "(DATA.TRAIN_JITTER_SCALES); make the crop smaller or the scales larger",
     )
     for key in ("DATA.TRAIN_CROP_SIZE", "DATA.TEST_CROP_SIZE"):
         _check_least(cfg, key, 32)
     _check(
         cfg.DATA.TEST_SHORT_SIDE == 0 or cfg.DATA.TEST_SHORT_SIDE >= cfg.DATA.TEST_CROP_SIZE,
-        f"DATA.TEST_SHORT_SIDE {cfg.DATA.TEST_SHORT_SIDE} is smaller than DATA.TEST_CROP_SIZE {cfg.DATA.TEST_CROP_SIZE}; make it larger, or 0",
+        f"DATA.TEST_SHORT_SIDE {cfg.DATA.TEST_SHORT_SIDE} is smaller than DATA.TEST_CROP_SIZE "
+        f"{cfg.DATA.TEST_CROP_SIZE}; make it larger, or 0",
     )
     kernel = cfg.RESNET.SHORTCUT_TEMPORAL_KERNEL
-    _check(kernel == 0 or kernel % 2 == 1, f"RESNET.SHORTCUT_TEMPORAL_KERNEL is {kernel}; expected an odd number, or 0")
+    _check(
+        kernel == 0 or kernel % 2 == 1,
+        f"RESNET.SHORTCUT_TEMPORAL_KERNEL is {kernel}; expected an odd number, or 0",
+    )
     try:
         stride = temporal_stride(cfg)
     except ValueError as error:
         raise InputError(f"RESNET: {error}") from error
     _check(
         stride <= cfg.DATA.NUM_FRAMES,
-        f"DATA.NUM_FRAMES {cfg.DATA.NUM_FRAMES} is less than {stride}, the product of the temporal strides of stem, pool and stages (RESNET); "
-        "take more frames or smaller strides",
+        f"DATA.NUM_FRAMES {cfg.DATA.NUM_FRAMES} is less than {stride}, the product of the temporal strides "
+        "of stem, pool and stages (RESNET); take more frames or smaller strides",
     )
 
 
 def _check_sampling(cfg: Config) -> None:
     data = cfg.DATA
     _check_least(cfg, "DATA.TARGET_FPS", 0)
-    _check(data.SAMPLER != "slowfast" or data.TARGET_FPS > 0, "DATA.SAMPLER slowfast needs DATA.TARGET_FPS; PySlowFast's default is 30")
+    _check(
+        data.SAMPLER != "slowfast" or data.TARGET_FPS > 0,
+        "DATA.SAMPLER slowfast needs DATA.TARGET_FPS; PySlowFast's default is 30",
+    )
     _check(
         data.TRAIN_JITTER_RATE == 0 or data.TRAIN_JITTER_RATE >= data.SAMPLING_RATE,
-        f"DATA.TRAIN_JITTER_RATE is {data.TRAIN_JITTER_RATE}; expected at least DATA.SAMPLING_RATE {data.SAMPLING_RATE}, or 0",
+        f"DATA.TRAIN_JITTER_RATE is {data.TRAIN_JITTER_RATE}; expected at least DATA.SAMPLING_RATE "
+        f"{data.SAMPLING_RATE}, or 0",
     )
     for key in ("DATA.TRAIN_JITTER_RATE", "DATA.TARGET_FPS"):
-        _check(data.SAMPLER != "segments" or _get(cfg, key) == 0, f"{key} is {_get(cfg, key)}, but DATA.SAMPLER segments takes no rate; set it to 0")
+        _check(
+            data.SAMPLER != "segments" or _get(cfg, key) == 0,
+            f"{key} is {_get(cfg, key)}, but DATA.SAMPLER segments takes no rate; set it to 0",
+        )
     _check(
-        not data.USE_OFFSET_SAMPLING or data.SAMPLER == "slowfast", "DATA.USE_OFFSET_SAMPLING is True; expected it with DATA.SAMPLER slowfast alone"
+        not data.USE_OFFSET_SAMPLING or data.SAMPLER == "slowfast",
+        "DATA.USE_OFFSET_SAMPLING is True; expected it with DATA.SAMPLER slowfast alone",
     )
 
 
 def _check_augmentation(cfg: Config) -> None:
     area, aspect = cfg.DATA.TRAIN_JITTER_SCALES_RELATIVE, cfg.DATA.TRAIN_JITTER_ASPECT_RELATIVE
     _check(
-        (not area and not aspect) or (len(area) == len(aspect) == 2 and 0 < area[0] <= area[1] <= 1 and 0 < aspect[0] <= aspect[1]),
-        f"DATA.TRAIN_JITTER_SCALES_RELATIVE is {area} and DATA.TRAIN_JITTER_ASPECT_RELATIVE is {aspect}; expected the smallest and the largest of "
-        "each, areas in (0, 1], or two empty lists",
+        (not area and not aspect)
+        or (len(area) == len(aspect) == 2 and 0 < area[0] <= area[1] <= 1 and 0 < aspect[0] <= aspect[1]),
+        f"DATA.TRAIN_JITTER_SCALES_RELATIVE is {area} and DATA.TRAIN_JITTER_ASPECT_RELATIVE is {aspect}; "
+        "expected the smallest and the largest of each, areas in (0, 1], or two empty lists",
     )
     samples = cfg.AUG.NUM_SAMPLE
     _check_least(cfg, "AUG.NUM_SAMPLE", 1)
-    _check(cfg.TRAIN.BATCH_SIZE % samples == 0, f"TRAIN.BATCH_SIZE {cfg.TRAIN.BATCH_SIZE} is not a multiple of AUG.NUM_SAMPLE {samples}")
-    _check(0 <= cfg.AUG.RAND_MAGNITUDE <= 30, f"AUG.RAND_MAGNITUDE is {cfg.AUG.RAND_MAGNITUDE}; expected 0 to 30")
+    _check(
+        cfg.TRAIN.BATCH_SIZE % samples == 0,
+        f"TRAIN.BATCH_SIZE {cfg.TRAIN.BATCH_SIZE} is not a multiple of AUG.NUM_SAMPLE {samples}",
+    )
+    _check(
+        0 <= cfg.AUG.RAND_MAGNITUDE <= 30, f"AUG.RAND_MAGNITUDE is {cfg.AUG.RAND_MAGNITUDE}; expected 0 to 30"
+    )
     for key in ("AUG.COLOR_JITTER", "AUG.RE_PROB", "MIXUP.PROB", "MIXUP.SWITCH_PROB"):
         _check(0 <= _get(cfg, key) <= 1, f"{key} is {_get(cfg, key)}; expected a share in [0, 1]")
     mixup = cfg.MIXUP
-    _check(0 <= mixup.LABEL_SMOOTH_VALUE < 1, f"MIXUP.LABEL_SMOOTH_VALUE is {mixup.LABEL_SMOOTH_VALUE}; expected a share in [0, 1)")
     _check(
-        mixup.ALPHA >= 0 and mixup.CUTMIX_ALPHA >= 0 and (not mixup.ENABLE or mixup.ALPHA + mixup.CUTMIX_ALPHA > 0),
-        f"MIXUP.ALPHA is {mixup.ALPHA} and MIXUP.CUTMIX_ALPHA is {mixup.CUTMIX_ALPHA}; expected numbers of which one is above 0",
+        0 <= mixup.LABEL_SMOOTH_VALUE < 1,
+        f"MIXUP.LABEL_SMOOTH_VALUE is {mixup.LABEL_SMOOTH_VALUE}; expected a share in [0, 1)",
+    )
+    _check(
+        mixup.ALPHA >= 0
+        and mixup.CUTMIX_ALPHA >= 0
+        and (not mixup.ENABLE or mixup.ALPHA + mixup.CUTMIX_ALPHA > 0),
+        f"MIXUP.ALPHA is {mixup.ALPHA} and MIXUP.CUTMIX_ALPHA is {mixup.CUTMIX_ALPHA}; expected numbers of "
+        "which one is above 0",
     )
 
 
@@ -350,7 +427,10 @@ def temporal_stride(cfg: Config) -> int:
     """How many frames of the input stand behind one moment of the last features. Raises ValueError."""
     resnet = cfg.RESNET
     pattern = temporal_pattern(
-        resnet.TEMPORAL_KERNELS, resnet.TEMPORAL_STRIDES or None, resnet.TEMPORAL_POOL or None, resnet.STEM_TEMPORAL_KERNEL or None
+        resnet.TEMPORAL_KERNELS,
+        resnet.TEMPORAL_STRIDES or None,
+        resnet.TEMPORAL_POOL or None,
+        resnet.STEM_TEMPORAL_KERNEL or None,
     )
     return int(resnet.STEM_TEMPORAL_STRIDE * pattern.pool * math.prod(pattern.strides))
 
@@ -359,15 +439,22 @@ def _check_schedule(cfg: Config) -> None:
     solver = cfg.SOLVER
     _check(solver.BASE_LR > 0, f"SOLVER.BASE_LR is {solver.BASE_LR}; expected more than 0")
     _check(
-        solver.WARMUP_EPOCHS < solver.MAX_EPOCH, f"SOLVER.WARMUP_EPOCHS {solver.WARMUP_EPOCHS} leaves nothing of SOLVER.MAX_EPOCH {solver.MAX_EPOCH}"
+        solver.WARMUP_EPOCHS < solver.MAX_EPOCH,
+        f"SOLVER.WARMUP_EPOCHS {solver.WARMUP_EPOCHS} leaves nothing of SOLVER.MAX_EPOCH {solver.MAX_EPOCH}",
     )
     _check(not solver.NESTEROV or solver.MOMENTUM > 0, "SOLVER.NESTEROV needs a SOLVER.MOMENTUM above 0")
     if solver.LR_POLICY == "cosine":
-        _check(solver.COSINE_END_LR < solver.BASE_LR, f"SOLVER.COSINE_END_LR {solver.COSINE_END_LR} is not below SOLVER.BASE_LR {solver.BASE_LR}")
+        _check(
+            solver.COSINE_END_LR < solver.BASE_LR,
+            f"SOLVER.COSINE_END_LR {solver.COSINE_END_LR} is not below SOLVER.BASE_LR {solver.BASE_LR}",
+        )
     else:
         _check(
-            len(solver.STEPS) == len(solver.LRS) > 0 and solver.STEPS[0] == 0 and list(solver.STEPS) == sorted(solver.STEPS),
-            f"SOLVER.STEPS {solver.STEPS} and SOLVER.LRS {solver.LRS} do not fit; expected as many rates as steps, and ascending steps from 0",
+            len(solver.STEPS) == len(solver.LRS) > 0
+            and solver.STEPS[0] == 0
+            and list(solver.STEPS) == sorted(solver.STEPS),
+            f"SOLVER.STEPS {solver.STEPS} and SOLVER.LRS {solver.LRS} do not fit; expected as many rates as "
+            "steps, and ascending steps from 0",
         )
 
 
@@ -413,9 +500,13 @@ def _set(cfg: Config, key: str, value: Any, source: str) -> None:
 
 
 def _convert(default: Any, value: Any, key: str, source: str) -> Any:
-    """`value` with the type of `default`: a text is read as a Python literal where a text is not wanted, an int stands for a float."""
+    """`value` with the type of `default`: a text is read as a Python literal where a text is not wanted, an
+    int stands for a float.
+    """
     original = value
-    if isinstance(value, str) and (not isinstance(default, str) or (key in NAME_OR_LIST and value.startswith("["))):
+    if isinstance(value, str) and (
+        not isinstance(default, str) or (key in NAME_OR_LIST and value.startswith("["))
+    ):
         with contextlib.suppress(ValueError, SyntaxError):
             value = ast.literal_eval(value)
     if key in NAME_OR_LIST and isinstance(value, list):
@@ -429,8 +520,16 @@ def _convert(default: Any, value: Any, key: str, source: str) -> Any:
         whole = all(isinstance(item, int) for item in default) and key not in NUMBER_LISTS
         if numbers and not (whole and any(isinstance(item, float) for item in value)):
             return [item if whole else float(item) for item in value]
-        raise InputError(f"{key} in {source} is {original!r}; expected a list of {'whole ' if whole else ''}numbers")
+        raise InputError(
+            f"{key} in {source} is {original!r}; expected a list of {'whole ' if whole else ''}numbers"
+        )
     if type(value) is not type(default):
-        expected = {str: "a text", bool: "True or False", int: "a whole number", float: "a number", list: "a list like [1, 2]"}[type(default)]
+        expected = {
+            str: "a text",
+            bool: "True or False",
+            int: "a whole number",
+            float: "a number",
+            list: "a list like [1, 2]",
+        }[type(default)]
         raise InputError(f"{key} in {source} is {original!r}; expected {expected}")
     return value

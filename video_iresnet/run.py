@@ -23,8 +23,24 @@ from .data.dataset import ViewDataset
 from .data.loader import EpochBatches, clip_loader, view_loader
 from .data.records import Record, missing_videos
 from .engine.batchnorm import share_buffers
-from .engine.checkpoint import BEST, checkpoint_name, list_checkpoints, load_checkpoint, load_model_state, prune_checkpoints, save_checkpoint
-from .engine.evaluate import Accuracy, FrameOrder, VideoResult, accuracy, evaluate, temporal_checks, view_subsets
+from .engine.checkpoint import (
+    BEST,
+    checkpoint_name,
+    list_checkpoints,
+    load_checkpoint,
+    load_model_state,
+    prune_checkpoints,
+    save_checkpoint,
+)
+from .engine.evaluate import (
+    Accuracy,
+    FrameOrder,
+    VideoResult,
+    accuracy,
+    evaluate,
+    temporal_checks,
+    view_subsets,
+)
 from .engine.metrics import TOP, train_stats
 from .engine.train import BadVideos, EpochResult, Trainer, epoch_line, hours, train_epoch
 from .models import ResNet, load_weights, read_weights
@@ -46,7 +62,9 @@ class InterruptedRunError(Exception):
 
 @dataclass
 class Position:
-    """How far a training run is: whole epochs, steps of the next one with their sums, and the validations so far."""
+    """How far a training run is: whole epochs, steps of the next one with their sums, and the validations so
+    far.
+    """
 
     epoch: int = 0
     step: int = 0
@@ -74,8 +92,13 @@ def train(cfg: Config) -> None:
     model = build.build_model(cfg).to(processes.device, memory_format=torch.channels_last_3d)  # type: ignore[call-overload]
     optimizer = build.build_optimizer(cfg, model)
     position = _resume(cfg, folder, model, optimizer)
-    if position.epoch > cfg.SOLVER.MAX_EPOCH or (position.epoch == cfg.SOLVER.MAX_EPOCH and position.validated()):
-        log.info("training is complete: %d epochs were done before; to train anew, name another OUTPUT_DIR", position.epoch)
+    if position.epoch > cfg.SOLVER.MAX_EPOCH or (
+        position.epoch == cfg.SOLVER.MAX_EPOCH and position.validated()
+    ):
+        log.info(
+            "training is complete: %d epochs were done before; to train anew, name another OUTPUT_DIR",
+            position.epoch,
+        )
         return
     batches = EpochBatches(
         len(records),
@@ -89,12 +112,18 @@ def train(cfg: Config) -> None:
     steps = batches.steps_per_epoch
     if position.step >= steps:
         raise InputError(
-            f"{folder} stands after step {position.step} of an epoch, but now an epoch has {steps} steps; "
-            "go on with the TRAIN.BATCH_SIZE and the list of before, or name another OUTPUT_DIR"
+            f"{folder} stands after step {position.step} of an epoch, but now an epoch has {steps} steps; go "
+            "on with the TRAIN.BATCH_SIZE and the list of before, or name another OUTPUT_DIR"
         )
     on_gpu = processes.device.type == "cuda"
     data = build.build_training_data(cfg, records)
-    loader = clip_loader(data, batches, num_workers=cfg.DATA_LOADER.NUM_WORKERS, pin_memory=on_gpu, timeout=cfg.DATA_LOADER.TIMEOUT)
+    loader = clip_loader(
+        data,
+        batches,
+        num_workers=cfg.DATA_LOADER.NUM_WORKERS,
+        pin_memory=on_gpu,
+        timeout=cfg.DATA_LOADER.TIMEOUT,
+    )
     trainer = Trainer(
         model=DistributedDataParallel(model) if processes.size > 1 else model,
         optimizer=optimizer,
@@ -112,7 +141,8 @@ def train(cfg: Config) -> None:
         seed=cfg.RNG_SEED,
     )
     log.info(
-        "training %s-%d (%.2fM parameters) on %d videos: %d epochs of %d steps of %d clips; %d process(es), %s",
+        "training %s-%d (%.2fM parameters) on %d videos: %d epochs of %d steps of %d clips; %d process(es), "
+        "%s",
         cfg.MODEL.ARCH, cfg.RESNET.DEPTH, sum(p.numel() for p in model.parameters()) / 1e6, len(records),
         cfg.SOLVER.MAX_EPOCH, steps, cfg.TRAIN.BATCH_SIZE, processes.size, processes.device,
     )  # fmt: skip
@@ -131,8 +161,12 @@ def train(cfg: Config) -> None:
             if _due(position.epoch, cfg.TRAIN.EVAL_PERIOD, cfg.SOLVER.MAX_EPOCH) and not position.validated():
                 share_buffers(model)
                 if not _validate(cfg, trainer, model, validation, position):
-                    raise InterruptedRunError(stop.signal, f"stopped while validating epoch {position.epoch}; saved {save()}")
-                if processes.is_main and position.history[-1] is max(position.history, key=lambda past: past["top1"]):
+                    raise InterruptedRunError(
+                        stop.signal, f"stopped while validating epoch {position.epoch}; saved {save()}"
+                    )
+                if processes.is_main and position.history[-1] is max(
+                    position.history, key=lambda past: past["top1"]
+                ):
                     save_checkpoint(folder / "checkpoints" / BEST, _state(cfg, model, optimizer, position))
                 if _due(position.epoch, cfg.TRAIN.CHECKPOINT_PERIOD, cfg.SOLVER.MAX_EPOCH):
                     save()
@@ -141,7 +175,11 @@ def train(cfg: Config) -> None:
             result = train_epoch(trainer, position.epoch, position.step, position.sums)
             if result.steps < steps:
                 position.step, position.sums = result.steps, result.sums
-                raise InterruptedRunError(stop.signal, f"stopped in epoch {position.epoch + 1} after step {result.steps} of {steps}; saved {save()}")
+                raise InterruptedRunError(
+                    stop.signal,
+                    f"stopped in epoch {position.epoch + 1} after step {result.steps} of {steps}; saved "
+                    f"{save()}",
+                )
             _log_epoch(trainer, position.epoch, result)
             position.epoch, position.step, position.sums = position.epoch + 1, 0, None
             if _due(position.epoch, cfg.TRAIN.CHECKPOINT_PERIOD, cfg.SOLVER.MAX_EPOCH):
@@ -152,7 +190,9 @@ def train(cfg: Config) -> None:
 
 
 def test(cfg: Config) -> None:
-    """Multi-view testing; writes results.json and predictions.csv. Raises InputError, and InterruptedRunError after Ctrl-C or SIGTERM."""
+    """Multi-view testing; writes results.json and predictions.csv. Raises InputError, and InterruptedRunError
+    after Ctrl-C or SIGTERM.
+    """
     processes, folder = _start(cfg)
     stop = StopRequest()
     records = _records(cfg, "DATA.TEST_LIST")
@@ -160,8 +200,8 @@ def test(cfg: Config) -> None:
     weights = read_weights(path_manager.get_local_path(path))
     if _other_class_names(cfg, weights.class_names):
         raise InputError(
-            f"{path} was trained on classes of other names or order ({', '.join(weights.class_names[:3])}, ...) than DATA.CLASS_NAMES "
-            f"{cfg.DATA.CLASS_NAMES}; take the list of its training"
+            f"{path} was trained on classes of other names or order ({', '.join(weights.class_names[:3])}, "
+            f"...) than DATA.CLASS_NAMES {cfg.DATA.CLASS_NAMES}; take the list of its training"
         )
     _check_same_network(cfg, weights)
     model = build.build_model(cfg).to(processes.device, memory_format=torch.channels_last_3d)  # type: ignore[call-overload]
@@ -169,10 +209,17 @@ def test(cfg: Config) -> None:
     data = build.build_test_data(cfg, records)
     protocol = f"{data.protocol}, clips of {build.clip_text(cfg)}"
     epoch = weights.info.get("epoch")
-    log.info("testing %s (epoch %s) on %d videos, %s", report.source, "unknown" if epoch is None else epoch, len(records), protocol)
+    log.info(
+        "testing %s (epoch %s) on %d videos, %s",
+        report.source,
+        "unknown" if epoch is None else epoch,
+        len(records),
+        protocol,
+    )
 
     if processes.device.type == "cpu":
-        # The order of additions inside a convolution depends on the number of threads, so it must not depend on the number of processes.
+        # The order of additions inside a convolution depends on the number of threads, so it must not depend
+        # on the number of processes.
         torch.set_num_threads(processes.usable_cores)
     begin = time.perf_counter()
     checks = temporal_checks(cfg.RNG_SEED) if cfg.TEST.TEMPORAL_CHECKS else {}
@@ -194,18 +241,34 @@ def test(cfg: Config) -> None:
         file.write("\n")
     _write_predictions(folder / "predictions.csv", cfg, records, results)
     stats = Stats(folder)
-    stats.write({"_type": "test_final", "split": "test_final", "top1_acc": summary["top1_acc"], "top5_acc": summary["top5_acc"]}, 0)
+    stats.write(
+        {
+            "_type": "test_final",
+            "split": "test_final",
+            "top1_acc": summary["top1_acc"],
+            "top5_acc": summary["top5_acc"],
+        },
+        0,
+    )
     stats.close()
     for line in _table(summary).splitlines():
         log.info("%s", line)
-    log.info("results: %s; one line a video: %s; curves: tensorboard --logdir %s", folder / "results.json", folder / "predictions.csv", folder)
+    log.info(
+        "results: %s; one line a video: %s; curves: tensorboard --logdir %s",
+        folder / "results.json",
+        folder / "predictions.csv",
+        folder,
+    )
 
 
 def _start(cfg: Config) -> tuple[Processes, Path]:
     """Processes, the output folder, logs, and the config as it was resolved."""
     for key, path in needed_files(cfg).items():
         if not path_manager.exists(path):
-            raise InputError(f"{key}: {path} does not exist; correct it, or DATA.PATH_TO_DATA_DIR ({cfg.DATA.PATH_TO_DATA_DIR!r})")
+            raise InputError(
+                f"{key}: {path} does not exist; correct it, or DATA.PATH_TO_DATA_DIR "
+                f"({cfg.DATA.PATH_TO_DATA_DIR!r})"
+            )
     folder = make_output_dir(cfg.OUTPUT_DIR)
     processes = Processes(use_gpu=cfg.NUM_GPUS > 0)
     setup_logging(folder, processes.rank)
@@ -220,7 +283,7 @@ def _start(cfg: Config) -> tuple[Processes, Path]:
 
 
 def _records(cfg: Config, key: str, max_missing_share: float = 1.0) -> Sequence[Record]:
-    """The records of a list; missing videos are counted and named, and end the run where there are too many."""
+    """The records of a list; missing videos are counted and named, and too many of them end the run."""
     records = build.build_records(cfg, key)
     missing = missing_videos(records)
     if missing:
@@ -228,7 +291,8 @@ def _records(cfg: Config, key: str, max_missing_share: float = 1.0) -> Sequence[
         message = f"{len(missing)} of the {len(records)} videos of {key} do not exist, first {names}"
         if len(missing) == len(records) or len(missing) > max_missing_share * len(records):
             raise InputError(
-                f"{message}; correct DATA.PATH_TO_DATA_DIR, DATA.PATH_PREFIX or the list (DATA.MAX_BAD_SHARE is {cfg.DATA.MAX_BAD_SHARE})"
+                f"{message}; correct DATA.PATH_TO_DATA_DIR, DATA.PATH_PREFIX or the list (DATA.MAX_BAD_SHARE "
+                f"is {cfg.DATA.MAX_BAD_SHARE})"
             )
         log.warning("%s", message)
     return records
@@ -237,9 +301,15 @@ def _records(cfg: Config, key: str, max_missing_share: float = 1.0) -> Sequence[
 def _check_batch_size(cfg: Config, num_records: int, num_processes: int) -> None:
     size, samples = cfg.TRAIN.BATCH_SIZE, cfg.AUG.NUM_SAMPLE
     if num_records < size // samples:
-        raise InputError(f"TRAIN.BATCH_SIZE {size} is more than the {num_records} videos of {cfg.DATA.TRAIN_LIST}; make it smaller")
+        raise InputError(
+            f"TRAIN.BATCH_SIZE {size} is more than the {num_records} videos of {cfg.DATA.TRAIN_LIST}; make "
+            "it smaller"
+        )
     if size // samples % num_processes:
-        raise InputError(f"TRAIN.BATCH_SIZE {size} does not divide among {num_processes} processes; take a multiple of {num_processes * samples}")
+        raise InputError(
+            f"TRAIN.BATCH_SIZE {size} does not divide among {num_processes} processes; take a multiple of "
+            f"{num_processes * samples}"
+        )
 
 
 def _resume(cfg: Config, folder: Path, model: ResNet, optimizer: torch.optim.Optimizer) -> Position:
@@ -247,14 +317,20 @@ def _resume(cfg: Config, folder: Path, model: ResNet, optimizer: torch.optim.Opt
     checkpoints = list_checkpoints(folder / "checkpoints")
     if checkpoints and not cfg.TRAIN.AUTO_RESUME:
         raise InputError(
-            f"OUTPUT_DIR {folder} holds checkpoints of an earlier run; name another folder, or set TRAIN.AUTO_RESUME True to go on from them"
+            f"OUTPUT_DIR {folder} holds checkpoints of an earlier run; name another folder, or set "
+            "TRAIN.AUTO_RESUME True to go on from them"
         )
     if checkpoints:
         state = load_checkpoint(checkpoints[-1])
         load_model_state(model, state, checkpoints[-1])
         optimizer.load_state_dict(state["optimizer_state"])
         position = Position(state["epoch"] + 1, state["step"], state["sums"], state["history"])
-        log.info("going on from %s: %d epochs and %d steps are done", checkpoints[-1], position.epoch, position.step)
+        log.info(
+            "going on from %s: %d epochs and %d steps are done",
+            checkpoints[-1],
+            position.epoch,
+            position.step,
+        )
         return position
     if cfg.TRAIN.CHECKPOINT_FILE_PATH:
         path = path_manager.get_local_path(cfg.TRAIN.CHECKPOINT_FILE_PATH)
@@ -263,18 +339,24 @@ def _resume(cfg: Config, folder: Path, model: ResNet, optimizer: torch.optim.Opt
         for line in str(report).splitlines():
             log.info("%s", line)
         if "fc.weight" in report.loaded and _other_class_names(cfg, report.class_names):
-            log.warning("the head keeps the weights of %s, whose classes have other names: %s, ...", path, ", ".join(report.class_names[:3]))
+            log.warning(
+                "the head keeps the weights of %s, whose classes have other names: %s, ...",
+                path,
+                ", ".join(report.class_names[:3]),
+            )
     return Position()
 
 
 def _other_class_names(cfg: Config, class_names: Sequence[str]) -> bool:
-    """Whether weights name their classes otherwise than the config does; False where one of both names none."""
+    """Whether weights name their classes otherwise than the config does; False where either names none."""
     ours = build.build_class_names(cfg)
     return bool(ours and class_names and list(ours.names) != list(class_names))
 
 
 def _check_same_network(cfg: Config, weights: Weights) -> None:
-    """Raises InputError where weights of this project were trained with other values of keys that change what their network computes."""
+    """Raises InputError where weights of this project were trained with other values of keys that change what
+    their network computes.
+    """
     try:
         trained = yaml.safe_load(str(weights.info.get("cfg", "")))
         ours = "RECTIFY_IDENTITY" in trained["RESNET"]  # a key that other projects have not
@@ -282,15 +364,25 @@ def _check_same_network(cfg: Config, weights: Weights) -> None:
         ours = False
     if not ours:
         return
-    for section, keys in {"MODEL": ["ARCH"], "RESNET": [key for key in cfg.RESNET if key != "ZERO_INIT_RESIDUAL"]}.items():
+    for section, keys in {
+        "MODEL": ["ARCH"],
+        "RESNET": [key for key in cfg.RESNET if key != "ZERO_INIT_RESIDUAL"],
+    }.items():
         for key in keys:
             then, now = trained[section].get(key, cfg[section][key]), cfg[section][key]
             if then != now:
-                raise InputError(f"{weights.name} was trained with {section}.{key} {then}, but it is {now}; set it to {then}")
+                raise InputError(
+                    f"{weights.name} was trained with {section}.{key} {then}, but it is {now}; set it to "
+                    f"{then}"
+                )
 
 
-def _state(cfg: Config, model: nn.Module, optimizer: torch.optim.Optimizer, position: Position) -> dict[str, Any]:
-    """A checkpoint in PySlowFast's form (`epoch` is the last whole one, from 0), with what an exact restart needs besides."""
+def _state(
+    cfg: Config, model: nn.Module, optimizer: torch.optim.Optimizer, position: Position
+) -> dict[str, Any]:
+    """A checkpoint in PySlowFast's form (`epoch` is the last whole one, from 0), with what an exact restart
+    needs besides.
+    """
     classes = build.build_class_names(cfg)
     return {
         "epoch": position.epoch - 1,
@@ -310,7 +402,12 @@ def _due(epoch: int, period: int, last: int) -> bool:
 
 
 def _evaluate(
-    cfg: Config, data: ViewDataset, model: nn.Module, checks: dict[str, FrameOrder], processes: Processes, stop: StopRequest
+    cfg: Config,
+    data: ViewDataset,
+    model: nn.Module,
+    checks: dict[str, FrameOrder],
+    processes: Processes,
+    stop: StopRequest,
 ) -> list[VideoResult] | None:
     with view_loader(
         data,
@@ -344,8 +441,19 @@ def _validate(cfg: Config, trainer: Trainer, model: nn.Module, data: ViewDataset
     position.history.append({"epoch": position.epoch, "top1": top1, "top5": top5})
     best1, best5 = (max(past[key] for past in position.history) for key in ("top1", "top5"))
     if trainer.stats:
-        line = epoch_line("val_epoch", position.epoch - 1, trainer.num_epochs, time.perf_counter() - begin, trainer.processes.device)
-        line |= {"top1_err": 100 - top1, "top5_err": 100 - top5, "min_top1_err": 100 - best1, "min_top5_err": 100 - best5}
+        line = epoch_line(
+            "val_epoch",
+            position.epoch - 1,
+            trainer.num_epochs,
+            time.perf_counter() - begin,
+            trainer.processes.device,
+        )
+        line |= {
+            "top1_err": 100 - top1,
+            "top5_err": 100 - top5,
+            "min_top1_err": 100 - best1,
+            "min_top5_err": 100 - best5,
+        }
         trainer.stats.write(line, position.epoch * trainer.steps_per_epoch)
     failed = sum(bool(result.error) for result in results)
     log.info(
@@ -359,11 +467,14 @@ def _log_epoch(trainer: Trainer, epoch: int, result: EpochResult) -> None:
     values = train_stats(result.sums)
     log.info(
         "epoch %d/%d: loss %.4f, top-1 error %.2f, %s, %.0f%% of it waiting for data",
-        epoch + 1, trainer.num_epochs, values["loss"], values["top1_err"], hours(result.seconds), 100 * result.waiting_share,
+        epoch + 1, trainer.num_epochs, values["loss"], values["top1_err"], hours(result.seconds),
+        100 * result.waiting_share,
     )  # fmt: skip
     if trainer.stats:
         line = epoch_line("train_epoch", epoch, trainer.num_epochs, result.seconds, trainer.processes.device)
-        trainer.stats.write(line | values | {"waiting_share": result.waiting_share}, (epoch + 1) * trainer.steps_per_epoch)
+        trainer.stats.write(
+            line | values | {"waiting_share": result.waiting_share}, (epoch + 1) * trainer.steps_per_epoch
+        )
 
 
 def _test_checkpoint(cfg: Config, folder: Path) -> str:
@@ -371,7 +482,10 @@ def _test_checkpoint(cfg: Config, folder: Path) -> str:
     for path in [cfg.TEST.CHECKPOINT_FILE_PATH, *latest, cfg.TRAIN.CHECKPOINT_FILE_PATH]:
         if path:
             return str(path)
-    raise InputError(f"no weights to test: {folder}/checkpoints holds none; name a checkpoint with TEST.CHECKPOINT_FILE_PATH, or train first")
+    raise InputError(
+        f"no weights to test: {folder}/checkpoints holds none; name a checkpoint with "
+        "TEST.CHECKPOINT_FILE_PATH, or train first"
+    )
 
 
 def _check_readable(results: Sequence[VideoResult], records: Sequence[Record]) -> None:
@@ -379,11 +493,18 @@ def _check_readable(results: Sequence[VideoResult], records: Sequence[Record]) -
     for result in failed:
         log.warning("cannot read %s: %s; it counts as failed", records[result.record].path, result.error)
     if len(failed) == len(records):
-        raise InputError(f"none of the {len(records)} videos can be read; the first is {records[0].path} ({failed[0].error})")
+        raise InputError(
+            f"none of the {len(records)} videos can be read; the first is {records[0].path} "
+            f"({failed[0].error})"
+        )
 
 
-def _summary(cfg: Config, records: Sequence[Record], results: Sequence[VideoResult], checks: Sequence[str]) -> dict[str, Any]:
-    """The accuracies in percent: over all videos (unreadable ones are wrong) and over readable ones, by views and by temporal check."""
+def _summary(
+    cfg: Config, records: Sequence[Record], results: Sequence[VideoResult], checks: Sequence[str]
+) -> dict[str, Any]:
+    """The accuracies in percent: over all videos (unreadable ones are wrong) and over readable ones, by views
+    and by temporal check.
+    """
     names = list(view_subsets(cfg.TEST.NUM_ENSEMBLE_VIEWS, cfg.TEST.NUM_SPATIAL_CROPS))
     by_views = {name: accuracy([result.by_views.get(name) for result in results], records) for name in names}
     full = by_views[names[-1]]
@@ -396,7 +517,10 @@ def _summary(cfg: Config, records: Sequence[Record], results: Sequence[VideoResu
         "num_failed": sum(bool(result.error) for result in results),
         "num_classes": cfg.MODEL.NUM_CLASSES,
         "by_views": {name: _percent(value) for name, value in by_views.items()},
-        "temporal_checks": {name: _percent(accuracy([result.by_check.get(name) for result in results], records)) for name in checks},
+        "temporal_checks": {
+            name: _percent(accuracy([result.by_check.get(name) for result in results], records))
+            for name in checks
+        },
     }
 
 
@@ -404,12 +528,16 @@ def _percent(value: Accuracy) -> dict[str, float]:
     return {"top1_acc": value.top1, "top5_acc": value.top5}
 
 
-def _write_predictions(path: Path, cfg: Config, records: Sequence[Record], results: Sequence[VideoResult]) -> None:
+def _write_predictions(
+    path: Path, cfg: Config, records: Sequence[Record], results: Sequence[VideoResult]
+) -> None:
     """video, label, the classes and probabilities of the top five, and why a video failed."""
     ranks = range(1, min(TOP, cfg.MODEL.NUM_CLASSES) + 1)
     with atomic_write(path) as file:
         writer = csv.writer(file, lineterminator="\n")
-        writer.writerow(["video", "label", *(f"top{rank}" for rank in ranks), *(f"prob{rank}" for rank in ranks), "error"])
+        writer.writerow(
+            ["video", "label", *(f"top{rank}" for rank in ranks), *(f"prob{rank}" for rank in ranks), "error"]
+        )
         for record, result in zip(records, results, strict=True):
             cells: list[Any] = [""] * (2 * len(ranks))
             if not result.error:
@@ -419,10 +547,16 @@ def _write_predictions(path: Path, cfg: Config, records: Sequence[Record], resul
 
 
 def _table(summary: dict[str, Any]) -> str:
-    rows = [(f"{name} views", value["top1_acc"], value["top5_acc"]) for name, value in summary["by_views"].items()]
-    rows += [(f"frames {name}", value["top1_acc"], value["top5_acc"]) for name, value in summary["temporal_checks"].items()]
+    rows = [
+        (f"{name} views", value["top1_acc"], value["top5_acc"]) for name, value in summary["by_views"].items()
+    ]
+    rows += [
+        (f"frames {name}", value["top1_acc"], value["top5_acc"])
+        for name, value in summary["temporal_checks"].items()
+    ]
     if summary["num_failed"]:
         rows.append(("readable videos alone", summary["top1_acc_readable"], summary["top5_acc_readable"]))
     top = f"top-{min(TOP, summary['num_classes'])}"
-    head = f"{summary['num_videos']} videos, {summary['num_failed']} unreadable; chance {100 / summary['num_classes']:.2f}"
+    chance = 100 / summary["num_classes"]
+    head = f"{summary['num_videos']} videos, {summary['num_failed']} unreadable; chance {chance:.2f}"
     return f"{head}\n" + tabulate(rows, headers=["accuracy in percent", "top-1", top], floatfmt=".2f")

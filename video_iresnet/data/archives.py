@@ -25,8 +25,19 @@ from tqdm import tqdm
 from ..runtime.errors import InputError
 
 CHUNK = 1 << 20
-COMPRESSIONS: dict[bytes, Callable[[Any], Any]] = {b"\x1f\x8b": gzip.open, b"BZh": bz2.open, b"\xfd7zXZ": lzma.open}  # by the first bytes
-DAMAGE = (EOFError, zlib.error, lzma.LZMAError, OSError, tarfile.TarError, zipfile.BadZipFile)  # gzip and bz2 raise OSErrors
+COMPRESSIONS: dict[bytes, Callable[[Any], Any]] = {
+    b"\x1f\x8b": gzip.open,
+    b"BZh": bz2.open,
+    b"\xfd7zXZ": lzma.open,
+}  # by the first bytes
+DAMAGE = (
+    EOFError,
+    zlib.error,
+    lzma.LZMAError,
+    OSError,
+    tarfile.TarError,
+    zipfile.BadZipFile,
+)  # gzip and bz2 raise OSErrors
 PARTIAL = ".partial"  # where files and folders stand until they are complete
 
 
@@ -38,52 +49,78 @@ class Unpacked(NamedTuple):
 
 
 def group_parts(paths: Sequence[Path]) -> list[list[Path]]:
-    """Archives, each a list of its parts: `x-00 x-01` or `x.tar.gz.1 x.tar.gz.2` are pieces of one. Raises InputError for a gap or no file."""
+    """Archives, each a list of its parts: `x-00 x-01` or `x.tar.gz.1 x.tar.gz.2` are pieces of one. Raises
+    InputError for a gap or no file.
+    """
     archives: dict[str, list[tuple[int, Path]]] = defaultdict(list)
     for path in paths:
         if not path.is_file():
-            raise InputError(f"{path} is not a file; name the archives, e.g. --archives downloads/20bn-something-something-v2-*")
+            raise InputError(
+                f"{path} is not a file; name the archives, e.g. --archives "
+                "downloads/20bn-something-something-v2-*"
+            )
         match = re.fullmatch(r"(.+)[-._](?:part)?(\d{1,4})", str(path))
         archives[match[1] if match else str(path)].append((int(match[2]) if match else 0, path))
     for name, parts in archives.items():
         parts.sort()
         numbers = [number for number, _ in parts]
         if numbers != list(range(numbers[0], numbers[0] + len(numbers))) or numbers[0] > 1:
-            raise InputError(f"the parts of {name} are numbered {', '.join(map(str, numbers))}; expected all of them, from 0 or 1 on")
+            raise InputError(
+                f"the parts of {name} are numbered {', '.join(map(str, numbers))}; expected all of them, "
+                "from 0 or 1 on"
+            )
     return [[path for _, path in archives[name]] for name in sorted(archives)]
 
 
 def unpack(parts: Sequence[Path], folder: Path) -> Unpacked:
-    """Unpack a tar (compressed or not, in one or more parts) or a zip into a folder. What is there already is kept, so that a stopped run goes on.
+    """Unpack a tar (compressed or not, in one or more parts) or a zip into a folder. What is there already is
+    kept, so that a stopped run goes on.
 
-    Raises InputError for an archive that is damaged or incomplete, or that holds anything but files inside the folder; for a file that stands
-    there with another size; and where the disk does not take it.
+    Raises InputError for an archive that is damaged or incomplete, or that holds anything but files inside
+    the folder; for a file that stands there with another size; and where the disk does not take it.
     """
-    with partial_folder(folder) as partial, tqdm(total=sum(p.stat().st_size for p in parts), unit="B", unit_scale=True, disable=None) as progress:
+    with (
+        partial_folder(folder) as partial,
+        tqdm(total=sum(p.stat().st_size for p in parts), unit="B", unit_scale=True, disable=None) as progress,
+    ):
         progress.set_description(parts[0].name)
         try:
             if len(parts) == 1 and zipfile.is_zipfile(parts[0]):
                 return _unpack_zip(parts[0], folder, partial, progress)
             return _unpack_tar(parts, folder, partial, progress)
         except DAMAGE as error:
-            name = f"{parts[0]} (with its {len(parts) - 1} further parts)" if len(parts) > 1 else str(parts[0])
+            name = (
+                f"{parts[0]} (with its {len(parts) - 1} further parts)" if len(parts) > 1 else str(parts[0])
+            )
             if isinstance(error, EOFError | zipfile.BadZipFile) or "unexpected end" in str(error):
-                raise InputError(f"{name} is incomplete or damaged: {error}; download it again, what is unpacked is kept") from error
+                raise InputError(
+                    f"{name} is incomplete or damaged: {error}; download it again, what is unpacked is kept"
+                ) from error
             # The checksum of a compressed tar comes at its end, after everything was written.
             raise InputError(
-                f"{name} is damaged: {error}; download it again, and unpack into another folder: {folder} may hold damaged files"
+                f"{name} is damaged: {error}; download it again, and unpack into another folder: {folder} "
+                "may hold damaged files"
             ) from error
-        except (RuntimeError, NotImplementedError) as error:  # a zip with a password or an unknown compression
-            raise InputError(f"{parts[0]} cannot be unpacked: {error}; unpack it with another program and leave --archives out") from error
+        except (
+            RuntimeError,
+            NotImplementedError,
+        ) as error:  # a zip with a password or an unknown compression
+            raise InputError(
+                f"{parts[0]} cannot be unpacked: {error}; unpack it with another program and leave "
+                "--archives out"
+            ) from error
 
 
 @contextmanager
 def partial_folder(folder: Path) -> Iterator[Path]:
-    """A folder for what is not complete yet, on the same disk; empty at first, whatever a run that was killed has left. One run at a time."""
+    """A folder for what is not complete yet, on the same disk; empty at first, whatever a run that was killed
+    has left. One run at a time.
+    """
     partial = folder / PARTIAL
     try:
         if partial.exists():
-            # Moved before it is deleted: whoever should still write there fails, instead of completing what is half gone.
+            # Moved before it is deleted: whoever should still write there fails, instead of completing what
+            # is half gone.
             partial.rename(folder / f"{PARTIAL}-{uuid4().hex}")
         for left in folder.glob(f"{PARTIAL}-*"):
             shutil.rmtree(left)
@@ -99,14 +136,19 @@ def partial_folder(folder: Path) -> Iterator[Path]:
 def _unpack_tar(parts: Sequence[Path], folder: Path, partial: Path, progress: tqdm[Any]) -> Unpacked:
     counts = [0, 0]
     with io.BufferedReader(_Joined(parts, progress), CHUNK) as joined:
-        open_compressed = next((function for magic, function in COMPRESSIONS.items() if joined.peek(8).startswith(magic)), None)
+        open_compressed = next(
+            (function for magic, function in COMPRESSIONS.items() if joined.peek(8).startswith(magic)), None
+        )
         stream = _Ending(open_compressed(joined) if open_compressed else joined)
         with tarfile.open(fileobj=stream, mode="r|") as archive:  # type: ignore[call-overload]  # it needs no more than read()
             for member in archive:
                 if member.isdir():
                     continue
                 if not member.isreg():
-                    raise InputError(f"{member.name} in {parts[0]} is a link or a device; expected files alone, unpack another copy")
+                    raise InputError(
+                        f"{member.name} in {parts[0]} is a link or a device; expected files alone, unpack "
+                        "another copy"
+                    )
                 target = _target(folder, member.name, parts[0])
                 if hasattr(tarfile, "data_filter"):  # a second opinion, from Python 3.10.12 and 3.11.4 on
                     tarfile.data_filter(member, str(folder))
@@ -127,7 +169,10 @@ def _unpack_zip(path: Path, folder: Path, partial: Path, progress: tqdm[Any]) ->
             if member.is_dir():
                 continue
             if stat.S_IFMT(member.external_attr >> 16) not in (0, stat.S_IFREG):
-                raise InputError(f"{member.filename} in {path} is a link or a device; expected files alone, unpack another copy")
+                raise InputError(
+                    f"{member.filename} in {path} is a link or a device; expected files alone, unpack "
+                    "another copy"
+                )
             target = _target(folder, member.filename, path)
             with archive.open(member) as source:
                 counts[_write(source, member.file_size, target, partial)] += 1
@@ -136,25 +181,37 @@ def _unpack_zip(path: Path, folder: Path, partial: Path, progress: tqdm[Any]) ->
 
 
 def _target(folder: Path, name: str, archive: Path) -> Path:
-    """Where a member goes. Raises InputError where that is outside of the folder, by its name or through a link that stands there."""
+    """Where a member goes. Raises InputError where that is outside of the folder, by its name or through a
+    link that stands there.
+    """
     path = PurePosixPath(name.replace("\\", "/"))
     outside = not path.parts or path.is_absolute() or ".." in path.parts or re.match("[A-Za-z]:|.*\0", name)
     target = folder / path
     if outside or not target.parent.resolve().is_relative_to(folder.resolve()):
-        raise InputError(f"{name!r} in {archive} would be written outside of {folder}; this archive is not to be trusted, take another copy")
+        raise InputError(
+            f"{name!r} in {archive} would be written outside of {folder}; this archive is not to be trusted, "
+            "take another copy"
+        )
     if path.parts[0] == PARTIAL:
-        raise InputError(f"{name!r} in {archive} has a name that is needed while unpacking; unpack it with another program")
+        raise InputError(
+            f"{name!r} in {archive} has a name that is needed while unpacking; unpack it with another program"
+        )
     return target
 
 
 def _write(source: IO[bytes], size: int, target: Path, partial: Path) -> bool:
-    """Write a member under a temporary name, then rename it; False where it is there. A kill leaves nothing half-written under its name.
+    """Write a member under a temporary name, then rename it; False where it is there. A kill leaves nothing
+    half-written under its name.
 
-    Not flushed to the disk one by one, which would take hours for 200,000 videos: after a power failure the sizes show what was lost.
+    Not flushed to the disk one by one, which would take hours for 200,000 videos: after a power failure the
+    sizes show what was lost.
     """
     if target.exists():
         if not target.is_file() or target.stat().st_size != size:
-            raise InputError(f"{target} is there with another size than the {size:,} bytes in the archive and is not overwritten; move it away")
+            raise InputError(
+                f"{target} is there with another size than the {size:,} bytes in the archive and is not "
+                "overwritten; move it away"
+            )
         return False
     temporary = partial / "member"
     try:
@@ -167,7 +224,9 @@ def _write(source: IO[bytes], size: int, target: Path, partial: Path) -> bool:
     except OSError as error:
         if error.strerror is None:  # of the decompression
             raise
-        raise InputError(f"cannot write {target}: {error.strerror}; make room and start again, what is unpacked is kept") from error
+        raise InputError(
+            f"cannot write {target}: {error.strerror}; make room and start again, what is unpacked is kept"
+        ) from error
     return True
 
 

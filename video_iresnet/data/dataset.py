@@ -1,4 +1,6 @@
-"""Records, a sampler, a decoder and a transform -> samples: clips for training, all views of a video for testing."""
+"""Records, a sampler, a decoder and a transform -> samples: clips for training, all views of a video for
+testing.
+"""
 
 from __future__ import annotations
 
@@ -28,7 +30,9 @@ class Failure(NamedTuple):
 
 
 class SampleKey(NamedTuple):
-    """Which sample is wanted, and its size. It comes from the batch sampler, because an attribute set on a data set never reaches workers."""
+    """Which sample is wanted, and its size. It comes from the batch sampler, because an attribute set on a
+    data set never reaches workers.
+    """
 
     epoch: int
     record: int
@@ -37,7 +41,8 @@ class SampleKey(NamedTuple):
 
 
 class TrainSample(NamedTuple):
-    """Clips (3, T, S, S) uint8, each stored as (T, S, S, 3), their labels, and the unreadable videos in whose place they stand.
+    """Clips (3, T, S, S) uint8, each stored as (T, S, S, 3), their labels, and the unreadable videos in whose
+    place they stand.
 
     There are no clips where none of the videos that were tried can be read.
     """
@@ -50,8 +55,8 @@ class TrainSample(NamedTuple):
 class ClipDataset(Dataset[TrainSample]):
     """A key -> random clips of a record; the same ones for any number of workers, processes and restarts.
 
-    The frames of a clip are decoded once and augmented `num_samples` times. Where a video cannot be read, another record's clip of the same
-    epoch takes its place, drawn from (seed, epoch, record).
+    The frames of a clip are decoded once and augmented `num_samples` times. Where a video cannot be read,
+    another record's clip of the same epoch takes its place, drawn from (seed, epoch, record).
     """
 
     def __init__(
@@ -95,7 +100,9 @@ class ClipDataset(Dataset[TrainSample]):
         record = self.records[key.record]
         rng = generator(self.seed, Stream.SAMPLE, key.epoch, key.record)
         with self.open_video(record) as reader:
-            frames = reader.read(self.sampler.random_clip(Timeline(len(reader), reader.fps), key.num_frames, rng))
+            frames = reader.read(
+                self.sampler.random_clip(Timeline(len(reader), reader.fps), key.num_frames, rng)
+            )
         clips, labels = [], []
         for _ in range(self.num_samples):
             clip, label = self.crop(frames, key.crop_size, rng), record.label
@@ -107,9 +114,11 @@ class ClipDataset(Dataset[TrainSample]):
 
 
 class VideoViews(NamedTuple):
-    """A test video: N resized frames (N, H, W, 3) uint8, and its views as indices into them; or why it cannot be read.
+    """A test video: N resized frames (N, H, W, 3) uint8, and its views as indices into them; or why it cannot
+    be read.
 
-    `clips`: for each clip, the positions of its T frames in `frames`. `crops`: (top, left) of each square of `crop_size` pixels.
+    `clips`: for each clip, the positions of its T frames in `frames`. `crops`: (top, left) of each square of
+    `crop_size` pixels.
     """
 
     record: int
@@ -160,7 +169,9 @@ class ViewDataset(Dataset[VideoViews]):
 
     def _views(self, record: int) -> VideoViews:
         with self.open_video(self.records[record]) as reader:
-            clips = self.sampler.uniform_clips(Timeline(len(reader), reader.fps), self.num_frames, self.num_clips)
+            clips = self.sampler.uniform_clips(
+                Timeline(len(reader), reader.fps), self.num_frames, self.num_clips
+            )
             wanted = sorted({index for clip in clips for index in clip})
             frames = torch.empty(0, dtype=torch.uint8)
             for first in range(0, len(wanted), FRAMES_AT_ONCE):

@@ -23,9 +23,14 @@ def _pyav() -> Backend:
 def _torchcodec() -> Backend:
     try:
         from .decode_torchcodec import TorchCodecReader
-    except (ImportError, OSError, RuntimeError) as error:  # a RuntimeError where it is installed but finds no FFmpeg
+    except (
+        ImportError,
+        OSError,
+        RuntimeError,
+    ) as error:  # a RuntimeError where it is installed but finds no FFmpeg
         raise InputError(
-            f"the decoder torchcodec cannot be loaded: {_reason(error)}; pip install torchcodec, and install FFmpeg's shared libraries"
+            f"the decoder torchcodec cannot be loaded: {_reason(error)}; pip install torchcodec, and install "
+            "FFmpeg's shared libraries"
         ) from error
     return TorchCodecReader
 
@@ -34,7 +39,10 @@ def _decord() -> Backend:
     try:
         from .decode_decord import DecordReader
     except (ImportError, OSError, RuntimeError) as error:
-        raise InputError(f"the decoder decord cannot be loaded: {_reason(error)}; pip install decord, which exists for x86-64 Linux") from error
+        raise InputError(
+            f"the decoder decord cannot be loaded: {_reason(error)}; pip install decord, which exists for "
+            "x86-64 Linux"
+        ) from error
     return DecordReader
 
 
@@ -42,14 +50,18 @@ BACKENDS: dict[str, Callable[[], Backend]] = {"pyav": _pyav, "torchcodec": _torc
 
 
 def open_video(record: Record, backend: str = "pyav") -> Reader:
-    """A video file by one of BACKENDS, or a folder of frames. Raises DecodeError, and InputError as load_backend does."""
+    """A video file by one of BACKENDS, or a folder of frames. Raises DecodeError, and InputError as
+    load_backend does.
+    """
     if record.num_frames:
         return FrameReader(record.path, record.first_frame, record.num_frames)
     return load_backend(backend)(record.path)
 
 
 def load_backend(name: str) -> Backend:
-    """The opener of video files called `name`. Raises InputError for an unknown name, or where its library is not installed."""
+    """The opener of video files called `name`. Raises InputError for an unknown name, or where its library is
+    not installed.
+    """
     if name not in BACKENDS:
         raise InputError(f"there is no decoder {name!r}; expected one of {', '.join(BACKENDS)}")
     return BACKENDS[name]()

@@ -9,7 +9,9 @@ from .decode_other import OtherReader, Read, UnfitError
 
 
 class DecordReader(OtherReader):
-    """H.264 in MP4 and MOV. After a seek in other files decord gives wrong frames without an error (HEVC, MPEG-4, Matroska with open GOPs)."""
+    """H.264 in MP4 and MOV. After a seek in other files decord gives wrong frames without an error (HEVC,
+    MPEG-4, Matroska with open GOPs).
+    """
 
     name = "decord"
 

@@ -14,7 +14,9 @@ from .reader import DecodeError
 
 
 class FrameReader:
-    """The files `pattern % number`, numbers from `first_frame` on; a file is opened only when its frame is read."""
+    """The files `pattern % number`, numbers from `first_frame` on; a file is opened only when its frame is
+    read.
+    """
 
     def __init__(self, pattern: str, first_frame: int, num_frames: int, *, fps: float = 30) -> None:
         self.pattern = pattern
@@ -47,7 +49,10 @@ class FrameReader:
                 if not place:
                     frames = np.empty((len(indices), height, width, 3), np.uint8)
                 elif (height, width) != frames.shape[1:3]:
-                    raise DecodeError(f"its frames have several sizes: {self._path(indices[0])} and {path}, which is {width}x{height}")
+                    raise DecodeError(
+                        f"its frames have several sizes: {self._path(indices[0])} and {path}, which is "
+                        f"{width}x{height}"
+                    )
                 simplejpeg.decode_jpeg(data, "RGB", buffer=frames[place])
             except (OSError, ValueError) as error:
                 raise DecodeError(f"{path}: {getattr(error, 'strerror', None) or error}") from error
@@ -57,4 +62,6 @@ class FrameReader:
         try:
             return self.pattern % (self.first_frame + index)
         except (TypeError, ValueError) as error:
-            raise DecodeError(f"the pattern of its frames is {self.pattern!r}; expected one number, as in 74225/%06d.jpg") from error
+            raise DecodeError(
+                f"the pattern of its frames is {self.pattern!r}; expected one number, as in 74225/%06d.jpg"
+            ) from error

@@ -20,9 +20,11 @@ class UnfitError(Exception):
 
 
 class OtherReader(PyAVReader):
-    """Reads with another library where it sees the same frames as PyAV; where it does not, or fails, PyAV reads in its place.
+    """Reads with another library where it sees the same frames as PyAV; where it does not, or fails, PyAV
+    reads in its place.
 
-    So the frames are the same whatever the library, and a broken file has the same reason. The first such file is logged.
+    So the frames are the same whatever the library, and a broken file has the same reason. The first such
+    file is logged.
     """
 
     name: str
@@ -53,7 +55,9 @@ class OtherReader(PyAVReader):
         return super().read(indices)
 
     def _connect(self) -> tuple[int, Read]:
-        """The number of frames that the library sees in the local file, and how it reads them. Raises UnfitError."""
+        """The number of frames that the library sees in the local file, and how it reads them. Raises
+        UnfitError.
+        """
         raise NotImplementedError
 
     def _leave_to_pyav(self, error: Exception) -> None:
@@ -61,4 +65,9 @@ class OtherReader(PyAVReader):
         if self.name not in noted:
             noted.add(self.name)
             reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
-            log.warning("%s does not read %s exactly (%s); pyav reads it, and others like it", self.name, self.path, reason)
+            log.warning(
+                "%s does not read %s exactly (%s); pyav reads it, and others like it",
+                self.name,
+                self.path,
+                reason,
+            )

@@ -25,7 +25,8 @@ from .reader import DecodeError
 
 VideoPacket: TypeAlias = "Packet[VideoStream]"
 
-# In these, a packet itself says that no other frame needs it. HEVC says so only of frames in the same temporal layer; VP9 and AV1 do not say.
+# In these, a packet itself says that no other frame needs it. HEVC says so only of frames in the same
+# temporal layer; VP9 and AV1 do not say.
 SAYS_UNREFERENCED = {"h264", "mpeg4"}
 
 
@@ -43,9 +44,10 @@ class _Seen(NamedTuple):
 class PyAVReader:
     """Decodes with FFmpeg in one thread: many videos at once use the cores better than many threads for one.
 
-    The times of all packets, read without decoding, number the frames exactly, at constant and at variable rates. From there a frame is
-    found by its time: seek to the keyframe before it, decode on, convert the wanted frames alone. On the way, frames that are neither wanted
-    nor needed by others are not decoded. Where packets carry no usable times (old AVI files), frames are counted by decoding from the start.
+    The times of all packets, read without decoding, number the frames exactly, at constant and at variable
+    rates. From there a frame is found by its time: seek to the keyframe before it, decode on, convert the
+    wanted frames alone. On the way, frames that are neither wanted nor needed by others are not decoded.
+    Where packets carry no usable times (old AVI files), frames are counted by decoding from the start.
     """
 
     def __init__(self, path: str) -> None:
@@ -53,7 +55,9 @@ class PyAVReader:
         self._reformatter = VideoReformatter()
         self._wanted: set[int] = set()
         self._last_wanted: float = -math.inf
-        self._position: float = math.inf  # the time of the frame decoded last; infinite where the decoder stands nowhere
+        self._position: float = (
+            math.inf
+        )  # the time of the frame decoded last; infinite where the decoder stands nowhere
         self._may_skip = False
         self._open()
         try:
@@ -75,7 +79,7 @@ class PyAVReader:
 
     @property
     def fps(self) -> float:
-        """See Reader. From the times of the frames; where those are of no use, the rate that the file gives."""
+        """See Reader. From the times of the frames; where those are of no use, the rate the file gives."""
         span = self._times[-1] - self._times[0]
         if span and not self._count_frames and self._stream.time_base:
             return float((len(self) - 1) / (span * self._stream.time_base))
@@ -120,7 +124,14 @@ class PyAVReader:
         """The presentation times of all frames, and those of the keyframes, both ascending."""
         try:
             packets = [
-                _Seen(packet.pts, packet.pos, packet.size, packet.is_keyframe, packet.is_discard, packet.is_corrupt)
+                _Seen(
+                    packet.pts,
+                    packet.pos,
+                    packet.size,
+                    packet.is_keyframe,
+                    packet.is_discard,
+                    packet.is_corrupt,
+                )
                 for packet in self._container.demux(self._stream)
             ]
         except (OSError, ValueError) as error:
@@ -151,8 +162,15 @@ class PyAVReader:
     def _check_complete(self, packets: Sequence[_Seen]) -> None:
         """Raise DecodeError where the end of the file is missing, as far as its container can tell."""
         container = self._container.format.name
-        # Tables of MP4, MOV and AVI; stream.frames of an MP4 counts what an edit list cuts off, its index does not.
-        expected = len(self._stream.index_entries) if "mp4" in container else self._stream.frames if container == "avi" else 0
+        # Tables of MP4, MOV and AVI; stream.frames of an MP4 counts what an edit list cuts off, its index
+        # does not.
+        expected = (
+            len(self._stream.index_entries)
+            if "mp4" in container
+            else self._stream.frames
+            if container == "avi"
+            else 0
+        )
         if len(packets) < expected:
             raise DecodeError(f"it is truncated: {len(packets)} of {expected} frames are there")
         if packets and packets[-1].is_corrupt:
@@ -173,7 +191,9 @@ class PyAVReader:
         self._frames = self._decode(packets)
 
     def _packets_from_start(self) -> Iterator[VideoPacket]:
-        """By a seek where that leads to the first packet, else by opening the file again, which takes as long as ten frames."""
+        """By a seek where that leads to the first packet, else by opening the file again, which takes as long
+        as ten frames.
+        """
         if self._first and self._first.pts is not None and not self._count_frames:
             self._container.seek(self._first.pts, stream=self._stream)
             packets = self._container.demux(self._stream)
@@ -185,7 +205,7 @@ class PyAVReader:
         return self._container.demux(self._stream)
 
     def _decode(self, packets: Iterator[VideoPacket]) -> Iterator[tuple[int, VideoFrame]]:
-        """(time, frame) from here on; where times are of no use, the frame's number stands in for its time."""
+        """(time, frame) from here on; where times are of no use, the frame's number stands for its time."""
         number = 0
         for packet in packets:
             if self._may_skip:
@@ -202,7 +222,9 @@ class PyAVReader:
         return packet.pts is not None and packet.pts not in self._wanted and packet.pts < self._last_wanted
 
     def _frame(self, index: int) -> VideoFrame:
-        """Frame `index`, by decoding from where the reader stands or from its keyframe; where that fails, from the start, then without skips."""
+        """Frame `index`, by decoding from where the reader stands or from its keyframe; where that fails,
+        from the start, then without skips.
+        """
         time = self._times[index]
         before = bisect.bisect_right(self._keyframes, time) - 1
         keyframe = self._keyframes[before] if before > 0 else None

@@ -9,12 +9,16 @@ from torchcodec.decoders import VideoDecoder
 
 from .decode_other import OtherReader, Read, UnfitError
 
-if getattr(torchcodec, "ffmpeg_major_version", 0) is None:  # since 0.16 it can be imported without FFmpeg, for pictures alone
+if (
+    getattr(torchcodec, "ffmpeg_major_version", 0) is None
+):  # since 0.16 it can be imported without FFmpeg, for pictures alone
     raise ImportError("it finds no shared libraries of FFmpeg")
 
 
 class TorchCodecReader(OtherReader):
-    """Decodes in one thread, as PyAVReader. The times of its frames tell where it gave others than it was asked for (MPEG-4 in AVI, MPEG-2)."""
+    """Decodes in one thread, as PyAVReader. The times of its frames tell where it gave others than it was
+    asked for (MPEG-4 in AVI, MPEG-2).
+    """
 
     name = "torchcodec"
 

@@ -27,7 +27,9 @@ HALF = Fraction(1, 2)
 
 
 class FrameJob(NamedTuple):
-    """One video to extract: into `folder`/`name`, by way of `partial`. `fps` 0: the frames as they are; `short_side` 0: their own size."""
+    """One video to extract: into `folder`/`name`, by way of `partial`. `fps` 0: the frames as they are;
+    `short_side` 0: their own size.
+    """
 
     video: str
     name: str
@@ -38,9 +40,11 @@ class FrameJob(NamedTuple):
 
 
 def extract_frames(job: FrameJob) -> int | str:
-    """Write `name`/`name`_000001.jpg and so on; returns the number of frames, or why the video cannot be read.
+    """Write `name`/`name`_000001.jpg and so on; returns the number of frames, or why the video cannot be
+    read.
 
-    The folder appears when it is complete; one that is there is counted and left alone. Raises InputError where the disk does not take it.
+    The folder appears when it is complete; one that is there is counted and left alone. Raises InputError
+    where the disk does not take it.
     """
     final = Path(job.folder, job.name)
     if final.exists():
@@ -58,12 +62,18 @@ def extract_frames(job: FrameJob) -> int | str:
     except DecodeError as error:
         return str(error)
     except OSError as error:
-        raise InputError(f"cannot write {final}: {error.strerror}; make room and start again, what is extracted is kept") from error
+        raise InputError(
+            f"cannot write {final}: {error.strerror}; make room and start again, what is extracted is kept"
+        ) from error
 
 
 def _write_frames(job: FrameJob, folder: Path) -> int:
     with PyAVReader(job.video) as reader:
-        indices = resampled(frame_times(job.video), Fraction(job.fps).limit_denominator(1001)) if job.fps else list(range(len(reader)))
+        indices = (
+            resampled(frame_times(job.video), Fraction(job.fps).limit_denominator(1001))
+            if job.fps
+            else list(range(len(reader)))
+        )
         indices = [min(index, len(reader) - 1) for index in indices]
         for first in range(0, len(indices), FRAMES_AT_ONCE):
             frames = reader.read(indices[first : first + FRAMES_AT_ONCE])
@@ -77,7 +87,8 @@ def _write_frames(job: FrameJob, folder: Path) -> int:
 
 
 def resampled(times: Sequence[Fraction], fps: Fraction) -> list[int]:
-    """Times of frames in seconds -> the frame shown at each tick of `fps` a second, as `ffmpeg -r` has it: frames are repeated or left out.
+    """Times of frames in seconds -> the frame shown at each tick of `fps` a second, as `ffmpeg -r` has it:
+    frames are repeated or left out.
 
     A frame is shown from the tick nearest to its time on, the last one for as long as the others on average.
     """
@@ -88,7 +99,9 @@ def resampled(times: Sequence[Fraction], fps: Fraction) -> list[int]:
 
 
 def frame_times(video: str) -> list[Fraction]:
-    """The times of all frames in seconds, ascending; where the packets have none, as many as there are packets, at the rate the file gives."""
+    """The times of all frames in seconds, ascending; where the packets have none, as many as there are
+    packets, at the rate the file gives.
+    """
     try:
         with av.open(video) as container:
             stream = container.streams.video[0]

@@ -16,7 +16,9 @@ def resize(clip: Tensor, height: int, width: int) -> Tensor:
 
 
 def short_side_size(height: int, width: int, short_side: int) -> tuple[int, int]:
-    """(height, width) scaled so that the smaller one is `short_side`; the longer one is rounded down, as in PySlowFast."""
+    """(height, width) scaled so that the smaller one is `short_side`; the longer one is rounded down, as in
+    PySlowFast.
+    """
     if height <= width:
         return short_side, short_side * width // height
     return short_side * height // width, short_side
@@ -40,7 +42,9 @@ def erase(clip: Tensor, top: int, left: int, filling: Tensor) -> Tensor:
 
 
 def spread_crops(height: int, width: int, size: int, num_crops: int) -> list[tuple[int, int]]:
-    """Positions of 1 crop (the centre) or 3 (start, centre, end of the longer side; for squares in x, as in PySlowFast)."""
+    """Positions of 1 crop (the centre) or 3 (start, centre, end of the longer side; for squares in x, as in
+    PySlowFast).
+    """
     top, left = -(-(height - size) // 2), -(-(width - size) // 2)
     if num_crops == 1:
         return [(top, left)]
@@ -50,5 +54,7 @@ def spread_crops(height: int, width: int, size: int, num_crops: int) -> list[tup
 
 
 def to_network(clips: Tensor, mean: Tensor, std: Tensor) -> Tensor:
-    """uint8 in [0, 255] -> float, normalised per channel; `mean` and `std` are (3, 1, 1, 1), for values in [0, 1]. Keeps the layout."""
+    """uint8 in [0, 255] -> float, normalised per channel; `mean` and `std` are (3, 1, 1, 1), for values in
+    [0, 1]. Keeps the layout.
+    """
     return clips.to(torch.float32).sub_(mean * 255).div_(std * 255)

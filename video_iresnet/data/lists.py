@@ -1,4 +1,6 @@
-"""What the scripts of data_prep/ share: finding videos, lists that read_records gives back as they were, reports of what is missing."""
+"""What the scripts of data_prep/ share: finding videos, lists that read_records gives back as they were,
+reports of what is missing.
+"""
 
 from __future__ import annotations
 
@@ -19,7 +21,9 @@ from ..runtime.errors import InputError
 from ..runtime.jobs import run_jobs
 from ..runtime.storage import atomic_write
 
-VIDEO_SUFFIXES = frozenset([".mp4", ".m4v", ".mov", ".mkv", ".webm", ".avi", ".mpg", ".mpeg", ".wmv", ".flv", ".3gp", ".ogv", ".ts"])
+VIDEO_SUFFIXES = frozenset(
+    [".mp4", ".m4v", ".mov", ".mkv", ".webm", ".avi", ".mpg", ".mpeg", ".wmv", ".flv", ".3gp", ".ogv", ".ts"]
+)
 SEPARATORS = (" ", ",", "\t", ";")
 WORST = 10  # classes of a shortfall that are shown; the file has all
 
@@ -37,7 +41,9 @@ Scanned = tuple[list[tuple[str, tuple[int, int]]], list[str], list[str], list[st
 
 
 class Wanted(NamedTuple):
-    """A video that annotations name: its row there, its class (None in a test split), and its path in our list (None where it is missing)."""
+    """A video that annotations name: its row there, its class (None in a test split), and its path in our
+    list (None where it is missing).
+    """
 
     row: Sequence[str]
     label: int | None
@@ -45,7 +51,8 @@ class Wanted(NamedTuple):
 
 
 def find_videos(folder: Path, workers: int, ray_address: str | None = None) -> Found:
-    """Look through a folder and all below it, level by level, in threads or on a Ray cluster; hidden files are passed over.
+    """Look through a folder and all below it, level by level, in threads or on a Ray cluster; hidden files
+    are passed over.
 
     Raises InputError where it is no folder, and as `run_jobs` does.
     """
@@ -55,22 +62,38 @@ def find_videos(folder: Path, workers: int, ray_address: str | None = None) -> F
     level = {"": frozenset({_identity(folder)})}  # folders, with the identities of those above
     while level:
         below = {}
-        for (_, name), (folders, *files) in _scan_all([(str(folder), name) for name in level], workers, ray_address):
+        for (_, name), (folders, *files) in _scan_all(
+            [(str(folder), name) for name in level], workers, ray_address
+        ):
             for names, more in zip(found, files, strict=True):
                 names.extend(more)
             # A link may lead back up.
-            below.update({child: level[name] | {identity} for child, identity in folders if identity not in level[name]})
+            below.update(
+                {
+                    child: level[name] | {identity}
+                    for child, identity in folders
+                    if identity not in level[name]
+                }
+            )
         level = below
     return Found(*map(sorted, found))
 
 
-def _scan_all(folders: list[tuple[str, str]], workers: int, ray_address: str | None) -> Iterator[tuple[tuple[str, str], Scanned]]:
+def _scan_all(
+    folders: list[tuple[str, str]], workers: int, ray_address: str | None
+) -> Iterator[tuple[tuple[str, str], Scanned]]:
     if ray_address is not None:
-        yield from run_jobs(_scan, folders, workers=0, ray_address=ray_address, description="looking for videos")
+        yield from run_jobs(
+            _scan, folders, workers=0, ray_address=ray_address, description="looking for videos"
+        )
     else:
         with ThreadPoolExecutor(max(1, workers)) as pool:
             results = pool.map(_scan, folders)
-            yield from zip(folders, tqdm(results, desc="looking for videos", total=len(folders), disable=None), strict=True)
+            yield from zip(
+                folders,
+                tqdm(results, desc="looking for videos", total=len(folders), disable=None),
+                strict=True,
+            )
 
 
 def _scan(root_and_folder: tuple[str, str]) -> Scanned:
@@ -100,7 +123,7 @@ def _identity(folder: Path | os.DirEntry[str]) -> tuple[int, int]:
 
 
 def video_stem(path: str) -> str:
-    """The name of a video without its folder and its endings; some downloaders leave two, as in `x.mp4.mkv`."""
+    """The name of a video without folder and endings; some downloaders leave two, as in `x.mp4.mkv`."""
     name = PurePosixPath(path)
     while name.suffix.lower() in VIDEO_SUFFIXES:
         name = name.with_suffix("")
@@ -116,7 +139,9 @@ def by_stem(videos: Iterable[str]) -> dict[str, list[str]]:
 
 
 def of_class(paths: Sequence[str], name: str) -> str | None:
-    """Of videos of one name the first that lies below a folder of its class, else the first of all; None of none."""
+    """Of videos of one name the first that lies below a folder of its class, else the first of all; None of
+    none.
+    """
     in_class = [path for path in paths if class_key(name) in map(class_key, path.split("/")[:-1])]
     return next(iter([*in_class, *paths]), None)
 
@@ -127,21 +152,33 @@ def class_key(name: str) -> str:
 
 
 def report_doubles(doubles: Sequence[tuple[str, Sequence[str]]]) -> None:
-    """Say which of several videos of one name was taken. `doubles`: (the one that was taken, all of that name)."""
+    """Say which of several videos of one name was taken. `doubles`: (the one that was taken, all of that
+    name).
+    """
     if doubles:
         taken, paths = doubles[0]
         other = next(path for path in paths if path != taken)
-        print(f"{len(doubles)} names belong to several videos; the first is {video_stem(taken)}: took {taken}, not {other}")
+        print(
+            f"{len(doubles)} names belong to several videos; the first is {video_stem(taken)}: took {taken}, "
+            f"not {other}"
+        )
 
 
 def listed_path(folder: Path, name: str, out: Path) -> str:
-    """How a list in `out` names a video: relative where it lies below `out`, so that both can be moved together; else from the root."""
+    """How a list in `out` names a video: relative where it lies below `out`, so that both can be moved
+    together; else from the root.
+    """
     path = Path(os.path.abspath(folder), name)
-    return path.relative_to(os.path.abspath(out)).as_posix() if path.is_relative_to(os.path.abspath(out)) else str(path)
+    return (
+        path.relative_to(os.path.abspath(out)).as_posix()
+        if path.is_relative_to(os.path.abspath(out))
+        else str(path)
+    )
 
 
 def write_list(path: Path, entries: Sequence[tuple[str, int]]) -> None:
-    """Write `path label` lines. They are separated by what is in no path, so that other projects read them too; failing that by a blank.
+    """Write `path label` lines. They are separated by what is in no path, so that other projects read them
+    too; failing that by a blank.
 
     Raises InputError for a path that no list can hold, or where another list stands.
     """
@@ -160,12 +197,20 @@ def _list_lines(entries: Sequence[tuple[str, int]]) -> list[str]:
 
 
 def write_class_names(path: Path, names: Sequence[str]) -> None:
-    """Write the names of the classes, one a line; with their numbers where the names look as if they had some. Raises InputError."""
+    """Write the names of the classes, one a line; with their numbers where the names look as if they had
+    some. Raises InputError.
+    """
     for name in names:
         if name != name.strip() or not name:
             raise InputError(f"the class name {name!r} begins or ends with blanks; rename it")
     numbered = all(re.match(r"\d+\s+\S", name) for name in names)
-    write_new(path, [f"{number} {_checked(name)}\n" if numbered else f"{_checked(name)}\n" for number, name in enumerate(names)])
+    write_new(
+        path,
+        [
+            f"{number} {_checked(name)}\n" if numbered else f"{_checked(name)}\n"
+            for number, name in enumerate(names)
+        ],
+    )
 
 
 def make_folder(folder: Path) -> None:
@@ -177,22 +222,39 @@ def make_folder(folder: Path) -> None:
 
 
 def write_new(path: Path, lines: Iterable[str]) -> None:
-    """Write a file; one that is there already is left as it is. Raises InputError where its content is another one."""
+    """Write a file; one that is there already is left as it is. Raises InputError where its content is
+    another one.
+    """
     if path.exists():
         with path.open("rb") as file:
             if not all(file.readline() == line.encode() for line in lines) or file.read(1):
-                raise InputError(f"{path} exists with other content and is not overwritten; move it away, or name another --out")
+                raise InputError(
+                    f"{path} exists with other content and is not overwritten; move it away, or name another "
+                    "--out"
+                )
         return
     make_folder(path.parent)
-    with atomic_write(path, "wb") as file:  # as bytes, because text would have the line ends and the encoding of this machine
+    with atomic_write(
+        path, "wb"
+    ) as file:  # as bytes, because text would have the line ends and the encoding of this machine
         file.writelines(line.encode() for line in lines)
 
 
-def write_split(out: Path, split: str, wanted: Sequence[Wanted], *, columns: Sequence[str], names: Sequence[str], inputs: Sequence[Path]) -> None:
-    """Write `<split>.csv` with the videos that are there, and the reports `<split>_missing.csv` and `<split>_shortfall.txt`; print a summary.
+def write_split(
+    out: Path,
+    split: str,
+    wanted: Sequence[Wanted],
+    *,
+    columns: Sequence[str],
+    names: Sequence[str],
+    inputs: Sequence[Path],
+) -> None:
+    """Write `<split>.csv` with the videos that are there, and the reports `<split>_missing.csv` and
+    `<split>_shortfall.txt`; print a summary.
 
-    Videos without a label are listed with class 0. The reports tell of the last run and are replaced by the next one. `columns`: of the rows.
-    Raises InputError where a list with other content stands, or a report would overwrite one of `inputs`.
+    Videos without a label are listed with class 0. The reports tell of the last run and are replaced by the
+    next one. `columns`: of the rows. Raises InputError where a list with other content stands, or a report
+    would overwrite one of `inputs`.
     """
     make_folder(out)
     missing_file, shortfall_file = out / f"{split}_missing.csv", out / f"{split}_shortfall.txt"
@@ -211,13 +273,22 @@ def write_split(out: Path, split: str, wanted: Sequence[Wanted], *, columns: Seq
     written = f" -> {out / f'{split}.csv'}" if entries else "; no list was written"
     print(f"{split}: {len(entries):,} of {len(wanted):,} videos are there{written}")
     if entries and all(item.label is None for item in wanted):
-        print(f"{split}: the annotations have no labels, class 0 stands for each: predictions can be made, accuracies would mean nothing")
+        print(
+            f"{split}: the annotations have no labels, class 0 stands for each: predictions can be made, "
+            "accuracies would mean nothing"
+        )
     if missing:
-        print(f"{split}: {len(missing):,} ({100 * len(missing) / len(wanted):.2f} %) are missing: {missing_file}")
+        print(
+            f"{split}: {len(missing):,} ({100 * len(missing) / len(wanted):.2f} %) are missing: "
+            f"{missing_file}"
+        )
     worst = [row for row in table if row[2]]
     if worst:
         print(_table(worst[:WORST]))
-        print(f"(the worst {min(WORST, len(worst))} of {len(worst)} classes with missing videos; all classes: {shortfall_file})")
+        print(
+            f"(the worst {min(WORST, len(worst))} of {len(worst)} classes with missing videos; all classes: "
+            f"{shortfall_file})"
+        )
 
 
 def write_csv(path: Path, columns: Sequence[str], rows: Iterable[Sequence[Any]]) -> None:
@@ -234,7 +305,9 @@ def _shortfall(wanted: Sequence[Wanted], names: Sequence[str]) -> list[tuple[str
     """(class, wanted, missing, % missing), the worst first."""
     total = Counter(item.label for item in wanted if item.label is not None)
     gone = Counter(item.label for item in wanted if item.label is not None and item.path is None)
-    rows = [(names[label], total[label], gone[label], 100 * gone[label] / total[label]) for label in sorted(total)]
+    rows = [
+        (names[label], total[label], gone[label], 100 * gone[label] / total[label]) for label in sorted(total)
+    ]
     return sorted(rows, key=lambda row: (-row[3], -row[2]))
 
 

@@ -9,7 +9,9 @@ SEGMENT = 0x18538067  # the element that holds everything after the file's heade
 
 
 def missing_bytes(path: str) -> int:
-    """How many bytes the file lacks by the size in its header; 0 where that says "unknown", as in live recordings."""
+    """How many bytes the file lacks by the size in its header; 0 where that says "unknown", as in live
+    recordings.
+    """
     with open(path, "rb") as file:
         _number(file, keep_marker=True)
         header_size = _number(file)
@@ -21,7 +23,9 @@ def missing_bytes(path: str) -> int:
 
 
 def _number(file: BinaryIO, *, keep_marker: bool = False) -> int | None:
-    """EBML's numbers of variable length: the zeros before the first 1 count the bytes that follow. All ones in the rest mean unknown: None."""
+    """EBML's numbers of variable length: the zeros before the first 1 count the bytes that follow. All ones
+    in the rest mean unknown: None.
+    """
     first = file.read(1)
     if not first or not first[0]:
         return None

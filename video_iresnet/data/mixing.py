@@ -1,4 +1,6 @@
-"""Targets for a batch, and the mixing of its clips: mixup (Zhang et al., arXiv 1710.09412) and cutmix (Yun et al., arXiv 1905.04899)."""
+"""Targets for a batch, and the mixing of its clips: mixup (Zhang et al., arXiv 1710.09412) and cutmix (Yun et
+al., arXiv 1905.04899).
+"""
 
 from __future__ import annotations
 
@@ -10,7 +12,8 @@ import numpy as np
 from torch import Tensor
 from torch.nn import functional as F
 
-# (B, 3, T, H, W) clips and (B,) labels -> clips, and what F.cross_entropy takes as target: labels, or (B, K) shares.
+# (B, 3, T, H, W) clips and (B,) labels -> clips, and what F.cross_entropy takes as target: labels, or (B, K)
+# shares.
 Targets = Callable[[Tensor, Tensor, np.random.Generator], tuple[Tensor, Tensor]]
 
 
@@ -20,7 +23,8 @@ def plain_targets(clips: Tensor, labels: Tensor, rng: np.random.Generator) -> tu
 
 
 def smooth_targets(labels: Tensor, num_classes: int, smoothing: float) -> Tensor:
-    """(B,) labels -> (B, K) shares that sum to one: `smoothing` spread over all classes, the rest on the label's.
+    """(B,) labels -> (B, K) shares that sum to one: `smoothing` spread over all classes, the rest on the
+    label's.
 
     Szegedy et al., arXiv 1512.00567.
     """
@@ -31,8 +35,9 @@ def smooth_targets(labels: Tensor, num_classes: int, smoothing: float) -> Tensor
 class Mixer:
     """Blends each clip of a batch with another one, or pastes a box of it, with one draw for the batch.
 
-    A batch is mixed with `probability`; where both are on, by cutmix with `switch_probability`. The share of the clip itself is drawn from
-    Beta(alpha, alpha); an alpha of 0 turns its kind off. Partners: the batch in reverse order.
+    A batch is mixed with `probability`; where both are on, by cutmix with `switch_probability`. The share of
+    the clip itself is drawn from Beta(alpha, alpha); an alpha of 0 turns its kind off. Partners: the batch in
+    reverse order.
     """
 
     num_classes: int
@@ -58,7 +63,9 @@ class Mixer:
 
 
 def _paste(clips: Tensor, share: float, rng: np.random.Generator) -> tuple[Tensor, float]:
-    """A box of the partner in each clip, in all frames; boxes are cut at the border, and the share that is left is returned."""
+    """A box of the partner in each clip, in all frames; boxes are cut at the border, and the share that is
+    left is returned.
+    """
     height, width = clips.shape[-2:]
     h, w = (round(size * math.sqrt(1 - share)) for size in (height, width))
     y, x = int(rng.integers(height)), int(rng.integers(width))

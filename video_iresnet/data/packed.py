@@ -1,4 +1,6 @@
-"""Records in a few arrays: worker processes share their memory, which they would copy, bit by bit, of a list of Python objects."""
+"""Records in a few arrays: worker processes share their memory, which they would copy, bit by bit, of a list
+of Python objects.
+"""
 
 from __future__ import annotations
 
@@ -29,7 +31,11 @@ class PackedRecords(Sequence[Record]):
         return len(self._numbers)
 
     def _text(self, number: int) -> str:
-        return self._texts[self._ends[number] : self._ends[number + 1]].tobytes().decode("utf-8", "surrogateescape")
+        return (
+            self._texts[self._ends[number] : self._ends[number + 1]]
+            .tobytes()
+            .decode("utf-8", "surrogateescape")
+        )
 
     @overload
     def __getitem__(self, index: int) -> Record: ...

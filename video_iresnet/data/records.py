@@ -22,7 +22,8 @@ EXPECTED_FOLDER = "expected `folder frames label`, as in `videos/a b 117 7`"
 class Record(NamedTuple):
     """A video before decoding: its path as the list has it, the file, and its class.
 
-    With `num_frames`, `path` is a printf pattern of extracted frames, as "74225/%06d.jpg", numbered from `first_frame` on.
+    With `num_frames`, `path` is a printf pattern of extracted frames, as "74225/%06d.jpg", numbered from
+    `first_frame` on.
     """
 
     name: str
@@ -40,7 +41,9 @@ class ClassNames(NamedTuple):
 
 
 def read_class_names(path: str) -> ClassNames:
-    """One name a line; where every line is `number name` (UCF101's classInd.txt, from 1), lists mean that number."""
+    """One name a line; where every line is `number name` (UCF101's classInd.txt, from 1), lists mean that
+    number.
+    """
     lines = [line.strip() for line in read_lines(path) if line.strip()]
     if not lines:
         raise InputError(f"{path} names no class; expected one name a line")
@@ -50,13 +53,17 @@ def read_class_names(path: str) -> ClassNames:
     return ClassNames(tuple(lines), tuple(range(len(lines))))
 
 
-def read_records(path: str, *, root: str, num_classes: int, class_names: ClassNames | None = None, separator: str = "") -> list[Record]:
+def read_records(
+    path: str, *, root: str, num_classes: int, class_names: ClassNames | None = None, separator: str = ""
+) -> list[Record]:
     """Read a list of `path label` lines; relative paths start at `root`.
 
-    The label is taken from the right, so paths may hold spaces and commas. `separator` is a blank, a tab, a comma or a semicolon; when
-    empty, the first line tells. With `class_names`, a line without a label takes its folder's name as its class, as in UCF101's test lists.
+    The label is taken from the right, so paths may hold spaces and commas. `separator` is a blank, a tab, a
+    comma or a semicolon; when empty, the first line tells. With `class_names`, a line without a label takes
+    its folder's name as its class, as in UCF101's test lists.
 
-    Raises InputError, with file and line, for an unreadable or empty list, a malformed line or a label outside [0, num_classes).
+    Raises InputError, with file and line, for an unreadable or empty list, a malformed line or a label
+    outside [0, num_classes).
     """
     rows = [(number, line.strip()) for number, line in enumerate(read_lines(path), 1) if line.strip()]
     if not rows:
@@ -73,7 +80,10 @@ def read_records(path: str, *, root: str, num_classes: int, class_names: ClassNa
                 label = to_class.get(label, -1)
             if not 0 <= label < num_classes:
                 known = f"[{min(to_class)}, {max(to_class)}]" if to_class else f"[0, {num_classes})"
-                raise InputError(f"label {match['label']} of {where} is outside {known}; correct the list, or MODEL.NUM_CLASSES ({num_classes})")
+                raise InputError(
+                    f"label {match['label']} of {where} is outside {known}; correct the list, or "
+                    f"MODEL.NUM_CLASSES ({num_classes})"
+                )
         elif class_names and os.path.basename(os.path.dirname(line)) in class_names.names:
             name, label = line, class_names.names.index(os.path.basename(os.path.dirname(line)))
         else:
@@ -85,12 +95,14 @@ def read_records(path: str, *, root: str, num_classes: int, class_names: ClassNa
 
 
 def read_frame_list(path: str, *, root: str, labels: Mapping[str, int | None]) -> list[Record]:
-    """Read PySlowFast's list of frames: a header, then a row a frame, `id video frame path labels`; relative paths start at `root`.
+    """Read PySlowFast's list of frames: a header, then a row a frame, `id video frame path labels`; relative
+    paths start at `root`.
 
-    The rows of a video follow each other, and its pictures have consecutive numbers under one pattern. `labels`: id -> class, because the list
-    itself has none that count (see read_json_labels).
+    The rows of a video follow each other, and its pictures have consecutive numbers under one pattern.
+    `labels`: id -> class, because the list itself has none that count (see read_json_labels).
 
-    Raises InputError, with file and line, for an unreadable or empty list, a malformed row, a gap in the numbers or a video without a label.
+    Raises InputError, with file and line, for an unreadable or empty list, a malformed row, a gap in the
+    numbers or a video without a label.
     """
     records: list[Record] = []
     seen: set[str] = set()
@@ -98,9 +110,14 @@ def read_frame_list(path: str, *, root: str, labels: Mapping[str, int | None]) -
         frames = _frame_range(rows, root)
         label = labels.get(video)
         if label is None:
-            raise InputError(f"video {video} of {frames.where} has no label; give the annotations that name it, or take it out of the list")
+            raise InputError(
+                f"video {video} of {frames.where} has no label; give the annotations that name it, or take "
+                "it out of the list"
+            )
         if video in seen:
-            raise InputError(f"video {video} of {frames.where} was listed further up; expected all of its rows together")
+            raise InputError(
+                f"video {video} of {frames.where} was listed further up; expected all of its rows together"
+            )
         seen.add(video)
         records.append(Record(video, frames.path, label, frames.first_frame, frames.num_frames))
     if not records:
@@ -108,18 +125,25 @@ def read_frame_list(path: str, *, root: str, labels: Mapping[str, int | None]) -
     return records
 
 
-def read_tsm_list(path: str, *, root: str, num_classes: int, pattern: str = "img_%05d.jpg", first_frame: int = 1) -> list[Record]:
-    """Read a list of `folder frames label` lines, as TSM and MMAction2 have them; relative folders start at `root`.
+def read_tsm_list(
+    path: str, *, root: str, num_classes: int, pattern: str = "img_%05d.jpg", first_frame: int = 1
+) -> list[Record]:
+    """Read a list of `folder frames label` lines, as TSM and MMAction2 have them; relative folders start at
+    `root`.
 
-    `pattern`: the names of the pictures in each folder; `{folder}` in it is the folder's own name, as in `{folder}_%06d.jpg`.
+    `pattern`: the names of the pictures in each folder; `{folder}` in it is the folder's own name, as in
+    `{folder}_%06d.jpg`.
 
-    Raises InputError, with file and line, for an unreadable or empty list, a malformed line, no frames or a label outside [0, num_classes).
+    Raises InputError, with file and line, for an unreadable or empty list, a malformed line, no frames or a
+    label outside [0, num_classes).
     """
     rows = [(number, line.strip()) for number, line in enumerate(read_lines(path), 1) if line.strip()]
     if not rows:
         raise InputError(f"{path} is empty; {EXPECTED_FOLDER}")
     if len(re.findall(r"%0?\d*d", pattern)) != 1 or pattern.count("%") != 1:
-        raise InputError(f"the pattern of frame names is {pattern!r}; expected one number in it, as in img_%05d.jpg")
+        raise InputError(
+            f"the pattern of frame names is {pattern!r}; expected one number in it, as in img_%05d.jpg"
+        )
     between = _between(_sniff(rows[0][1]))
     line_pattern = re.compile(rf"(?P<path>.+?){between}(?P<frames>\d+){between}(?P<label>-?\d+)")
     records = []
@@ -129,7 +153,10 @@ def read_tsm_list(path: str, *, root: str, num_classes: int, pattern: str = "img
             raise InputError(f"line {number} of {path} is {line!r}; {EXPECTED_FOLDER}")
         name, label = match["path"].strip(), int(match["label"])
         if not 0 <= label < num_classes:
-            raise InputError(f"label {label} of line {number} of {path} is outside [0, {num_classes}); correct the list, or MODEL.NUM_CLASSES")
+            raise InputError(
+                f"label {label} of line {number} of {path} is outside [0, {num_classes}); correct the list, "
+                "or MODEL.NUM_CLASSES"
+            )
         folder = _escaped(os.path.join(root, name))
         file = pattern.replace("{folder}", _escaped(os.path.basename(name)))
         records.append(Record(name, os.path.join(folder, file), label, first_frame, int(match["frames"])))
@@ -137,33 +164,49 @@ def read_tsm_list(path: str, *, root: str, num_classes: int, pattern: str = "img
 
 
 def read_json_classes(path: str) -> list[str]:
-    """Something-Something's labels.json, {"Opening something": "0"} -> the names in the order of their numbers. Raises InputError."""
+    """Something-Something's labels.json, {"Opening something": "0"} -> the names in the order of their
+    numbers. Raises InputError.
+    """
     try:
         numbers = {str(name): int(number) for name, number in _read_json(path).items()}
     except (AttributeError, TypeError, ValueError) as error:
-        raise InputError(f'{path} does not hold classes; expected an object such as {{"Opening something": "0"}}') from error
+        raise InputError(
+            f'{path} does not hold classes; expected an object such as {{"Opening something": "0"}}'
+        ) from error
     if not numbers or sorted(numbers.values()) != list(range(len(numbers))):
-        raise InputError(f"{path} numbers {len(numbers)} classes, but not from 0 to {len(numbers) - 1}; expected each number once")
+        raise InputError(
+            f"{path} numbers {len(numbers)} classes, but not from 0 to {len(numbers) - 1}; expected each "
+            "number once"
+        )
     return sorted(numbers, key=lambda name: numbers[name])
 
 
 def read_json_labels(path: str, names: Sequence[str]) -> dict[str, int | None]:
-    """A split of Something-Something, [{"id": "7", "template": "Opening [something]"}] -> id -> class, None where the test split has none.
+    """A split of Something-Something, [{"id": "7", "template": "Opening [something]"}] -> id -> class, None
+    where the test split has none.
 
-    Raises InputError for a file of another form, a template that is not among `names`, or an id that comes twice.
+    Raises InputError for a file of another form, a template that is not among `names`, or an id that comes
+    twice.
     """
     numbers = {name: number for number, name in enumerate(names)}
     labels: dict[str, int | None] = {}
     entries = _read_json(path)
-    if not isinstance(entries, list) or not all(isinstance(entry, dict) and "id" in entry for entry in entries):
-        raise InputError(f'{path} does not hold a split; expected a list such as [{{"id": "7", "template": "Opening [something]"}}]')
+    if not isinstance(entries, list) or not all(
+        isinstance(entry, dict) and "id" in entry for entry in entries
+    ):
+        raise InputError(
+            f"{path} does not hold a split; expected a list such as "
+            '[{"id": "7", "template": "Opening [something]"}]'
+        )
     for entry in entries:
         video, template = str(entry["id"]), entry.get("template")
         name = None if template is None else str(template).replace("[", "").replace("]", "")
         if name is not None and name not in numbers:
             close = get_close_matches(name, names, n=1)
             hint = f"; did you mean {close[0]!r}?" if close else "; give the labels file of the same release"
-            raise InputError(f"label {name!r} of video {video} in {path} is not among the {len(names)} classes{hint}")
+            raise InputError(
+                f"label {name!r} of video {video} in {path} is not among the {len(names)} classes{hint}"
+            )
         if video in labels:
             raise InputError(f"video {video} comes twice in {path}; take one of its entries out")
         labels[video] = None if name is None else numbers[name]
@@ -171,9 +214,13 @@ def read_json_labels(path: str, names: Sequence[str]) -> dict[str, int | None]:
 
 
 def missing_videos(records: Sequence[Record]) -> list[Record]:
-    """The records whose file, or first frame, does not exist. Many threads ask at once: on a network disk each question takes milliseconds."""
+    """The records whose file, or first frame, does not exist. Many threads ask at once: on a network disk
+    each question takes milliseconds.
+    """
     with ThreadPoolExecutor(32) as pool:
-        exists = list(pool.map(lambda record: bool(path_manager.exists(_first_file(record))), records, chunksize=256))
+        exists = list(
+            pool.map(lambda record: bool(path_manager.exists(_first_file(record))), records, chunksize=256)
+        )
     return [record for record, found in zip(records, exists, strict=True) if not found]
 
 
@@ -198,7 +245,10 @@ def _frame_rows(path: str) -> Iterator[FrameRow]:
         with path_manager.open(path, "r", encoding="utf-8-sig") as file:
             header = file.readline()
             if not re.match(r"original_vide?o_id\s", header):
-                raise InputError(f"line 1 of {path} is {header.strip()!r}; expected the header `original_vido_id video_id frame_id path labels`")
+                raise InputError(
+                    f"line 1 of {path} is {header.strip()!r}; expected the header `original_vido_id video_id "
+                    "frame_id path labels`"
+                )
             for number, line in enumerate(file, 2):
                 if line.isspace():
                     continue
@@ -217,13 +267,18 @@ def _frame_range(rows: Iterable[FrameRow], root: str) -> _FrameRange:
     stem, suffix = os.path.splitext(first)
     match = re.fullmatch(r"(.*?)(\d+)([^\d/]*)", stem)
     if not match:
-        raise InputError(f"frame {first} of {first_row} has no number; expected names such as 78687/78687_000001.jpg")
+        raise InputError(
+            f"frame {first} of {first_row} has no number; expected names such as 78687/78687_000001.jpg"
+        )
     start = int(match[2])
     pattern = f"{_escaped(match[1])}%0{len(match[2])}d{_escaped(match[3] + suffix)}"
     count = 1
     for _, name, where in rows:
         if name != pattern % (start + count):
-            raise InputError(f"frame {name} of {where} should be {pattern % (start + count)}; expected consecutive numbers under one pattern")
+            raise InputError(
+                f"frame {name} of {where} should be {pattern % (start + count)}; expected consecutive "
+                "numbers under one pattern"
+            )
         count += 1
     return _FrameRange(first_row, os.path.join(_escaped(root), pattern), start, count)
 
@@ -247,7 +302,10 @@ def _sniff(line: str) -> str:
 
 def _line_pattern(separator: str) -> re.Pattern[str]:
     if separator not in (" ", "\t", ",", ";"):
-        raise InputError(f"DATA.PATH_LABEL_SEPARATOR is {separator!r}; expected a blank, a tab, a comma, a semicolon, or nothing to find out")
+        raise InputError(
+            f"DATA.PATH_LABEL_SEPARATOR is {separator!r}; expected a blank, a tab, a comma, a semicolon, or "
+            "nothing to find out"
+        )
     return re.compile(rf"(?P<path>.+?){_between(separator)}(?P<label>-?\d+)")
 
 

@@ -1,6 +1,7 @@
 """Which frames make a clip: integer functions of the number of frames and the frame rate; no video in sight.
 
-A clip of T frames, tau apart, spans (T - 1) * tau + 1 source frames. Where a video is shorter, its last frame repeats.
+A clip of T frames, tau apart, spans (T - 1) * tau + 1 source frames. Where a video is shorter, its last frame
+repeats.
 """
 
 from __future__ import annotations
@@ -31,8 +32,9 @@ class Sampler(Protocol):
 class DenseSampler:
     """Frames exactly `sampling_rate` apart, from a random start or from starts spread over the video.
 
-    `target_fps`: the rate is counted in frames of a video played at that speed, so the nearest source frame is taken for each; 0: in source
-    frames. `largest_rate`: random clips draw their rate from [sampling_rate, largest_rate].
+    `target_fps`: the rate is counted in frames of a video played at that speed, so the nearest source frame
+    is taken for each; 0: in source frames. `largest_rate`: random clips draw their rate from [sampling_rate,
+    largest_rate].
     """
 
     sampling_rate: int
@@ -45,7 +47,11 @@ class DenseSampler:
         return [round(i * step) for i in range(num_frames)]
 
     def random_clip(self, video: Timeline, num_frames: int, rng: np.random.Generator) -> list[int]:
-        rate = int(rng.integers(self.sampling_rate, self.largest_rate + 1)) if self.largest_rate else self.sampling_rate
+        rate = (
+            int(rng.integers(self.sampling_rate, self.largest_rate + 1))
+            if self.largest_rate
+            else self.sampling_rate
+        )
         offsets = self._offsets(video, num_frames, rate)
         start = int(rng.integers(max(video.length - 1 - offsets[-1], 0) + 1))
         return [min(start + offset, video.length - 1) for offset in offsets]
@@ -54,7 +60,11 @@ class DenseSampler:
         """Clips spread evenly and flush with both ends of the video; a single one is centred."""
         offsets = self._offsets(video, num_frames, self.sampling_rate)
         last = max(video.length - 1 - offsets[-1], 0)
-        starts = [last // 2] if num_clips == 1 else [(i * last + (num_clips - 1) // 2) // (num_clips - 1) for i in range(num_clips)]
+        starts = (
+            [last // 2]
+            if num_clips == 1
+            else [(i * last + (num_clips - 1) // 2) // (num_clips - 1) for i in range(num_clips)]
+        )
         return [[min(start + offset, video.length - 1) for offset in offsets] for start in starts]
 
 
@@ -62,8 +72,9 @@ class DenseSampler:
 class SegmentSampler:
     """One frame of each of equal segments, as for Something-Something: a random one, or the middle one.
 
-    The bounds are PySlowFast's: segment i runs from round(s * i) to round(s * (i + 1)), s = (length - 1) / num_frames, both ends
-    included, halves rounded to even. Of n test clips, clip k takes the frame at the share (k + 1) / (n + 1) of each segment.
+    The bounds are PySlowFast's: segment i runs from round(s * i) to round(s * (i + 1)), s = (length - 1) /
+    num_frames, both ends included, halves rounded to even. Of n test clips, clip k takes the frame at the
+    share (k + 1) / (n + 1) of each segment.
     """
 
     @staticmethod
@@ -71,19 +82,30 @@ class SegmentSampler:
         return [round((video.length - 1) / num_frames * i) for i in range(num_frames + 1)]
 
     def random_clip(self, video: Timeline, num_frames: int, rng: np.random.Generator) -> list[int]:
-        return [int(rng.integers(first, last + 1)) for first, last in itertools.pairwise(self._bounds(video, num_frames))]
+        return [
+            int(rng.integers(first, last + 1))
+            for first, last in itertools.pairwise(self._bounds(video, num_frames))
+        ]
 
     def uniform_clips(self, video: Timeline, num_frames: int, num_clips: int) -> list[list[int]]:
         bounds = self._bounds(video, num_frames)
-        return [[first + (last - first) * (k + 1) // (num_clips + 1) for first, last in itertools.pairwise(bounds)] for k in range(num_clips)]
+        return [
+            [
+                first + (last - first) * (k + 1) // (num_clips + 1)
+                for first, last in itertools.pairwise(bounds)
+            ]
+            for k in range(num_clips)
+        ]
 
 
 @dataclass(frozen=True)
 class SlowFastSampler:
-    """PySlowFast's arithmetic for Kinetics: a window of num_frames * sampling_rate / target_fps seconds, its frames evenly from first to last.
+    """PySlowFast's arithmetic for Kinetics: a window of num_frames * sampling_rate / target_fps seconds, its
+    frames evenly from first to last.
 
-    So frames are (T * tau - 1) / (T - 1) apart, rounded down, at `target_fps`. Of n test clips, clip k starts at the share k / n of the
-    possible starts, and a single one is the first; with `offset_sampling` at k / (n - 1), rounded down, and a single one is centred.
+    So frames are (T * tau - 1) / (T - 1) apart, rounded down, at `target_fps`. Of n test clips, clip k starts
+    at the share k / n of the possible starts, and a single one is the first; with `offset_sampling` at k / (n
+    - 1), rounded down, and a single one is centred.
     """
 
     sampling_rate: int
@@ -102,7 +124,11 @@ class SlowFastSampler:
         return [int(position) for position in np.clip(positions, 0, video.length - 1)]
 
     def random_clip(self, video: Timeline, num_frames: int, rng: np.random.Generator) -> list[int]:
-        rate = int(rng.integers(self.sampling_rate, self.largest_rate + 1)) if self.largest_rate else self.sampling_rate
+        rate = (
+            int(rng.integers(self.sampling_rate, self.largest_rate + 1))
+            if self.largest_rate
+            else self.sampling_rate
+        )
         size, last = self._window(video, num_frames, rate)
         return self._clip(video, num_frames, rng.uniform(0, last), size)
 

@@ -21,10 +21,12 @@ Transform = Callable[[Tensor, np.random.Generator], Tensor]
 
 @dataclass(frozen=True)
 class ShortSideJitter:
-    """Crop a random square from the video as if its short side were drawn from [smallest, largest]: uniformly, or (`inverse`) its inverse is.
+    """Crop a random square from the video as if its short side were drawn from [smallest, largest]:
+    uniformly, or (`inverse`) its inverse is.
 
-    `smallest` and `largest` belong to crops of `size` pixels; other crops are cut as if both were scaled with them. The square is cut from
-    the source frame and then scaled, which gives the same picture as scaling the whole frame first, for less work.
+    `smallest` and `largest` belong to crops of `size` pixels; other crops are cut as if both were scaled with
+    them. The square is cut from the source frame and then scaled, which gives the same picture as scaling the
+    whole frame first, for less work.
     """
 
     size: int
@@ -47,9 +49,11 @@ class ShortSideJitter:
 
 @dataclass(frozen=True)
 class RandomResizedCrop:
-    """Crop a random part of the picture's area and of random aspect (width / height, log-uniform), and scale it to a square.
+    """Crop a random part of the picture's area and of random aspect (width / height, log-uniform), and scale
+    it to a square.
 
-    After ten draws that do not fit, the largest centred part of an allowed aspect is taken (Szegedy et al., arXiv 1409.4842, as torchvision does).
+    After ten draws that do not fit, the largest centred part of an allowed aspect is taken (Szegedy et al.,
+    arXiv 1409.4842, as torchvision does).
     """
 
     area: tuple[float, float]
@@ -71,7 +75,9 @@ class RandomResizedCrop:
 
 @dataclass(frozen=True)
 class RandomFlip:
-    """Mirror half of the clips. `partners`: classes that become each other in a mirror, both ways; `fixed`: classes that must not be mirrored."""
+    """Mirror half of the clips. `partners`: classes that become each other in a mirror, both ways; `fixed`:
+    classes that must not be mirrored.
+    """
 
     partners: Mapping[int, int]
     fixed: frozenset[int] = frozenset()
@@ -85,7 +91,7 @@ class RandomFlip:
 
 @dataclass(frozen=True)
 class OnAllFrames:
-    """A random transform of torchvision, with one draw for all frames, from the sample's own random numbers."""
+    """A random transform of torchvision, with one draw for all frames, from the sample's own generator."""
 
     transform: v2.Transform
 
@@ -97,7 +103,8 @@ class OnAllFrames:
 
 @dataclass(frozen=True)
 class RandomErasing:
-    """With `probability`, fill one box with noise, the same place in all frames (Zhong et al., arXiv 1708.04896, `pixel` mode).
+    """With `probability`, fill one box with noise, the same place in all frames (Zhong et al., arXiv
+    1708.04896, `pixel` mode).
 
     The box takes 1/50 to 1/3 of the area, at an aspect from 0.3 to 1 / 0.3.
     """

@@ -24,7 +24,9 @@ def checkpoint_name(epochs: int, steps: int = 0) -> str:
 
 
 def save_checkpoint(path: Path, state: dict[str, Any]) -> None:
-    """Write tensors, numbers and texts. Where the disk is full, the file that stood there before stays. Raises InputError."""
+    """Write tensors, numbers and texts. Where the disk is full, the file that stood there before stays.
+    Raises InputError.
+    """
     path.parent.mkdir(parents=True, exist_ok=True)
     with atomic_write(path, "wb") as file:
         try:
@@ -35,7 +37,11 @@ def save_checkpoint(path: Path, state: dict[str, Any]) -> None:
 
 def list_checkpoints(folder: Path) -> list[Path]:
     """The checkpoints of a run in the order in which they were made."""
-    found = [(match, path) for path in folder.glob("checkpoint_epoch_*.pyth") if (match := NAME.fullmatch(path.name))]
+    found = [
+        (match, path)
+        for path in folder.glob("checkpoint_epoch_*.pyth")
+        if (match := NAME.fullmatch(path.name))
+    ]
     return [path for match, path in sorted(found, key=lambda item: (int(item[0][1]), int(item[0][2] or 0)))]
 
 
@@ -50,23 +56,29 @@ def load_checkpoint(path: str | Path) -> dict[str, Any]:
     state = read_file(path)
     if not isinstance(state.get("model_state"), dict):
         raise WeightsError(
-            f"checkpoint {path} has no model_state (it holds {', '.join(map(str, list(state)[:4]))}); expected a .pyth of this project"
+            f"checkpoint {path} has no model_state (it holds {', '.join(map(str, list(state)[:4]))}); "
+            "expected a .pyth of this project"
         )
     return state
 
 
 def load_model_state(model: ResNet, state: dict[str, Any], path: str | Path) -> None:
-    """Copy the weights of one of our checkpoints into the network it was made from. Raises WeightsError where that is another one."""
+    """Copy the weights of one of our checkpoints into the network it was made from. Raises WeightsError where
+    that is another one.
+    """
     load_weights(model, Weights(str(path), state["model_state"], [], {}), strict=True)
 
 
 def export_safetensors(checkpoint: str | Path, path: Path) -> None:
-    """Write the weights of a checkpoint as safetensors, with all that is not a tensor or the optimizer's (class names, config, ...) as JSON.
+    """Write the weights of a checkpoint as safetensors, with all that is not a tensor or the optimizer's
+    (class names, config, ...) as JSON.
 
     Raises WeightsError where the checkpoint cannot be read, InputError where the file cannot be written.
     """
     weights = read_weights(checkpoint)
     info = {key: json.dumps(value) for key, value in weights.info.items() if not key.startswith("optimizer")}
-    contents = safetensors.torch.save({key: value.contiguous() for key, value in weights.tensors.items()}, info)
+    contents = safetensors.torch.save(
+        {key: value.contiguous() for key, value in weights.tensors.items()}, info
+    )
     with atomic_write(path, "wb") as file:
         file.write(contents)

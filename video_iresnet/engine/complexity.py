@@ -10,7 +10,9 @@ from torch.utils.flop_counter import FlopCounterMode
 
 
 class Complexity(NamedTuple):
-    """`multiply_adds`: of convolutions and linear layers, for one input. `activations`: the numbers that these layers put out."""
+    """`multiply_adds`: of convolutions and linear layers, for one input. `activations`: the numbers that
+    these layers put out.
+    """
 
     parameters: int
     multiply_adds: int
@@ -19,7 +21,9 @@ class Complexity(NamedTuple):
 
 @torch.no_grad()
 def complexity(model: nn.Module, size: tuple[int, ...]) -> Complexity:
-    """The cost of a network for one input (3, *size); computes nothing where the network is on the meta device."""
+    """The cost of a network for one input (3, *size); computes nothing where the network is on the meta
+    device.
+    """
     activations = 0
 
     def count(module: nn.Module, inputs: Any, output: Tensor) -> None:

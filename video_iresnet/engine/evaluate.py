@@ -1,6 +1,7 @@
 """Multi-view testing: every video once, exact on any number of processes.
 
-The network sees the same batches for any number of processes, results are kept under their record, and nothing is padded or replaced.
+The network sees the same batches for any number of processes, results are kept under their record, and
+nothing is padded or replaced.
 """
 
 from __future__ import annotations
@@ -59,7 +60,9 @@ class Prediction(NamedTuple):
 
 
 class VideoResult(NamedTuple):
-    """The predictions for one video by protocol and by temporal check; none, and the reason, where it could not be read."""
+    """The predictions for one video by protocol and by temporal check; none, and the reason, where it could
+    not be read.
+    """
 
     record: int
     by_views: dict[str, Prediction]
@@ -68,7 +71,9 @@ class VideoResult(NamedTuple):
 
 
 class Accuracy(NamedTuple):
-    """Percent of the videos; unreadable videos count as wrong in `top1` and `top5` and are left out of the others."""
+    """Percent of the videos; unreadable videos count as wrong in `top1` and `top5` and are left out of the
+    others.
+    """
 
     top1: float
     top5: float
@@ -88,12 +93,21 @@ def evaluate(
     processes: Processes,
     stop: StopRequest,
 ) -> list[VideoResult] | None:
-    """The results of all videos in the order of their records, on every process; None after a request to stop."""
+    """The results of all videos in the order of their records, on every process; None after a request to
+    stop.
+    """
     model.eval()
     orders = {"": forward, **checks}
     results = []
-    for group in tqdm(videos, desc="testing", unit="batch", leave=False, disable=None if processes.is_main else True):
-        views = (view for video in group for order in orders.values() for view in _views(video, order, crop_size, processes.device))
+    for group in tqdm(
+        videos, desc="testing", unit="batch", leave=False, disable=None if processes.is_main else True
+    ):
+        views = (
+            view
+            for video in group
+            for order in orders.values()
+            for view in _views(video, order, crop_size, processes.device)
+        )
         results += _split(group, list(orders), list(_probabilities(model, views, batch_size, to_network)))
         if stop:
             break
@@ -104,15 +118,23 @@ def evaluate(
 
 def accuracy(predictions: Sequence[Prediction | None], records: Sequence[Record]) -> Accuracy:
     """`predictions[i]` is that of `records[i]`; None where the video could not be read."""
-    pairs = [(prediction, record.label) for prediction, record in zip(predictions, records, strict=True) if prediction]
+    pairs = [
+        (prediction, record.label)
+        for prediction, record in zip(predictions, records, strict=True)
+        if prediction
+    ]
     top1 = sum(prediction.classes[0] == label for prediction, label in pairs)
     top5 = sum(label in prediction.classes for prediction, label in pairs)
     readable = max(len(pairs), 1)
-    return Accuracy(100 * top1 / len(records), 100 * top5 / len(records), 100 * top1 / readable, 100 * top5 / readable)
+    return Accuracy(
+        100 * top1 / len(records), 100 * top5 / len(records), 100 * top1 / readable, 100 * top5 / readable
+    )
 
 
 def view_subsets(num_clips: int, num_crops: int) -> dict[str, tuple[slice, slice]]:
-    """The protocols that the views of one pass contain: name -> (clips, crops). Single ones are those nearest the centre."""
+    """The protocols that the views of one pass contain: name -> (clips, crops). Single ones are those nearest
+    the centre.
+    """
     clip, square = (num_clips - 1) // 2, num_crops // 2
     one_clip, one_crop = slice(clip, clip + 1), slice(square, square + 1)
     return {
@@ -132,7 +154,9 @@ def _views(video: VideoViews, order: FrameOrder, crop_size: int, device: torch.d
             yield crop(frames, top, left, crop_size, crop_size)[chosen].permute(3, 0, 1, 2)
 
 
-def _probabilities(model: nn.Module, views: Iterator[Tensor], batch_size: int, to_network: Callable[[Tensor], Tensor]) -> Iterator[Tensor]:
+def _probabilities(
+    model: nn.Module, views: Iterator[Tensor], batch_size: int, to_network: Callable[[Tensor], Tensor]
+) -> Iterator[Tensor]:
     """(n, K) probabilities on the CPU, for `batch_size` views at a time."""
     batch = []
     for view in views:
@@ -162,7 +186,10 @@ def _split(group: list[VideoViews], orders: list[str], probabilities: list[Tenso
         count = len(orders) * num_clips * num_crops
         views = rows[row : row + count].reshape(len(orders), num_clips, num_crops, -1)
         row += count
-        by_views = {name: _predict(views[0][clips, crops]) for name, (clips, crops) in view_subsets(num_clips, num_crops).items()}
+        by_views = {
+            name: _predict(views[0][clips, crops])
+            for name, (clips, crops) in view_subsets(num_clips, num_crops).items()
+        }
         by_check = {name: _predict(views[i]) for i, name in enumerate(orders) if name}
         results.append(VideoResult(video.record, by_views, by_check, ""))
     return results

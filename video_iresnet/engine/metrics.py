@@ -1,4 +1,6 @@
-"""Metrics as sums and a count, reduced once at the end: exact for batches of any size and any number of processes."""
+"""Metrics as sums and a count, reduced once at the end: exact for batches of any size and any number of
+processes.
+"""
 
 from __future__ import annotations
 
@@ -9,7 +11,9 @@ TOP = 5
 
 
 class TrainSums:
-    """Sums of loss, top-1 and top-5 hits, and the number of clips; kept on the device so that adding never waits for it."""
+    """Sums of loss, top-1 and top-5 hits, and the number of clips; kept on the device so that adding never
+    waits for it.
+    """
 
     def __init__(self, device: torch.device, sums: list[float] | None = None) -> None:
         self.sums = torch.tensor(sums or [0.0, 0.0, 0.0, 0.0], dtype=torch.float64, device=device)

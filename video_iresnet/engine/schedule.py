@@ -20,7 +20,9 @@ def steps(base_lr: float, starts: Sequence[float], factors: Sequence[float]) -> 
 
 
 def warm_up(schedule: Schedule, start_lr: float, share: float) -> Schedule:
-    """In the first `share` of the run, a line from `start_lr` to what `schedule` gives at its end; then `schedule`, as in PySlowFast."""
+    """In the first `share` of the run, a line from `start_lr` to what `schedule` gives at its end; then
+    `schedule`, as in PySlowFast.
+    """
 
     def warmed(progress: float) -> float:
         if progress >= share:

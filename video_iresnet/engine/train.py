@@ -28,7 +28,9 @@ from .schedule import Schedule
 
 
 class BadVideos:
-    """The unreadable videos of a run: each is logged once, and too many of them end it. The processes agree on them."""
+    """The unreadable videos of a run: each is logged once, and too many of them end it. The processes agree
+    on them.
+    """
 
     def __init__(self, records: Sequence[Record], max_share: float) -> None:
         self.records = records
@@ -47,14 +49,17 @@ class BadVideos:
         if len(self.reasons) > self.max_share * len(self.records):
             first = next(iter(self.reasons))
             raise InputError(
-                f"{len(self.reasons)} of {len(self.records)} training videos cannot be read, more than the share DATA.MAX_BAD_SHARE "
-                f"{self.max_share} allows; the first is {self.records[first].path} ({self.reasons[first]})"
+                f"{len(self.reasons)} of {len(self.records)} training videos cannot be read, more than the "
+                f"share DATA.MAX_BAD_SHARE {self.max_share} allows; the first is {self.records[first].path} "
+                f"({self.reasons[first]})"
             )
 
 
 @dataclass
 class Trainer:
-    """What a step needs. `batches` never ends; `to_network` turns uint8 clips into the network's input, `targets` labels into shares of classes."""
+    """What a step needs. `batches` never ends; `to_network` turns uint8 clips into the network's input,
+    `targets` labels into shares of classes.
+    """
 
     model: nn.Module
     optimizer: Optimizer
@@ -104,7 +109,8 @@ class Clock:
 
 
 def train_epoch(trainer: Trainer, epoch: int, first_step: int, sums: list[float] | None) -> EpochResult:
-    """Run the steps of one epoch from `first_step` on, with the sums of the steps before; ends early on a request to stop.
+    """Run the steps of one epoch from `first_step` on, with the sums of the steps before; ends early on a
+    request to stop.
 
     Raises InputError when the loss is not a number or too many videos are unreadable.
     """
@@ -127,7 +133,10 @@ def train_epoch(trainer: Trainer, epoch: int, first_step: int, sums: list[float]
         waited = time.perf_counter() - before
         stop = _agree(trainer, batch.failures)
         if not batch.clips.numel():
-            raise InputError(f"no clip for step {step + 1}: all videos tried cannot be read, the last because {batch.failures[-1].reason}")
+            raise InputError(
+                f"no clip for step {step + 1}: all videos tried cannot be read, the last because "
+                f"{batch.failures[-1].reason}"
+            )
 
         done = epoch * trainer.steps_per_epoch + step
         learning_rate = trainer.schedule(done / steps_total)
@@ -135,7 +144,9 @@ def train_epoch(trainer: Trainer, epoch: int, first_step: int, sums: list[float]
         torch.manual_seed(integer_seed(trainer.seed, Stream.STEP, done, trainer.processes.rank))
         labels = batch.labels.to(device, non_blocking=True)
         clips = trainer.to_network(batch.clips.to(device, non_blocking=True))
-        clips, targets = trainer.targets(clips, labels, generator(trainer.seed, Stream.MIXING, done, trainer.processes.rank))
+        clips, targets = trainer.targets(
+            clips, labels, generator(trainer.seed, Stream.MIXING, done, trainer.processes.rank)
+        )
         logits = trainer.model(clips)
         loss = F.cross_entropy(logits, targets)
         trainer.optimizer.zero_grad(set_to_none=True)
@@ -161,7 +172,9 @@ def train_epoch(trainer: Trainer, epoch: int, first_step: int, sums: list[float]
 
 
 def _agree(trainer: Trainer, failures: list[Failure]) -> bool:
-    """Tell all processes of unreadable videos and of a request to stop; returns whether to stop after this step."""
+    """Tell all processes of unreadable videos and of a request to stop; returns whether to stop after this
+    step.
+    """
     stops, bad = trainer.processes.sum([int(bool(trainer.stop)), len(failures)])
     if bad:
         everywhere = [failure for some in trainer.processes.gather(failures) for failure in some]
@@ -171,11 +184,16 @@ def _agree(trainer: Trainer, failures: list[Failure]) -> bool:
 
 def _check_finite(loss: float, epoch: int, step: int) -> None:
     if not math.isfinite(loss):
-        raise InputError(f"the loss is {loss} in epoch {epoch + 1} by step {step + 1}; try a lower SOLVER.BASE_LR or a longer SOLVER.WARMUP_EPOCHS")
+        raise InputError(
+            f"the loss is {loss} in epoch {epoch + 1} by step {step + 1}; try a lower SOLVER.BASE_LR or a "
+            "longer SOLVER.WARMUP_EPOCHS"
+        )
 
 
 def _log_step(trainer: Trainer, epoch: int, step: int, values: dict[str, float], bar: Any) -> None:
-    """A line of PySlowFast's train_iter_ kind; loss and errors are means over the main process's clips since the last one."""
+    """A line of PySlowFast's train_iter_ kind; loss and errors are means over the main process's clips since
+    the last one.
+    """
     _check_finite(values["loss"], epoch, step)
     if trainer.stats is None:
         return
@@ -192,7 +210,8 @@ def _log_step(trainer: Trainer, epoch: int, step: int, values: dict[str, float],
         epoch * trainer.steps_per_epoch + step + 1,
     )
     bar.set_postfix_str(
-        f"loss {values['loss']:.3f}, {100 * values['dt_data'] / values['dt']:.0f}% waiting for data, run ends in {hours(left * values['dt'])}"
+        f"loss {values['loss']:.3f}, {100 * values['dt_data'] / values['dt']:.0f}% waiting for data, run "
+        f"ends in {hours(left * values['dt'])}"
     )
 
 
@@ -207,6 +226,14 @@ def gpu_memory(device: torch.device) -> str:
     return f"{torch.cuda.max_memory_allocated(device) / 2**30:.2f}G" if device.type == "cuda" else "0.00G"
 
 
-def epoch_line(kind: str, epoch: int, num_epochs: int, seconds: float, device: torch.device) -> dict[str, Any]:
+def epoch_line(
+    kind: str, epoch: int, num_epochs: int, seconds: float, device: torch.device
+) -> dict[str, Any]:
     """The fields that PySlowFast's train_epoch and val_epoch lines share."""
-    return {"_type": kind, "epoch": f"{epoch + 1}/{num_epochs}", "time_diff": seconds, "gpu_mem": gpu_memory(device), "RAM": memory()}
+    return {
+        "_type": kind,
+        "epoch": f"{epoch + 1}/{num_epochs}",
+        "time_diff": seconds,
+        "gpu_mem": gpu_memory(device),
+        "RAM": memory(),
+    }

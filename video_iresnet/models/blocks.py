@@ -1,8 +1,8 @@
 """Residual blocks and shortcuts for images (dims=2) and video (dims=3).
 
 Sizes are ordered (t, h, w) everywhere; an image network has a temporal size of one, which is dropped here.
-Sources: He et al., arXiv 1512.03385 (plain blocks); Duta et al., arXiv 2004.04989 and its released 2D code (stage blocks, improved shortcut,
-grouped bottlenecks).
+Sources: He et al., arXiv 1512.03385 (plain blocks); Duta et al., arXiv 2004.04989 and its released 2D code
+(stage blocks, improved shortcut, grouped bottlenecks).
 """
 
 from __future__ import annotations
@@ -32,10 +32,20 @@ class Layers(NamedTuple):
     def _padding(self, kernel: Size) -> tuple[int, ...]:
         return tuple(k // 2 for k in self.own(kernel))
 
-    def conv(self, inputs: int, outputs: int, kernel: Size = ONE, stride: Size = ONE, groups: int = 1) -> nn.Module:
+    def conv(
+        self, inputs: int, outputs: int, kernel: Size = ONE, stride: Size = ONE, groups: int = 1
+    ) -> nn.Module:
         """A convolution without bias, padded so that only `stride` changes the size."""
         layer: Callable[..., nn.Module] = nn.Conv2d if self.dims == 2 else nn.Conv3d
-        return layer(inputs, outputs, self.own(kernel), self.own(stride), self._padding(kernel), groups=groups, bias=False)
+        return layer(
+            inputs,
+            outputs,
+            self.own(kernel),
+            self.own(stride),
+            self._padding(kernel),
+            groups=groups,
+            bias=False,
+        )
 
     def norm(self, channels: int) -> nn.Module:
         return nn.BatchNorm2d(channels) if self.dims == 2 else nn.BatchNorm3d(channels)
@@ -46,7 +56,9 @@ class Layers(NamedTuple):
 
 
 class Position(enum.Enum):
-    """Where a block stands decides where its normalisations and ReLUs are, as in the authors' released 2D code."""
+    """Where a block stands decides where its normalisations and ReLUs are, as in the authors' released 2D
+    code.
+    """
 
     PLAIN = "plain"  # the ordinary residual block, wherever it stands
     START = "start"  # first of a stage
@@ -57,7 +69,9 @@ class Position(enum.Enum):
 
     @staticmethod
     def in_stage(index: int, depth: int) -> Position:
-        """The position of block `index` of a stage of `depth` blocks, under the stage rule of ResStage and iResNet."""
+        """The position of block `index` of a stage of `depth` blocks, under the stage rule of ResStage and
+        iResNet.
+        """
         if depth < 2:
             raise ValueError(f"a stage of {depth} block, but a start and an end block make two")
         if index == 0:
@@ -90,8 +104,9 @@ class Position(enum.Enum):
 class BlockSpec(NamedTuple):
     """What a block needs to know.
 
-    `planes`: channels between its convolutions. `stride`: that of its first 3x3 convolution. `temporal_kernels`: those of its first two
-    convolutions. `shortcut_pool`: the kernel of the improved shortcut's max pool, or None for the ordinary shortcut.
+    `planes`: channels between its convolutions. `stride`: that of its first 3x3 convolution.
+    `temporal_kernels`: those of its first two convolutions. `shortcut_pool`: the kernel of the improved
+    shortcut's max pool, or None for the ordinary shortcut.
     """
 
     inputs: int
@@ -113,14 +128,17 @@ class BlockSpec(NamedTuple):
 def shortcut(layers: Layers, spec: BlockSpec) -> nn.Module:
     """The projection shortcut of a block, (B, inputs, ...) -> (B, outputs, ...).
 
-    Ordinary: a 1x1 convolution of the block's stride and BN. Improved: where the stride is not 1, a max pool of that stride with the
-    kernel of the block's 3x3 convolution sees every activation; a 1x1 convolution of stride 1 and BN follow where the channels change.
+    Ordinary: a 1x1 convolution of the block's stride and BN. Improved: where the stride is not 1, a max pool
+    of that stride with the kernel of the block's 3x3 convolution sees every activation; a 1x1 convolution of
+    stride 1 and BN follow where the channels change.
     """
     strided = spec.stride != ONE
     if not strided and spec.inputs == spec.outputs:
         return nn.Identity()
     if spec.shortcut_pool is None:
-        return nn.Sequential(layers.conv(spec.inputs, spec.outputs, stride=spec.stride), layers.norm(spec.outputs))
+        return nn.Sequential(
+            layers.conv(spec.inputs, spec.outputs, stride=spec.stride), layers.norm(spec.outputs)
+        )
     modules = [layers.max_pool(spec.shortcut_pool, spec.stride)] if strided else []
     if spec.inputs != spec.outputs:
         modules += [layers.conv(spec.inputs, spec.outputs), layers.norm(spec.outputs)]
@@ -130,8 +148,8 @@ def shortcut(layers: Layers, spec: BlockSpec) -> nn.Module:
 class ResidualBlock(nn.Module):
     """(B, inputs, t, h, w) -> (B, outputs, t', h', w'): what basic blocks and bottlenecks share.
 
-    `rectify_identity` keeps a behaviour that the released weights depend on: where a block begins with a bare ReLU, the released code
-    applies it in place, so that the identity path is rectified too.
+    `rectify_identity` keeps a behaviour that the released weights depend on: where a block begins with a bare
+    ReLU, the released code applies it in place, so that the identity path is rectified too.
     """
 
     num_convs: int
@@ -154,8 +172,12 @@ class ResidualBlock(nn.Module):
         return f"bn{self.num_convs}"
 
     def zero_init(self) -> None:
-        """Make the residual branch return zero: by the last BN where it belongs to the branch, else by the last convolution."""
-        last = getattr(self, self.last_norm_name if self.position.norm_before_addition else f"conv{self.num_convs}")
+        """Make the residual branch return zero: by the last BN where it belongs to the branch, else by the
+        last convolution.
+        """
+        last = getattr(
+            self, self.last_norm_name if self.position.norm_before_addition else f"conv{self.num_convs}"
+        )
         nn.init.zeros_(last.weight)
 
     def forward(self, x: Tensor) -> Tensor:

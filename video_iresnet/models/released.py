@@ -1,4 +1,6 @@
-"""Other projects' checkpoints: their names for tensors -> ours, and which network a set of tensors belongs to."""
+"""Other projects' checkpoints: their names for tensors -> ours, and which network a set of tensors belongs
+to.
+"""
 
 from __future__ import annotations
 
@@ -15,7 +17,9 @@ Rules = tuple[tuple[str, str], ...]
 
 
 class Layout(NamedTuple):
-    """How a project names the tensors of a residual network: the beginning of a name that no other has, and substitutions that give our names."""
+    """How a project names the tensors of a residual network: the beginning of a name that no other has, and
+    substitutions that give our names.
+    """
 
     name: str
     marker: str
@@ -24,7 +28,9 @@ class Layout(NamedTuple):
 
 def _stage_rules(prefix: str, numbers: tuple[int, int, int, int]) -> Rules:
     """Substitutions for the blocks of the four stages, which stand under these numbers."""
-    return tuple((prefix.format(number), rf"layer{stage}.\1.") for stage, number in enumerate(numbers, start=1))
+    return tuple(
+        (prefix.format(number), rf"layer{stage}.\1.") for stage, number in enumerate(numbers, start=1)
+    )
 
 
 _PYTORCHVIDEO: Rules = (
@@ -38,7 +44,8 @@ _PYTORCHVIDEO: Rules = (
 )
 _PYTORCHVIDEO_BLOCK = r"^blocks\.{}\.res_blocks\.(\d+)\."
 
-# The names are facts about the files that each project distributes. Of PyTorchVideo's networks those with a temporal pool hold it as block 2.
+# The names are facts about the files that each project distributes. Of PyTorchVideo's networks those with a
+# temporal pool hold it as block 2.
 LAYOUTS = (
     Layout("video_iresnet, released iResNet or torchvision 2D", r"^conv1\.weight", ()),
     Layout(
@@ -51,8 +58,16 @@ LAYOUTS = (
             (r"\.conv(\d)\.1\.", r".bn\1."),
         ),
     ),
-    Layout("PyTorchVideo slow", r"^blocks\.2\.res_blocks\.", _PYTORCHVIDEO + _stage_rules(_PYTORCHVIDEO_BLOCK, (1, 2, 3, 4))),
-    Layout("PyTorchVideo c2d or i3d", r"^blocks\.3\.res_blocks\.", _PYTORCHVIDEO + _stage_rules(_PYTORCHVIDEO_BLOCK, (1, 3, 4, 5))),
+    Layout(
+        "PyTorchVideo slow",
+        r"^blocks\.2\.res_blocks\.",
+        _PYTORCHVIDEO + _stage_rules(_PYTORCHVIDEO_BLOCK, (1, 2, 3, 4)),
+    ),
+    Layout(
+        "PyTorchVideo c2d or i3d",
+        r"^blocks\.3\.res_blocks\.",
+        _PYTORCHVIDEO + _stage_rules(_PYTORCHVIDEO_BLOCK, (1, 3, 4, 5)),
+    ),
     Layout(
         "PySlowFast",
         r"^s1\.pathway0_stem\.",
@@ -63,7 +78,10 @@ LAYOUTS = (
             (r"\.branch1\.", ".downsample.0."),
             (r"\.branch1_bn\.", ".downsample.1."),
             *((rf"\.branch2\.{letter}\.", f".conv{number}.") for number, letter in enumerate("abc", start=1)),
-            *((rf"\.branch2\.{letter}_bn\.", f".bn{number}.") for number, letter in enumerate("abc", start=1)),
+            *(
+                (rf"\.branch2\.{letter}_bn\.", f".bn{number}.")
+                for number, letter in enumerate("abc", start=1)
+            ),
             *_stage_rules(r"^s{}\.pathway0_res(\d+)\.", (2, 3, 4, 5)),
         ),
     ),
@@ -72,7 +90,9 @@ WRAPPERS = ("module.", "_orig_mod.", "model.")
 
 
 def to_our_names(tensors: Mapping[str, Tensor]) -> tuple[Layout, dict[str, str]] | None:
-    """The layout of a file's tensors and {our name: the file's name}; None where no layout fits. Names that no rule knows stay as they are."""
+    """The layout of a file's tensors and {our name: the file's name}; None where no layout fits. Names that
+    no rule knows stay as they are.
+    """
     names = {key: key for key in tensors}
     while prefix := next((w for w in WRAPPERS if names and all(name.startswith(w) for name in names)), None):
         names = {name.removeprefix(prefix): key for name, key in names.items()}
@@ -89,20 +109,25 @@ def _renamed(name: str, rules: Rules) -> str:
 
 
 def roles(tensors: Mapping[str, Tensor]) -> dict[str, str]:
-    """{what a tensor does: its name}. They differ in the shortcuts alone, where a pool in front shifts the numbers of convolution and BN."""
+    """{what a tensor does: its name}. They differ in the shortcuts alone, where a pool in front shifts the
+    numbers of convolution and BN.
+    """
     found = {}
     for name in tensors:
         match = re.fullmatch(r"(.+\.downsample\.)(\d+)(\..+)", name)
         if match:
             weight = tensors.get(f"{match[1]}{match[2]}.weight")
-            found[f"{match[1]}{'conv' if weight is not None and weight.ndim > 1 else 'norm'}{match[3]}"] = name
+            found[f"{match[1]}{'conv' if weight is not None and weight.ndim > 1 else 'norm'}{match[3]}"] = (
+                name
+            )
         else:
             found[name] = name
     return found
 
 
 def describe(tensors: Mapping[str, Tensor]) -> str:
-    """The nearest architecture and depth of tensors under our names, e.g. "iresnet-50 for images", or "no residual network".
+    """The nearest architecture and depth of tensors under our names, e.g. "iresnet-50 for images", or "no
+    residual network".
 
     ResNets and ResStages with two blocks a stage have the same tensors; they are called resnet.
     """
@@ -117,13 +142,26 @@ def describe(tensors: Mapping[str, Tensor]) -> str:
     if len(blocks) == 3:
         depth = 3 * sum(blocks) + 2
     else:
-        distance = {d: sum(abs(a - b) for a, b in zip(blocks, each, strict=False)) for d, (kind, each) in DEPTHS.items() if kind is block}
+        distance = {
+            d: sum(abs(a - b) for a, b in zip(blocks, each, strict=False))
+            for d, (kind, each) in DEPTHS.items()
+            if kind is block
+        }
         depth = min(distance, key=lambda d: distance[d])
-    improved = any(re.fullmatch(r".+\.downsample\.1\.weight", name) and tensor.ndim > 1 for name, tensor in tensors.items())
+    improved = any(
+        re.fullmatch(r".+\.downsample\.1\.weight", name) and tensor.ndim > 1
+        for name, tensor in tensors.items()
+    )
     stage_blocks = improved or any(".bn0." in name for name in tensors)
     conv2 = [tensors.get(f"layer{stage}.0.conv2.weight") for stage in range(1, len(blocks) + 1)]
     groups = [kernel.shape[0] // kernel.shape[1] for kernel in conv2 if kernel is not None]
-    grouped = "" if max(groups, default=1) == 1 or block is BasicBlock else "fix" if len(set(groups)) == 1 else "progressive"
+    grouped = (
+        ""
+        if max(groups, default=1) == 1 or block is BasicBlock
+        else "fix"
+        if len(set(groups)) == 1
+        else "progressive"
+    )
     fitting = [
         name
         for name, each in ARCHITECTURES.items()
@@ -132,4 +170,5 @@ def describe(tensors: Mapping[str, Tensor]) -> str:
     ]
     kernel = tensors["conv1.weight"]
     width = "" if kernel.shape[0] == (16 if len(blocks) == 3 else 64) else f", width {kernel.shape[0]}"
-    return f"{fitting[0] if fitting else 'resnet'}-{depth} for {'video' if kernel.ndim == 5 else 'images'}{width}"
+    kind = "video" if kernel.ndim == 5 else "images"
+    return f"{fitting[0] if fitting else 'resnet'}-{depth} for {kind}{width}"

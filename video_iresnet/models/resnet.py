@@ -16,9 +16,11 @@ from .blocks import ONE, BasicBlock, BlockSpec, Bottleneck, Layers, Position, Re
 
 
 class Architecture(NamedTuple):
-    """The ideas of the paper: stage-wise blocks, the improved shortcut, and grouped 3x3 convolutions that have the most channels.
+    """The ideas of the paper: stage-wise blocks, the improved shortcut, and grouped 3x3 convolutions that
+    have the most channels.
 
-    `groups`: those of each stage's 3x3 convolutions; then a block has 4 times the inner channels and half of these come out.
+    `groups`: those of each stage's 3x3 convolutions; then a block has 4 times the inner channels and half of
+    these come out.
     """
 
     stage_blocks: bool
@@ -54,9 +56,10 @@ GROUPED_DEPTHS = (50, 101, 152)
 class TemporalPattern(NamedTuple):
     """Where a video network looks along time.
 
-    `kernels`: for each stage the temporal kernels that its blocks take in turn. `on_first_conv`: they belong to each block's first convolution
-    (the 1x1 of a bottleneck), as in I3D and Slow; otherwise to its 3x3 convolutions. `strides`: temporal strides of the stages. `pool`: size and
-    stride of the temporal max pool after stage 1.
+    `kernels`: for each stage the temporal kernels that its blocks take in turn. `on_first_conv`: they belong
+    to each block's first convolution (the 1x1 of a bottleneck), as in I3D and Slow; otherwise to its 3x3
+    convolutions. `strides`: temporal strides of the stages. `pool`: size and stride of the temporal max pool
+    after stage 1.
     """
 
     kernels: tuple[tuple[int, ...], ...]
@@ -66,7 +69,8 @@ class TemporalPattern(NamedTuple):
     pool: int
 
 
-# i3d, slow, c2d: Wang et al., Non-local Neural Networks, and Feichtenhofer et al., SlowFast, as PySlowFast has them.
+# i3d, slow, c2d: Wang et al., Non-local Neural Networks, and Feichtenhofer et al., SlowFast, as PySlowFast
+# has them.
 TEMPORAL_PATTERNS = {
     "full": TemporalPattern(((3,), (3,), (3,), (3,)), False, 5, (1, 1, 2, 2), 1),
     "i3d": TemporalPattern(((3,), (3, 1), (3, 1), (1, 3)), True, 5, (1, 1, 1, 1), 2),
@@ -106,7 +110,8 @@ class Plan(NamedTuple):
 class Stage(nn.Sequential):
     """Residual blocks one after the other.
 
-    `checkpoint_activations` keeps the inputs of blocks alone for the backward pass, which computes the rest again.
+    `checkpoint_activations` keeps the inputs of blocks alone for the backward pass, which computes the rest
+    again.
     """
 
     def __init__(self, *blocks: nn.Module, checkpoint_activations: bool) -> None:
@@ -126,11 +131,14 @@ class Stage(nn.Sequential):
 class ResNet(nn.Module):
     """(B, 3, T, H, W) normalised clips -> (B, num_classes) logits; of an image network (B, 3, H, W) images.
 
-    Any size works. The head averages the features over all positions; with a `head_window` of the plan it classifies the average of every
-    window of that size and averages the probabilities, so that crops larger than in training are seen as in training.
+    Any size works. The head averages the features over all positions; with a `head_window` of the plan it
+    classifies the average of every window of that size and averages the probabilities, so that crops larger
+    than in training are seen as in training.
     """
 
-    def __init__(self, plan: Plan, *, zero_init_residual: bool = False, checkpoint_activations: bool = False) -> None:
+    def __init__(
+        self, plan: Plan, *, zero_init_residual: bool = False, checkpoint_activations: bool = False
+    ) -> None:
         super().__init__()
         layers = Layers(plan.dims)
         self.plan = plan
@@ -138,7 +146,13 @@ class ResNet(nn.Module):
         self.bn1 = layers.norm(plan.stem.channels)
         self.maxpool = layers.max_pool((1, 3, 3), (1, 2, 2)) if plan.stem.pool else nn.Identity()
         for number, specs in enumerate(plan.stages, start=1):
-            self.add_module(f"layer{number}", Stage(*(plan.block(layers, spec) for spec in specs), checkpoint_activations=checkpoint_activations))
+            self.add_module(
+                f"layer{number}",
+                Stage(
+                    *(plan.block(layers, spec) for spec in specs),
+                    checkpoint_activations=checkpoint_activations,
+                ),
+            )
         size = plan.temporal_pool
         self.temporal_pool = nn.MaxPool3d((size, 1, 1), (size, 1, 1)) if size > 1 else nn.Identity()
         self.dropout = nn.Dropout(plan.dropout)
@@ -146,7 +160,9 @@ class ResNet(nn.Module):
         self._init_weights(zero_init_residual)
 
     def _init_weights(self, zero_init_residual: bool) -> None:
-        """He et al.'s normal initialisation with fan-out, as in the released code; BN starts at scale 1 and shift 0."""
+        """He et al.'s normal initialisation with fan-out, as in the released code; BN starts at scale 1 and
+        shift 0.
+        """
         for module in self.modules():
             if isinstance(module, nn.Conv2d | nn.Conv3d):
                 nn.init.kaiming_normal_(module.weight, mode="fan_out", nonlinearity="relu")
@@ -168,10 +184,15 @@ class ResNet(nn.Module):
         return self._head(x)
 
     def _head(self, x: Tensor) -> Tensor:
-        """(B, C, t, h, w) features -> (B, num_classes) logits. With a window, the logits are the logarithms of mean probabilities."""
+        """(B, C, t, h, w) features -> (B, num_classes) logits. With a window, the logits are the logarithms
+        of mean probabilities.
+        """
         if self.plan.head_window is None:
             return self.fc(self.dropout(x.flatten(2).mean(2)))  # type: ignore[no-any-return]
-        window = [min(sizes) for sizes in zip(Layers(self.plan.dims).own(self.plan.head_window), x.shape[2:], strict=True)]
+        window = [
+            min(sizes)
+            for sizes in zip(Layers(self.plan.dims).own(self.plan.head_window), x.shape[2:], strict=True)
+        ]
         average = F.avg_pool2d if self.plan.dims == 2 else F.avg_pool3d
         logits = self.fc(self.dropout(average(x, window, stride=1).flatten(2).transpose(1, 2)))
         if logits.shape[1] == 1:
@@ -179,8 +200,12 @@ class ResNet(nn.Module):
         return logits.log_softmax(2).logsumexp(1) - math.log(logits.shape[1])  # type: ignore[no-any-return]
 
 
-def _first_and_second_pass(block: nn.Module) -> tuple[contextlib.AbstractContextManager[None], contextlib.AbstractContextManager[None]]:
-    """The surroundings of a checkpointed block's two passes: the second must not count its batch into the BN statistics again."""
+def _first_and_second_pass(
+    block: nn.Module,
+) -> tuple[contextlib.AbstractContextManager[None], contextlib.AbstractContextManager[None]]:
+    """The surroundings of a checkpointed block's two passes: the second must not count its batch into the BN
+    statistics again.
+    """
     return contextlib.nullcontext(), _statistics_set_aside(block)
 
 
@@ -190,7 +215,9 @@ def _statistics_set_aside(block: nn.Module) -> Iterator[None]:
     norms = [module for module in block.modules() if isinstance(module, nn.modules.batchnorm._BatchNorm)]
     kept = [dict(norm._buffers) for norm in norms]
     for norm in norms:
-        norm._buffers.update({name: buffer.clone() for name, buffer in norm._buffers.items() if buffer is not None})
+        norm._buffers.update(
+            {name: buffer.clone() for name, buffer in norm._buffers.items() if buffer is not None}
+        )
     try:
         yield
     finally:
@@ -218,16 +245,19 @@ def create_model(
     zero_init_residual: bool = False,
     checkpoint_activations: bool = False,
 ) -> ResNet:
-    """A network that maps (B, 3, T, H, W) clips (or, with `dims` 2, (B, 3, H, W) images) to (B, num_classes) logits.
+    """A network that maps (B, 3, T, H, W) clips (or, with `dims` 2, (B, 3, H, W) images) to (B, num_classes)
+    logits.
 
-    `arch`: one of ARCHITECTURES. `depth`: one of DEPTHS; grouped architectures exist at 50, 101 and 152. `width`: channels of the stem; 64 in the
-    literature. `rectify_identity`: True computes what the released iResNet code computes, False what the paper draws. `stem_pool` False leaves out
-    the max pool of the stem; iResNets have none, because their first stage has stride 2. `head_window` (t, h, w): see ResNet.
+    `arch`: one of ARCHITECTURES. `depth`: one of DEPTHS; grouped architectures exist at 50, 101 and 152.
+    `width`: channels of the stem; 64 in the literature. `rectify_identity`: True computes what the released
+    iResNet code computes, False what the paper draws. `stem_pool` False leaves out the max pool of the stem;
+    iResNets have none, because their first stage has stride 2. `head_window` (t, h, w): see ResNet.
 
-    For video: `temporal_kernels` is one of TEMPORAL_PATTERNS, or for each stage a number (or the numbers its blocks take in turn), the temporal
-    kernel of its 3x3 convolutions. Where `temporal_strides`, `temporal_pool` (after stage 1; 1 is none) and `stem_temporal_kernel` are None, they
-    are the pattern's (of an explicit list: those of "full"). `shortcut_temporal_kernel`: of the improved shortcut's pool; None: that of the
-    block's 3x3 convolution. All of these are ignored for images.
+    For video: `temporal_kernels` is one of TEMPORAL_PATTERNS, or for each stage a number (or the numbers its
+    blocks take in turn), the temporal kernel of its 3x3 convolutions. Where `temporal_strides`,
+    `temporal_pool` (after stage 1; 1 is none) and `stem_temporal_kernel` are None, they are the pattern's (of
+    an explicit list: those of "full"). `shortcut_temporal_kernel`: of the improved shortcut's pool; None:
+    that of the block's 3x3 convolution. All of these are ignored for images.
 
     Raises ValueError where a name or a number is not one of the possible ones.
     """
@@ -241,12 +271,30 @@ def create_model(
     for name, value in (("temporal_pool", pattern.pool), ("stem_temporal_stride", stem_temporal_stride)):
         _check(value >= 1, f"{name} is {value}; expected 1 or more")
     _check_odd("shortcut_temporal_kernel", [shortcut_temporal_kernel or 1])
-    stem = Stem(width, (pattern.stem_kernel, 7, 7), (stem_temporal_stride, 2, 2), stem_pool and not architecture.improved_shortcut)
+    stem = Stem(
+        width,
+        (pattern.stem_kernel, 7, 7),
+        (stem_temporal_stride, 2, 2),
+        stem_pool and not architecture.improved_shortcut,
+    )
     first_stride = 2 if architecture.improved_shortcut else 1
     block, blocks_per_stage = DEPTHS[depth]
-    stages = _plan_stages(architecture, block, blocks_per_stage, (first_stride, 2, 2, 2), width, pattern, shortcut_temporal_kernel, rectify_identity)
+    stages = _plan_stages(
+        architecture,
+        block,
+        blocks_per_stage,
+        (first_stride, 2, 2, 2),
+        width,
+        pattern,
+        shortcut_temporal_kernel,
+        rectify_identity,
+    )
     plan = Plan(3, stem, block, stages, pattern.pool, num_classes, dropout, head_window)
-    return ResNet(_of_dims(plan, dims), zero_init_residual=zero_init_residual, checkpoint_activations=checkpoint_activations)
+    return ResNet(
+        _of_dims(plan, dims),
+        zero_init_residual=zero_init_residual,
+        checkpoint_activations=checkpoint_activations,
+    )
 
 
 def create_cifar_model(
@@ -259,36 +307,62 @@ def create_cifar_model(
     rectify_identity: bool = True,
     checkpoint_activations: bool = False,
 ) -> ResNet:
-    """A network of three stages for small images (B, 3, H, W), or with `dims` 3 for small clips, with (B, num_classes) logits.
+    """A network of three stages for small images (B, 3, H, W), or with `dims` 3 for small clips, with (B,
+    num_classes) logits.
 
-    `arch`: resnet, resstage or iresnet. `depth`: any 9n+2, with n bottlenecks a stage, and 3002 (333, 334 and 333). The stem is a 3x3 convolution;
-    spatial strides are 1, 2, 2 (He et al., arXiv 1603.05027; the depths of Duta et al.). Raises ValueError.
+    `arch`: resnet, resstage or iresnet. `depth`: any 9n+2, with n bottlenecks a stage, and 3002 (333, 334 and
+    333). The stem is a 3x3 convolution; spatial strides are 1, 2, 2 (He et al., arXiv 1603.05027; the depths
+    of Duta et al.). Raises ValueError.
     """
     possible = [name for name, architecture in ARCHITECTURES.items() if architecture.groups is None]
-    _check(arch in possible, f"unknown architecture {arch!r} for small images; expected one of {', '.join(possible)}")
+    _check(
+        arch in possible,
+        f"unknown architecture {arch!r} for small images; expected one of {', '.join(possible)}",
+    )
     n, rest = divmod(depth - 2, 9)
-    _check(depth == 3002 or (n >= 2 and rest == 0), f"unknown depth {depth} for small images; expected 9n+2 of at least 20, or 3002")
+    _check(
+        depth == 3002 or (n >= 2 and rest == 0),
+        f"unknown depth {depth} for small images; expected 9n+2 of at least 20, or 3002",
+    )
     blocks_per_stage = (333, 334, 333) if depth == 3002 else (n, n, n)
     pattern = TemporalPattern(((3,), (3,), (3,)), False, 3, (1, 1, 1), 1)
-    stages = _plan_stages(ARCHITECTURES[arch], Bottleneck, blocks_per_stage, (1, 2, 2), width, pattern, None, rectify_identity)
+    stages = _plan_stages(
+        ARCHITECTURES[arch], Bottleneck, blocks_per_stage, (1, 2, 2), width, pattern, None, rectify_identity
+    )
     plan = Plan(3, Stem(width, (3, 3, 3), ONE, False), Bottleneck, stages, 1, num_classes, 0.0, None)
     return ResNet(_of_dims(plan, dims), checkpoint_activations=checkpoint_activations)
 
 
 def temporal_pattern(
-    kernels: TemporalKernels, strides: Sequence[int] | None = None, pool: int | None = None, stem_kernel: int | None = None
+    kernels: TemporalKernels,
+    strides: Sequence[int] | None = None,
+    pool: int | None = None,
+    stem_kernel: int | None = None,
 ) -> TemporalPattern:
-    """The pattern of that name or those kernels, with what is not None in the place of its own. Raises ValueError."""
+    """The pattern of that name or those kernels, with what is not None in the place of its own. Raises
+    ValueError.
+    """
     if isinstance(kernels, str):
-        _check(kernels in TEMPORAL_PATTERNS, f"temporal_kernels is {kernels!r}; expected {', '.join(TEMPORAL_PATTERNS)}, or numbers for four stages")
+        _check(
+            kernels in TEMPORAL_PATTERNS,
+            f"temporal_kernels is {kernels!r}; expected {', '.join(TEMPORAL_PATTERNS)}, or numbers for four "
+            "stages",
+        )
         pattern = TEMPORAL_PATTERNS[kernels]
     else:
-        _check(len(kernels) == 4, f"temporal_kernels is {list(kernels)}; expected {', '.join(TEMPORAL_PATTERNS)}, or numbers for four stages")
+        _check(
+            len(kernels) == 4,
+            f"temporal_kernels is {list(kernels)}; expected {', '.join(TEMPORAL_PATTERNS)}, or numbers for "
+            "four stages",
+        )
         each = tuple(tuple(kernel) if isinstance(kernel, Sequence) else (kernel,) for kernel in kernels)
         _check_odd("temporal_kernels", [kernel for stage in each for kernel in stage or (0,)])
         pattern = TEMPORAL_PATTERNS["full"]._replace(kernels=each)
     if strides is not None:
-        _check(len(strides) == 4 and min(strides) >= 1, f"temporal_strides is {list(strides)}; expected four positive numbers, one for each stage")
+        _check(
+            len(strides) == 4 and min(strides) >= 1,
+            f"temporal_strides is {list(strides)}; expected four positive numbers, one for each stage",
+        )
         pattern = pattern._replace(strides=tuple(strides))
     if stem_kernel is not None:
         _check_odd("stem_temporal_kernel", [stem_kernel])
@@ -313,12 +387,21 @@ def _plan_stages(
         outputs = planes * 4 if block is Bottleneck else planes
         if architecture.groups is not None:
             planes, outputs, groups = planes * 4, planes * 2, architecture.groups[s]
-            _check(planes % groups == 0, f"width {width} gives {planes} channels in stage {s + 1}, which {groups} groups do not divide")
+            _check(
+                planes % groups == 0,
+                f"width {width} gives {planes} channels in stage {s + 1}, which {groups} groups do not "
+                "divide",
+            )
         specs = []
         for i in range(depth):
             kernel = pattern.kernels[s][i % len(pattern.kernels[s])]
-            first_and_second = (kernel if pattern.on_first_conv or block.first_conv_is_spatial else 1, 1 if pattern.on_first_conv else kernel)
-            pool_kernel = shortcut_temporal_kernel or first_and_second[0 if block.first_conv_is_spatial else 1]
+            first_and_second = (
+                kernel if pattern.on_first_conv or block.first_conv_is_spatial else 1,
+                1 if pattern.on_first_conv else kernel,
+            )
+            pool_kernel = (
+                shortcut_temporal_kernel or first_and_second[0 if block.first_conv_is_spatial else 1]
+            )
             spec = BlockSpec(
                 inputs=channels,
                 planes=planes,

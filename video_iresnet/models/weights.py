@@ -19,7 +19,8 @@ from .released import LAYOUTS, describe, roles, to_our_names
 from .resnet import ResNet
 
 HEAD = ("fc.weight", "fc.bias")
-# Under names like these files hold their tensors: released iResNet and torchvision; PySlowFast, PyTorchVideo and ours; others.
+# Under names like these files hold their tensors: released iResNet and torchvision; PySlowFast, PyTorchVideo
+# and ours; others.
 STATES = ("state_dict", "model_state", "model_state_dict", "model")
 # ResNet-50 shares 87 % of its tensors with iResNet-50, iResNet-101 half of them.
 MIN_SHARE = 0.8
@@ -28,7 +29,9 @@ MAX_DIFFERENCE = 1e-6
 
 
 class WeightsError(ValueError):
-    """A file cannot be read, or does not fit; the message is one line with the file, the tensor, what was expected and the remedy."""
+    """A file cannot be read, or does not fit; the message is one line with the file, the tensor, what was
+    expected and the remedy.
+    """
 
 
 class Weights(NamedTuple):
@@ -44,9 +47,10 @@ class Weights(NamedTuple):
 class LoadReport:
     """What `load_weights` did.
 
-    `loaded`, `inflated`: the network's tensors that were set. `missing`: those that keep their initial values. `skipped`: the file's tensors that
-    were not used, with the reason. `difference`: see inflate.identical_frames_difference; None where nothing was inflated, or where the file
-    lacks a convolution.
+    `loaded`, `inflated`: the network's tensors that were set. `missing`: those that keep their initial
+    values. `skipped`: the file's tensors that were not used, with the reason. `difference`: see
+    inflate.identical_frames_difference; None where nothing was inflated, or where the file lacks a
+    convolution.
     """
 
     source: str
@@ -73,13 +77,23 @@ class LoadReport:
         for name, reason in self.skipped.items():
             reasons.setdefault(reason, []).append(name)
         lines += [f"    {reason}: {_some(names)}" for reason, names in reasons.items()]
-        lines.append(f"  missing  {len(self.missing):5d}" + (f" (they start anew): {_some(self.missing)}" if self.missing else ""))
+        lines.append(
+            f"  missing  {len(self.missing):5d}"
+            + (f" (they start anew): {_some(self.missing)}" if self.missing else "")
+        )
         if self.difference is not None:
-            lines.append(f"  identical frames give the image network's logits to {self.difference:.1e}" + self._remark())
+            lines.append(
+                f"  identical frames give the image network's logits to {self.difference:.1e}"
+                + self._remark()
+            )
         return "\n".join(lines)
 
     def _remark(self) -> str:
-        return "" if self.method == "center" else " (averaged kernels see zeros before the first and after the last frame)"
+        return (
+            ""
+            if self.method == "center"
+            else " (averaged kernels see zeros before the first and after the last frame)"
+        )
 
 
 def _some(names: list[str]) -> str:
@@ -97,12 +111,14 @@ def load_weights(
 ) -> LoadReport:
     """Copy the weights of a file into a network, whoever wrote it; the layout is recognised.
 
-    Known: video_iresnet (.pyth, .safetensors), the released iResNet family, torchvision's 2D ResNets and video ResNets, PyTorchVideo's and
-    PySlowFast's slow, c2d and i3d. `inflate`: "average" or "center" (see inflate.inflate_kernel), for an image network's weights in a video network.
-    A head of another class count starts anew. `strict`: every tensor must be there, the head included, as in testing.
+    Known: video_iresnet (.pyth, .safetensors), the released iResNet family, torchvision's 2D ResNets and
+    video ResNets, PyTorchVideo's and PySlowFast's slow, c2d and i3d. `inflate`: "average" or "center" (see
+    inflate.inflate_kernel), for an image network's weights in a video network. A head of another class count
+    starts anew. `strict`: every tensor must be there, the head included, as in testing.
 
-    Raises WeightsError, with the network unchanged, where the file cannot be read, where a tensor has another shape, or where the tensors that fit
-    are less than `min_share` of the tensors of the larger one of both backbones.
+    Raises WeightsError, with the network unchanged, where the file cannot be read, where a tensor has another
+    shape, or where the tensors that fit are less than `min_share` of the tensors of the larger one of both
+    backbones.
     """
     if inflate not in (None, *METHODS):
         raise ValueError(f"inflate is {inflate!r}; expected None or one of {', '.join(METHODS)}")
@@ -110,8 +126,9 @@ def load_weights(
     known = to_our_names(weights.tensors)
     if known is None:
         raise WeightsError(
-            f"weights {weights.name} have no layout that is known (the first tensors are {_some(list(weights.tensors))}); "
-            f"expected that of {'; '.join(layout.name for layout in LAYOUTS)}"
+            f"weights {weights.name} have no layout that is known (the first tensors are "
+            f"{_some(list(weights.tensors))}); expected that of "
+            f"{'; '.join(layout.name for layout in LAYOUTS)}"
         )
     layout, file_names = known
     theirs = {name: weights.tensors[key] for name, key in file_names.items()}
@@ -121,13 +138,15 @@ def load_weights(
     _check_fit(fit, title, target, file_names, 1.0 if strict else min_share, strict)
     difference = None
     if fit.inflated and not any(ours[name].ndim > 2 for name in fit.missing):
-        # A tensor of the image network is that of the file, or the video network's own where the file has none.
+        # A tensor of the image network is that of the file, or the video network's own where the file has
+        # none.
         image_tensors = {name: fit.images.get(name, tensor) for name, tensor in ours.items()}
         difference = identical_frames_difference(net, fit.values, image_tensors)
         if inflate == "center" and not difference < MAX_DIFFERENCE:
             raise WeightsError(
-                f"weights {weights.name}: after inflating, identical frames give logits that differ by {difference:.1e} from the image network's; "
-                f"expected less than {MAX_DIFFERENCE:.0e}; the file may hold values that are not numbers"
+                f"weights {weights.name}: after inflating, identical frames give logits that differ by "
+                f"{difference:.1e} from the image network's; expected less than {MAX_DIFFERENCE:.0e}; the "
+                "file may hold values that are not numbers"
             )
     with torch.no_grad():
         for name, value in fit.values.items():
@@ -136,7 +155,16 @@ def load_weights(
     inflated = [name for name in fit.values if name in fit.inflated]
     loaded = [name for name in fit.values if name not in fit.inflated]
     return LoadReport(
-        title, target, loaded, inflated, fit.missing, skipped, fit.share, inflate if inflated else None, difference, weights.class_names
+        title,
+        target,
+        loaded,
+        inflated,
+        fit.missing,
+        skipped,
+        fit.share,
+        inflate if inflated else None,
+        difference,
+        weights.class_names,
     )
 
 
@@ -153,7 +181,13 @@ class _Fit:
     share: float = 0.0
 
 
-def _fit(ours: dict[str, Tensor], theirs: dict[str, Tensor], file_names: dict[str, str], path: str, inflate: str | None) -> _Fit:
+def _fit(
+    ours: dict[str, Tensor],
+    theirs: dict[str, Tensor],
+    file_names: dict[str, str],
+    path: str,
+    inflate: str | None,
+) -> _Fit:
     fit = _Fit()
     our_roles, their_roles = roles(ours), roles(theirs)
     for role, name in our_roles.items():
@@ -167,44 +201,59 @@ def _fit(ours: dict[str, Tensor], theirs: dict[str, Tensor], file_names: dict[st
         expected = ours[name].shape
         if value.shape == expected:
             fit.values[name] = fit.images[name] = value
-        elif value.ndim == 4 and len(expected) == 5 and (*value.shape[:2], *value.shape[2:]) == (*expected[:2], *expected[3:]):
+        elif (
+            value.ndim == 4
+            and len(expected) == 5
+            and (*value.shape[:2], *value.shape[2:]) == (*expected[:2], *expected[3:])
+        ):
             if inflate is None:
                 raise WeightsError(
-                    f"weights {path} are an image network's: {file_names[their_roles[role]]} is {tuple(value.shape)}, expected {tuple(expected)}; "
-                    f"inflate them with inflate='average' or 'center' (TRAIN.CHECKPOINT_INFLATE), or create_model(..., dims=2)"
+                    f"weights {path} are an image network's: {file_names[their_roles[role]]} is "
+                    f"{tuple(value.shape)}, expected {tuple(expected)}; inflate them with inflate='average' "
+                    "or 'center' (TRAIN.CHECKPOINT_INFLATE), or create_model(..., dims=2)"
                 )
             fit.values[name] = inflate_kernel(value, expected[2], inflate)
             fit.images[name] = value
             fit.inflated.add(name)
         elif name in HEAD:
-            fit.skipped[their_roles[role]] = f"{len(value)} classes in the file, {expected[0]} in the network, whose head starts anew"
+            fit.skipped[their_roles[role]] = (
+                f"{len(value)} classes in the file, {expected[0]} in the network, whose head starts anew"
+            )
             fit.missing.append(name)
         else:
             raise WeightsError(
-                f"weights {path}: {file_names[their_roles[role]]} is {tuple(value.shape)}, expected {tuple(expected)}; the file looks like "
-                f"{describe(theirs)}, the network is {describe(ours)}; create it with the file's architecture, depth, width and temporal kernels"
+                f"weights {path}: {file_names[their_roles[role]]} is {tuple(value.shape)}, expected "
+                f"{tuple(expected)}; the file looks like {describe(theirs)}, the network is "
+                f"{describe(ours)}; create it with the file's architecture, depth, width and temporal kernels"
             )
     for role, name in their_roles.items():
         if role not in our_roles and not _is_counter(name):
             fit.skipped[name] = "no such tensor in the network"
-    fit.share = sum(map(_in_backbone, fit.values)) / max(sum(map(_in_backbone, ours)), sum(map(_in_backbone, theirs)), 1)
+    fit.share = sum(map(_in_backbone, fit.values)) / max(
+        sum(map(_in_backbone, ours)), sum(map(_in_backbone, theirs)), 1
+    )
     return fit
 
 
-def _check_fit(fit: _Fit, source: str, target: str, file_names: dict[str, str], min_share: float, strict: bool) -> None:
+def _check_fit(
+    fit: _Fit, source: str, target: str, file_names: dict[str, str], min_share: float, strict: bool
+) -> None:
     head = next((reason for name, reason in fit.skipped.items() if name in HEAD), None)
     if strict and head:
         raise WeightsError(f"weights {source}: {head}; expected as many (MODEL.NUM_CLASSES)")
     if strict and fit.moved:
-        raise WeightsError(f"weights {source} are of another shortcut than {target}: {fit.moved[0]} has another place; set MODEL.ARCH to the file's")
+        raise WeightsError(
+            f"weights {source} are of another shortcut than {target}: {fit.moved[0]} has another place; set "
+            "MODEL.ARCH to the file's"
+        )
     if fit.share < min_share or (strict and (fit.missing or fit.skipped)):
         lacks = f"; it lacks {len(fit.missing)} tensors, {fit.missing[0]} first" if fit.missing else ""
         unknown = [file_names[name] for name in fit.skipped if name not in HEAD]
         unused = f"; {len(unknown)} of its tensors have no place, {unknown[0]} first" if unknown else ""
         expected = "all" if strict else f"at least {100 * min_share:.0f} %"
         raise WeightsError(
-            f"weights {source} fit {100 * fit.share:.1f} % of the tensors of {target}, expected {expected}"
-            f"{lacks}{unused}; set architecture and depth (MODEL.ARCH, RESNET.DEPTH) to the file's"
+            f"weights {source} fit {100 * fit.share:.1f} % of the tensors of {target}, expected "
+            f"{expected}{lacks}{unused}; set architecture and depth (MODEL.ARCH, RESNET.DEPTH) to the file's"
         )
 
 
@@ -223,15 +272,19 @@ def read_weights(path: str | os.PathLike[str]) -> Weights:
     tensors = {key: value for key, value in state.items() if isinstance(value, Tensor)}
     if not tensors:
         raise WeightsError(
-            f"weights {path} hold no tensors (but {_some(list(map(str, contents)))}); expected a state dict, or one under {_some(list(STATES))}"
+            f"weights {path} hold no tensors (but {_some(list(map(str, contents)))}); expected a state dict, "
+            f"or one under {_some(list(STATES))}"
         )
-    info = {key: value for key, value in contents.items() if value is not state and not isinstance(value, Tensor)}
+    info = {
+        key: value for key, value in contents.items() if value is not state and not isinstance(value, Tensor)
+    }
     names = info.get("class_names")
     return Weights(str(path), tensors, [str(name) for name in names] if isinstance(names, list) else [], info)
 
 
 def read_file(path: str | os.PathLike[str]) -> dict[str, Any]:
-    """The contents of a file that torch.save or safetensors wrote; the format is recognised by its first bytes. Raises WeightsError.
+    """The contents of a file that torch.save or safetensors wrote; the format is recognised by its first
+    bytes. Raises WeightsError.
 
     Of a safetensors file, the tensors stand under "model_state", and metadata that is JSON beside them.
     """
@@ -246,16 +299,25 @@ def read_file(path: str | os.PathLike[str]) -> dict[str, Any]:
     except pickle.UnpicklingError as error:
         asked = re.search(r"GLOBAL (\S+)", str(error))
         raise WeightsError(
-            f"weights {path} are damaged or hold more than tensors, numbers and texts{f' ({asked[1]})' if asked else ''}, and were not loaded, "
-            "since loading could run code; expected a file of tensors"
+            f"weights {path} are damaged or hold more than tensors, numbers and "
+            f"texts{f' ({asked[1]})' if asked else ''}, and were not loaded, since loading could run code; "
+            "expected a file of tensors"
         ) from error
     except OSError as error:
-        raise WeightsError(f"weights {path} cannot be read ({error.strerror or error}); correct the path") from error
+        raise WeightsError(
+            f"weights {path} cannot be read ({error.strerror or error}); correct the path"
+        ) from error
     except (RuntimeError, EOFError, ValueError, KeyError) as error:
         reason = (str(error) or type(error).__name__).splitlines()[0].partition(". ")[0]
-        raise WeightsError(f"weights {path} cannot be read ({reason}); the file may be cut short: copy it again, or take another one") from error
+        raise WeightsError(
+            f"weights {path} cannot be read ({reason}); the file may be cut short: copy it again, or take "
+            "another one"
+        ) from error
     if not isinstance(contents, dict):
-        raise WeightsError(f"weights {path} hold a {type(contents).__name__}; expected a state dict, or one under {_some(list(STATES))}")
+        raise WeightsError(
+            f"weights {path} hold a {type(contents).__name__}; expected a state dict, or one under "
+            f"{_some(list(STATES))}"
+        )
     return contents
 
 
@@ -263,7 +325,9 @@ def _read_safetensors(path: str | os.PathLike[str]) -> dict[str, Any]:
     try:
         from safetensors import SafetensorError, safe_open
     except ImportError as error:
-        raise WeightsError(f"weights {path} are in the safetensors format, which needs a package: pip install safetensors") from error
+        raise WeightsError(
+            f"weights {path} are in the safetensors format, which needs a package: pip install safetensors"
+        ) from error
     try:
         with safe_open(path, framework="pt") as file:
             contents: dict[str, Any] = {"model_state": {key: file.get_tensor(key) for key in file.keys()}}  # noqa: SIM118

@@ -1,4 +1,6 @@
-"""Processes and devices. One process drives one device; torchrun (or anything that sets its variables) starts them."""
+"""Processes and devices. One process drives one device; torchrun (or anything that sets its variables) starts
+them.
+"""
 
 from __future__ import annotations
 
@@ -28,7 +30,8 @@ class Processes:
             self.device = torch.device("cuda", int(os.environ.get("LOCAL_RANK", 0)))
             if self.local_size > torch.cuda.device_count():
                 raise InputError(
-                    f"{self.local_size} processes, but {torch.cuda.device_count()} GPUs; start one process for each GPU, or set NUM_GPUS 0"
+                    f"{self.local_size} processes, but {torch.cuda.device_count()} GPUs; start one process "
+                    "for each GPU, or set NUM_GPUS 0"
                 )
             torch.cuda.set_device(self.device)
         self._messages: Any = None
@@ -73,7 +76,9 @@ def close_processes() -> None:
 
 
 class StopRequest:
-    """Turns the first Ctrl-C or SIGTERM into a flag, so that a run can save and end in order; a second one ends it at once."""
+    """Turns the first Ctrl-C or SIGTERM into a flag, so that a run can save and end in order; a second one
+    ends it at once.
+    """
 
     def __init__(self) -> None:
         self.signal = 0

@@ -7,16 +7,22 @@ from collections.abc import Callable
 
 
 class InputError(ValueError):
-    """Something that was given is wrong; the message is one line with the name, the value, what was expected and the remedy."""
+    """Something that was given is wrong; the message is one line with the name, the value, what was expected
+    and the remedy.
+    """
 
 
 def reason(error: Exception) -> str:
-    """Why, in a few words: what the system or FFmpeg calls it, without the number and the file, else the error's own text."""
+    """Why, in a few words: what the system or FFmpeg calls it, without the number and the file, else the
+    error's own text.
+    """
     return str(getattr(error, "strerror", None) or error)
 
 
 def exit_code(work: Callable[[], None]) -> int:
-    """Do the work of a preparation script; what its process should exit with. A user's error and Ctrl-C are one line each."""
+    """Do the work of a preparation script; what its process should exit with. A user's error and Ctrl-C are
+    one line each.
+    """
     try:
         work()
     except (InputError, OSError) as error:

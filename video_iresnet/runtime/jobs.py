@@ -21,7 +21,8 @@ from .errors import InputError
 
 Item = TypeVar("Item")
 Result = TypeVar("Result")
-# Items that are handed out ahead of the results: enough to keep every process busy, few enough that a stop loses little.
+# Items that are handed out ahead of the results: enough to keep every process busy, few enough that a stop
+# loses little.
 AHEAD = 4
 
 
@@ -33,9 +34,17 @@ def usable_cores() -> int:
 def add_options(parser: argparse.ArgumentParser) -> None:
     """--workers and --ray, for `run_jobs`."""
     parser.add_argument(
-        "--workers", type=int, default=usable_cores(), metavar="N", help="processes; 0: this one alone (default: %(default)s, the cores)"
+        "--workers",
+        type=int,
+        default=usable_cores(),
+        metavar="N",
+        help="processes; 0: this one alone (default: %(default)s, the cores)",
     )
-    parser.add_argument("--ray", metavar="ADDRESS", help='work on the Ray cluster there instead; "auto": the one that this machine belongs to')
+    parser.add_argument(
+        "--ray",
+        metavar="ADDRESS",
+        help='work on the Ray cluster there instead; "auto": the one that this machine belongs to',
+    )
 
 
 def run_jobs(
@@ -47,17 +56,22 @@ def run_jobs(
     description: str,
     name: Callable[[Item], str] = str,
 ) -> Generator[tuple[Item, Result], None, None]:
-    """Apply `work`, a module-level function, to every item; yields (item, result) as they end, under a progress bar.
+    """Apply `work`, a module-level function, to every item; yields (item, result) as they end, under a
+    progress bar.
 
-    `workers`: processes of this machine; 0 works in this one. `ray_address`: run on that cluster instead ("auto": the one of this machine), one
-    item a CPU; files must be reachable under the same paths on every node. `work` reports failures that belong to an item in its result; an
-    exception ends everything. Ctrl-C, an exception, or closing the generator ends the items under way at once, wherever they are, so `work`
-    must leave nothing half done that counts as done. `name`: of an item, where an error tells of it.
+    `workers`: processes of this machine; 0 works in this one. `ray_address`: run on that cluster instead
+    ("auto": the one of this machine), one item a CPU; files must be reachable under the same paths on every
+    node. `work` reports failures that belong to an item in its result; an exception ends everything. Ctrl-C,
+    an exception, or closing the generator ends the items under way at once, wherever they are, so `work` must
+    leave nothing half done that counts as done. `name`: of an item, where an error tells of it.
 
-    Raises InputError for a negative number of workers, where Ray is missing or its cluster cannot be reached, or where a process was killed.
+    Raises InputError for a negative number of workers, where Ray is missing or its cluster cannot be reached,
+    or where a process was killed.
     """
     if workers < 0:
-        raise InputError(f"--workers is {workers}; expected a number of processes, or 0 for none beside this one")
+        raise InputError(
+            f"--workers is {workers}; expected a number of processes, or 0 for none beside this one"
+        )
     if not items:
         return
     if ray_address is not None:
@@ -72,7 +86,9 @@ def run_jobs(
             yield pair
 
 
-def _in_processes(work: Callable[[Item], Result], items: Sequence[Item], workers: int, name: Callable[[Item], str]) -> Iterator[tuple[Item, Result]]:
+def _in_processes(
+    work: Callable[[Item], Result], items: Sequence[Item], workers: int, name: Callable[[Item], str]
+) -> Iterator[tuple[Item, Result]]:
     others = set(multiprocessing.active_children())
     context = multiprocessing.get_context("spawn")  # forked FFmpeg threads could hang
     remaining = iter(items)
@@ -93,8 +109,8 @@ def _in_processes(work: Callable[[Item], Result], items: Sequence[Item], workers
                 yield item, future.result()
     except BrokenProcessPool as error:
         raise InputError(
-            f"a worker process was killed while at {' or '.join(map(name, under_way))}, perhaps for want of memory; start again with fewer "
-            "--workers, or without that file: what is done is kept"
+            f"a worker process was killed while at {' or '.join(map(name, under_way))}, perhaps for want of "
+            "memory; start again with fewer --workers, or without that file: what is done is kept"
         ) from error
     except BaseException:
         for process in set(multiprocessing.active_children()) - others:
@@ -105,7 +121,9 @@ def _in_processes(work: Callable[[Item], Result], items: Sequence[Item], workers
 
 
 def _follow_parent() -> None:
-    """A worker leaves Ctrl-C, which reaches every process of a terminal, to its parent, and ends when the parent does, even by kill -9."""
+    """A worker leaves Ctrl-C, which reaches every process of a terminal, to its parent, and ends when the
+    parent does, even by kill -9.
+    """
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     threading.Thread(target=_end_with_parent, daemon=True).start()
 
@@ -117,7 +135,9 @@ def _end_with_parent() -> None:
         os._exit(1)
 
 
-def _on_ray(work: Callable[[Item], Result], items: Sequence[Item], address: str, name: Callable[[Item], str]) -> Iterator[tuple[Item, Result]]:
+def _on_ray(
+    work: Callable[[Item], Result], items: Sequence[Item], address: str, name: Callable[[Item], str]
+) -> Iterator[tuple[Item, Result]]:
     try:
         ray: Any = importlib.import_module("ray")
     except ImportError as error:
@@ -129,7 +149,10 @@ def _on_ray(work: Callable[[Item], Result], items: Sequence[Item], address: str,
         ray.init(address=address, log_to_driver=False, logging_level=logging.ERROR)
     except (OSError, ValueError, RuntimeError) as error:  # a ConnectionError is an OSError
         reason = str(error).splitlines()[0]
-        raise InputError(f"--ray {address}: no Ray cluster can be reached there ({reason}); start one with `ray start --head`") from error
+        raise InputError(
+            f"--ray {address}: no Ray cluster can be reached there ({reason}); start one with `ray start "
+            "--head`"
+        ) from error
     try:
         task = ray.remote(work)
         ahead = AHEAD * max(1, int(ray.cluster_resources().get("CPU", 1)))
@@ -149,6 +172,8 @@ def _on_ray(work: Callable[[Item], Result], items: Sequence[Item], address: str,
         raise error.cause from error  # what `work` raised
     except ray.exceptions.RayError as error:
         reason = str(error).splitlines()[0]
-        raise InputError(f"--ray {address}: the cluster lost {name(item)} ({reason}); start again: what is done is kept") from error
+        raise InputError(
+            f"--ray {address}: the cluster lost {name(item)} ({reason}); start again: what is done is kept"
+        ) from error
     finally:
         ray.shutdown()

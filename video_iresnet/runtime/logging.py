@@ -24,13 +24,17 @@ class _Console(logging.StreamHandler):  # type: ignore[type-arg]
 
 
 def setup_logging(output_dir: Path, rank: int) -> None:
-    """The main process logs to the console and to OUTPUT_DIR/stdout.log; the others print warnings and errors alone."""
+    """The main process logs to the console and to OUTPUT_DIR/stdout.log; the others print warnings and errors
+    alone.
+    """
     for handler in log.handlers[:]:
         log.removeHandler(handler)
         handler.close()
     log.propagate = False
     log.setLevel(logging.INFO if rank == 0 else logging.WARNING)
-    layout = logging.Formatter("[%(asctime)s][%(levelname)s] %(filename)s: %(lineno)3d: %(message)s", "%m/%d %H:%M:%S")
+    layout = logging.Formatter(
+        "[%(asctime)s][%(levelname)s] %(filename)s: %(lineno)3d: %(message)s", "%m/%d %H:%M:%S"
+    )
     handlers: list[logging.Handler] = [_Console()]
     if rank == 0:
         handlers.append(logging.FileHandler(output_dir / "stdout.log", encoding="utf-8"))
@@ -40,8 +44,9 @@ def setup_logging(output_dir: Path, rank: int) -> None:
 
 
 class Stats:
-    """Records of a run: `json_stats: {...}` lines in json_stats.log, in PySlowFast's form (sorted keys, floats rounded to 5 decimals), and
-    their numbers as curves in tensorboard/. `first_step`: where this run starts; curves of an earlier one are cut there (0: nowhere).
+    """Records of a run: `json_stats: {...}` lines in json_stats.log, in PySlowFast's form (sorted keys,
+    floats rounded to 5 decimals), and their numbers as curves in tensorboard/. `first_step`: where this run
+    starts; curves of an earlier one are cut there (0: nowhere).
     """
 
     def __init__(self, output_dir: Path, first_step: int = 0) -> None:
@@ -50,7 +55,9 @@ class Stats:
 
     def write(self, stats: dict[str, Any], step: int) -> None:
         """`step`: how many optimizer steps were done."""
-        rounded = {key: round(value, 5) if isinstance(value, float) else value for key, value in stats.items()}
+        rounded = {
+            key: round(value, 5) if isinstance(value, float) else value for key, value in stats.items()
+        }
         with open(self._path, "a", encoding="utf-8") as file:
             file.write(f"json_stats: {simplejson.dumps(rounded, sort_keys=True, ignore_nan=True)}\n")
         for key, value in stats.items():

@@ -20,7 +20,9 @@ class Stream(enum.IntEnum):
 
 
 def generator(seed: int, stream: Stream, *key: int) -> np.random.Generator:
-    """A generator that depends on (seed, stream, key) alone, e.g. `generator(seed, Stream.SAMPLE, epoch, record)`."""
+    """A generator that depends on (seed, stream, key) alone, e.g. `generator(seed, Stream.SAMPLE, epoch,
+    record)`.
+    """
     return np.random.default_rng([seed, int(stream), *key])
 
 

@@ -18,7 +18,9 @@ path_manager = PathManagerFactory.get()
 
 
 def read_lines(path: str) -> list[str]:
-    """The lines of a text file (UTF-8, with or without a byte order mark, any line ends), or an InputError that names it."""
+    """The lines of a text file (UTF-8, with or without a byte order mark, any line ends), or an InputError
+    that names it.
+    """
     try:
         with path_manager.open(path, "r", encoding="utf-8-sig") as file:
             return str(file.read()).splitlines()
@@ -28,9 +30,11 @@ def read_lines(path: str) -> list[str]:
 
 @contextmanager
 def atomic_write(path: str | Path, mode: str = "w") -> Iterator[IO[Any]]:
-    """Open a file that appears under `path` when the block ends without an error; until then whatever stood there stays.
+    """Open a file that appears under `path` when the block ends without an error; until then whatever stood
+    there stays.
 
-    A reader, or a machine that fails, sees the old file or the new one. Raises InputError where the disk does not take it.
+    A reader, or a machine that fails, sees the old file or the new one. Raises InputError where the disk does
+    not take it.
     """
     path = Path(path)
     temporary: str | None = None
@@ -45,7 +49,9 @@ def atomic_write(path: str | Path, mode: str = "w") -> Iterator[IO[Any]]:
         os.chmod(temporary, 0o666 & ~umask)
         os.replace(temporary, path)
     except OSError as error:
-        raise InputError(f"cannot write {path}: {reason(error)}; what stood there before is untouched") from error
+        raise InputError(
+            f"cannot write {path}: {reason(error)}; what stood there before is untouched"
+        ) from error
     finally:
         if temporary is not None and os.path.exists(temporary):
             os.unlink(temporary)
@@ -67,5 +73,7 @@ def make_output_dir(path: str) -> Path:
         with tempfile.TemporaryFile(dir=directory):
             pass
     except OSError as error:
-        raise InputError(f"OUTPUT_DIR {path} cannot be written to: {reason(error)}; name another folder with OUTPUT_DIR") from error
+        raise InputError(
+            f"OUTPUT_DIR {path} cannot be written to: {reason(error)}; name another folder with OUTPUT_DIR"
+        ) from error
     return directory
