@@ -10,10 +10,10 @@ import pytest
 import torch
 from conftest import shown_numbers, write_video
 
-from video_iresnet.data import decode_pyav
-from video_iresnet.data.decode_pyav import PyAVReader
-from video_iresnet.data.matroska import missing_bytes
-from video_iresnet.data.reader import DecodeError
+from video_iresnet.data.decode import pyav
+from video_iresnet.data.decode.matroska import missing_bytes
+from video_iresnet.data.decode.pyav import PyAVReader
+from video_iresnet.data.decode.reader import DecodeError
 
 
 def frames_decoded(monkeypatch: pytest.MonkeyPatch) -> list[int]:
@@ -61,7 +61,7 @@ def test_frames_that_nobody_needs_are_not_decoded(
         fast = reader.read(wanted)
     skipping = len(decoded)
     decoded.clear()
-    monkeypatch.setattr(decode_pyav, "SAYS_UNREFERENCED", set())
+    monkeypatch.setattr(pyav, "SAYS_UNREFERENCED", set())
     with PyAVReader(path) as reader:
         assert torch.equal(reader.read(wanted), fast)
     assert skipping < 0.7 * len(decoded)
@@ -96,7 +96,7 @@ def test_a_file_is_opened_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, 
     path = str(write_video(tmp_path / name, 60, gop=12))
     opened = []
     monkeypatch.setattr(
-        decode_pyav.av, "open", lambda path, open_file=av.open: opened.append(path) or open_file(path)
+        pyav.av, "open", lambda path, open_file=av.open: opened.append(path) or open_file(path)
     )
     with PyAVReader(path) as reader:
         assert shown_numbers(reader.read([50, 2, 31])) == [50, 2, 31]

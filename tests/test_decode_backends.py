@@ -17,8 +17,7 @@ from av.video.reformatter import VideoReformatter
 from conftest import shown_numbers, trimmed, write_video
 from torch import Tensor
 
-from video_iresnet.data import decode_other
-from video_iresnet.data.decode import BACKENDS, DecodeError, Reader, load_backend, open_video
+from video_iresnet.data.decode import BACKENDS, DecodeError, Reader, load_backend, open_video, other
 from video_iresnet.data.records import Record
 from video_iresnet.runtime.errors import InputError
 
@@ -207,7 +206,7 @@ def test_what_another_library_does_not_read_is_logged_once(
     files: Path, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     path, _ = written(files, "mpeg4_b.mp4")
-    monkeypatch.setattr(decode_other, "noted", set())
+    monkeypatch.setattr(other, "noted", set())
     monkeypatch.setattr(logging.getLogger("video_iresnet"), "propagate", True)
     for _ in range(2):
         opened(path, "decord").read([3])
@@ -228,7 +227,7 @@ def test_other_libraries_do_read(files: Path, backend: str, monkeypatch: pytest.
 def test_an_old_torchcodec_does_not_turn_pictures(files: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Its metadata do not speak of rotation then; PyAV reads such files, and such files alone."""
     opened(written(files, "turned_90.mp4")[0], "torchcodec")
-    monkeypatch.setattr("video_iresnet.data.decode_torchcodec.VideoDecoder", OldDecoder)
+    monkeypatch.setattr("video_iresnet.data.decode.torchcodec.VideoDecoder", OldDecoder)
     with opened(files / "turned_90.mp4", "torchcodec") as reader:
         assert torch.equal(reader.read([5, 7]), written(files, "turned_90.mp4")[1][[5, 7]])
     with (
@@ -254,7 +253,7 @@ class OldDecoder:
 def test_an_absent_library_is_one_clear_line(backend: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, backend, None)
     monkeypatch.setitem(sys.modules, "torchcodec.decoders", None)
-    monkeypatch.delitem(sys.modules, f"video_iresnet.data.decode_{backend}", raising=False)
+    monkeypatch.delitem(sys.modules, f"video_iresnet.data.decode.{backend}", raising=False)
     with pytest.raises(InputError, match=f"pip install {backend}") as caught:
         open_video(Record("a.mp4", "a.mp4", 0), backend)
     assert "\n" not in str(caught.value)
@@ -264,7 +263,7 @@ def test_torchcodec_without_ffmpeg_is_one_clear_line(monkeypatch: pytest.MonkeyP
     monkeypatch.setattr(
         pytest.importorskip("torchcodec", reason="torchcodec is not installed"), "ffmpeg_major_version", None
     )
-    monkeypatch.delitem(sys.modules, "video_iresnet.data.decode_torchcodec", raising=False)
+    monkeypatch.delitem(sys.modules, "video_iresnet.data.decode.torchcodec", raising=False)
     with pytest.raises(
         InputError,
         match="no shared libraries of FFmpeg; pip install torchcodec, and install FFmpeg's shared libraries",

@@ -12,7 +12,7 @@ from iopath.common.file_io import PathHandler
 from PIL import Image
 
 from video_iresnet.data.decode import DecodeError, load_backend, open_video
-from video_iresnet.data.decode_frames import FrameReader
+from video_iresnet.data.decode.frames import FrameReader
 from video_iresnet.data.records import Record
 from video_iresnet.runtime.errors import InputError
 from video_iresnet.runtime.storage import path_manager

@@ -24,7 +24,7 @@ import pytest
 from conftest import ROOT, load_script, shown_numbers, start, trimmed, write_video
 from test_decode import broken_files
 
-from video_iresnet.data.decode import PyAVReader
+from video_iresnet.data.decode.pyav import PyAVReader
 from video_iresnet.data.records import read_records
 
 SCRIPT = "data_prep/transcode.py"

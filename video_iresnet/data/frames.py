@@ -17,9 +17,9 @@ import simplejpeg
 import torch
 
 from ..runtime.errors import InputError
-from .decode_pyav import PyAVReader
+from .decode.pyav import PyAVReader
+from .decode.reader import DecodeError
 from .functional import resize, short_side_size
-from .reader import DecodeError
 
 FRAMES_AT_ONCE = 16  # how many full-size frames are in memory at a time
 QUALITY = 95

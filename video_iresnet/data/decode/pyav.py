@@ -18,8 +18,8 @@ from av.video.reformatter import VideoReformatter
 from av.video.stream import VideoStream
 from torch import Tensor
 
-from ..runtime.errors import reason
-from ..runtime.storage import path_manager
+from ...runtime.errors import reason
+from ...runtime.storage import path_manager
 from .matroska import missing_bytes
 from .reader import DecodeError
 

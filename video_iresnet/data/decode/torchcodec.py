@@ -7,7 +7,7 @@ import torchcodec
 from torch import Tensor
 from torchcodec.decoders import VideoDecoder
 
-from .decode_other import OtherReader, Read, UnfitError
+from .other import OtherReader, Read, UnfitError
 
 if (
     getattr(torchcodec, "ffmpeg_major_version", 0) is None

@@ -9,7 +9,7 @@ import simplejpeg
 import torch
 from torch import Tensor
 
-from ..runtime.storage import path_manager
+from ...runtime.storage import path_manager
 from .reader import DecodeError
 
 

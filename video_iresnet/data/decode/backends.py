@@ -4,13 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from ..runtime.errors import InputError
-from .decode_frames import FrameReader
-from .decode_pyav import PyAVReader
-from .reader import DecodeError, Reader
-from .records import Record
-
-__all__ = ["BACKENDS", "DecodeError", "OpenVideo", "Reader", "load_backend", "open_video"]
+from ...runtime.errors import InputError
+from ..records import Record
+from .frames import FrameReader
+from .pyav import PyAVReader
+from .reader import Reader
 
 OpenVideo = Callable[[Record], Reader]
 Backend = Callable[[str], Reader]
@@ -22,7 +20,7 @@ def _pyav() -> Backend:
 
 def _torchcodec() -> Backend:
     try:
-        from .decode_torchcodec import TorchCodecReader
+        from .torchcodec import TorchCodecReader
     except (
         ImportError,
         OSError,
@@ -37,7 +35,7 @@ def _torchcodec() -> Backend:
 
 def _decord() -> Backend:
     try:
-        from .decode_decord import DecordReader
+        from .decord import DecordReader
     except (ImportError, OSError, RuntimeError) as error:
         raise InputError(
             f"the decoder decord cannot be loaded: {_reason(error)}; pip install decord, which exists for "

@@ -7,7 +7,7 @@ from collections.abc import Callable, Sequence
 
 from torch import Tensor
 
-from .decode_pyav import PyAVReader
+from .pyav import PyAVReader
 
 Read = Callable[[list[int]], Tensor]
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import decord
 import torch
 
-from .decode_other import OtherReader, Read, UnfitError
+from .other import OtherReader, Read, UnfitError
 
 
 class DecordReader(OtherReader):

@@ -1,0 +1,6 @@
+"""Read given frames of a video, with the same frames under the same numbers whatever the library."""
+
+from .backends import BACKENDS, OpenVideo, load_backend, open_video
+from .reader import DecodeError, Reader
+
+__all__ = ["BACKENDS", "DecodeError", "OpenVideo", "Reader", "load_backend", "open_video"]
