@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import fcntl
 import os
 import re
+import socket
 import tempfile
 from collections.abc import Collection, Iterator
 from contextlib import contextmanager
@@ -63,6 +65,33 @@ def remove_leftovers(folder: str | Path, names: Collection[str]) -> None:
         match = re.fullmatch(r"\.(.+)\.[a-z0-9_]{8}\.partial", entry.name, re.DOTALL)
         if match and match[1] in names:
             Path(entry.path).unlink(missing_ok=True)
+
+
+@contextmanager
+def exclusive(folder: Path) -> Iterator[None]:
+    """Hold a folder for this process alone while the block runs; kill -9 frees it too.
+
+    Raises InputError, which names the process that holds it, where another one does.
+    """
+    try:
+        file = open(folder / ".lock", "a+", encoding="utf-8")  # noqa: SIM115
+    except OSError as error:
+        raise InputError(f"cannot write {folder / '.lock'}: {reason(error)}; name another folder") from error
+    with file:
+        try:
+            # Unlike flock's, such a lock is not inherited by forked workers, which may outlive a killed parent.
+            fcntl.lockf(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except (BlockingIOError, PermissionError) as error:
+            file.seek(0)
+            holder = file.read(200).strip() or "another process"
+            message = f"{folder} is in use by {holder}; wait until it ends, or name another folder"
+            raise InputError(message) from error
+        except OSError:
+            pass  # a file system without locks
+        file.truncate(0)
+        file.write(f"process {os.getpid()} on {socket.gethostname()}\n")
+        file.flush()
+        yield
 
 
 def make_output_dir(path: str) -> Path:
