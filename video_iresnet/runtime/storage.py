@@ -79,7 +79,7 @@ def exclusive(folder: Path) -> Iterator[None]:
         raise InputError(f"cannot write {folder / '.lock'}: {reason(error)}; name another folder") from error
     with file:
         try:
-            # Unlike flock's, such a lock is not inherited by forked workers, which may outlive a killed parent.
+            # Unlike flock's, this lock is not inherited by forked workers, which may outlive the parent.
             fcntl.lockf(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except (BlockingIOError, PermissionError) as error:
             file.seek(0)
