@@ -12,6 +12,7 @@ from conftest import shown_numbers, write_video
 
 from video_iresnet.data.decode import pyav
 from video_iresnet.data.decode.matroska import missing_bytes
+from video_iresnet.data.decode.picture import Picture
 from video_iresnet.data.decode.pyav import PyAVReader
 from video_iresnet.data.decode.reader import DecodeError
 
@@ -32,10 +33,8 @@ def test_a_seek_decodes_little(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) 
     """Only the frames from the keyframe on are decoded, and only the wanted ones are converted."""
     path = write_video(tmp_path / "a.mp4", 240, gop=12)
     converted = []
-    decoded, picture = frames_decoded(monkeypatch), PyAVReader._picture
-    monkeypatch.setattr(
-        PyAVReader, "_picture", lambda self, frame: converted.append(1) or picture(self, frame)
-    )
+    decoded, picture = frames_decoded(monkeypatch), Picture.__call__
+    monkeypatch.setattr(Picture, "__call__", lambda self, frame: converted.append(1) or picture(self, frame))
     with PyAVReader(str(path)) as reader:
         assert shown_numbers(reader.read([200, 204, 208])) == [200, 204, 208]
     assert len(converted) == 3

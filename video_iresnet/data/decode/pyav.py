@@ -9,18 +9,17 @@ from itertools import chain
 from typing import NamedTuple, TypeAlias
 
 import av
-import numpy as np
 import torch
 from av.container import InputContainer
 from av.packet import Packet
 from av.video.frame import VideoFrame
-from av.video.reformatter import VideoReformatter
 from av.video.stream import VideoStream
 from torch import Tensor
 
 from ...runtime.errors import reason
 from ...runtime.storage import path_manager
 from .matroska import missing_bytes
+from .picture import Picture, quarter_turns
 from .reader import DecodeError
 
 VideoPacket: TypeAlias = "Packet[VideoStream]"
@@ -52,7 +51,6 @@ class PyAVReader:
 
     def __init__(self, path: str) -> None:
         self.path = path
-        self._reformatter = VideoReformatter()
         self._wanted: set[int] = set()
         self._last_wanted: float = -math.inf
         self._position: float = (
@@ -62,7 +60,7 @@ class PyAVReader:
         self._open()
         try:
             self._times, self._keyframes = self._scan()
-            self._size = self._stream.width, self._stream.height
+            self._picture = Picture(self._stream.width, self._stream.height)
             self._may_skip = not self._count_frames and self._stream.codec_context.name in SAYS_UNREFERENCED
         except BaseException:
             self._container.close()
@@ -88,7 +86,7 @@ class PyAVReader:
     @property
     def quarter_turns(self) -> int:
         """How often the picture of the file is turned by 90 degrees, counterclockwise, to stand upright."""
-        return _quarter_turns(self._frame(0))
+        return quarter_turns(self._frame(0))
 
     def read(self, indices: Sequence[int]) -> Tensor:
         """See Reader. Reading ascending frames in several calls costs little more than in one."""
@@ -253,14 +251,3 @@ class PyAVReader:
             if frame_time > time:
                 break
         return None
-
-    def _picture(self, frame: VideoFrame) -> np.ndarray:
-        """The upright frame as an (H, W, 3) array, a view of FFmpeg's memory."""
-        width, height = self._size
-        plane = self._reformatter.reformat(frame, width, height, "rgb24", threads=1).planes[0]
-        rows = np.frombuffer(memoryview(plane), np.uint8).reshape(height, plane.line_size)
-        return np.rot90(rows[:, : width * 3].reshape(height, width, 3), _quarter_turns(frame))
-
-
-def _quarter_turns(frame: VideoFrame) -> int:
-    return round(frame.rotation / 90) % 4
