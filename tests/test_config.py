@@ -105,7 +105,7 @@ def test_network_keys_reach_the_network() -> None:
     ) == (3, 2, 2, (2, 1, 1))
     assert (net.plan.stem.pool, net.plan.head_window, net.layer4.checkpoint_activations) == (
         False,
-        (1, 2, 2),
+        (1, 3, 3),
         True,
     )
     net = build.build_model(
@@ -113,6 +113,26 @@ def test_network_keys_reach_the_network() -> None:
     )
     assert net.layer3[0].downsample[0].kernel_size == (1, 3, 3)
     assert not net.layer1[1].rectify_identity
+
+
+@pytest.mark.parametrize(
+    "network",
+    [
+        "MODEL.ARCH iresnet",
+        "MODEL.ARCH resnet",
+        "MODEL.ARCH resnet RESNET.STEM_POOL False",
+        "MODEL.ARCH iresnet RESNET.TEMPORAL_KERNELS c2d RESNET.STEM_TEMPORAL_STRIDE 2",
+        "MODEL.ARCH resstage RESNET.TEMPORAL_STRIDES [2,1,1,1] RESNET.STEM_POOL False",
+    ],
+)
+def test_windows_of_the_head_are_the_features_of_a_training_clip(network: str) -> None:
+    overrides = f"{network} MODEL.HEAD_PER_POSITION True DATA.TRAIN_CROP_SIZE 48 DATA.NUM_FRAMES 8"
+    with torch.device("meta"):
+        net = build.build_model(load_config(DEMO, overrides.split()))
+        sizes = []
+        net.layer4.register_forward_hook(lambda module, inputs, output: sizes.append(output.shape[2:]))
+        net(torch.empty(1, 3, 8, 48, 48))
+    assert net.plan.head_window == tuple(sizes[0])
 
 
 def test_data_keys_reach_their_objects() -> None:

@@ -11,7 +11,7 @@ from torch import Tensor
 from torch.optim import Optimizer
 from torchvision.transforms import v2
 
-from .config import Config, needed_files, temporal_stride
+from .config import Config, needed_files
 from .data.dataset import ClipDataset, ViewDataset
 from .data.decode import OpenVideo, load_backend, open_video
 from .data.directions import directions
@@ -46,7 +46,7 @@ from .runtime.errors import InputError
 
 
 def build_model(cfg: Config) -> ResNet:
-    return create_model(
+    net = create_model(
         cfg.MODEL.ARCH,
         cfg.RESNET.DEPTH,
         num_classes=cfg.MODEL.NUM_CLASSES,
@@ -59,18 +59,14 @@ def build_model(cfg: Config) -> ResNet:
         stem_pool=cfg.RESNET.STEM_POOL,
         shortcut_temporal_kernel=cfg.RESNET.SHORTCUT_TEMPORAL_KERNEL or None,
         dropout=cfg.MODEL.DROPOUT_RATE,
-        head_window=_head_window(cfg) if cfg.MODEL.HEAD_PER_POSITION else None,
         rectify_identity=cfg.RESNET.RECTIFY_IDENTITY,
         zero_init_residual=cfg.RESNET.ZERO_INIT_RESIDUAL,
         checkpoint_activations=cfg.MODEL.ACT_CHECKPOINT,
     )
-
-
-def _head_window(cfg: Config) -> tuple[int, int, int]:
-    """The size (t, h, w) of the last features in training."""
-    time = -(-cfg.DATA.NUM_FRAMES // temporal_stride(cfg))
-    space = -(-cfg.DATA.TRAIN_CROP_SIZE // 32)
-    return time, space, space
+    if cfg.MODEL.HEAD_PER_POSITION:
+        size = cfg.DATA.TRAIN_CROP_SIZE
+        net.plan = net.plan.trained_on((cfg.DATA.NUM_FRAMES, size, size))
+    return net
 
 
 def build_optimizer(cfg: Config, model: torch.nn.Module) -> Optimizer:

@@ -357,7 +357,7 @@ def _check_network_sizes(cfg: Config) -> None:
         f"RESNET.SHORTCUT_TEMPORAL_KERNEL is {kernel}; expected an odd number, or 0",
     )
     try:
-        stride = temporal_stride(cfg)
+        stride = _temporal_stride(cfg)
     except ValueError as error:
         raise InputError(f"RESNET: {error}") from error
     _check(
@@ -423,7 +423,7 @@ def _check_augmentation(cfg: Config) -> None:
     )
 
 
-def temporal_stride(cfg: Config) -> int:
+def _temporal_stride(cfg: Config) -> int:
     """How many frames of the input stand behind one moment of the last features. Raises ValueError."""
     resnet = cfg.RESNET
     pattern = temporal_pattern(

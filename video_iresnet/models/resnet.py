@@ -99,6 +99,23 @@ class Plan(NamedTuple):
     dropout: float
     head_window: Size | None
 
+    @property
+    def stride(self) -> Size:
+        """How many input positions (t, h, w) stand behind one position of the last features."""
+        strides = [
+            self.stem.stride,
+            (1, 2, 2) if self.stem.pool else ONE,
+            (self.temporal_pool, 1, 1),
+            *(spec.stride for stage in self.stages for spec in stage),
+        ]
+        time, height, width = (math.prod(along) for along in zip(*strides, strict=True))
+        return time, height, width
+
+    def trained_on(self, clip: Size) -> Plan:
+        """The plan whose head classifies every window as large as the features of a (t, h, w) clip."""
+        time, height, width = (-(-size // stride) for size, stride in zip(clip, self.stride, strict=True))
+        return self._replace(head_window=(time, height, width))
+
     def without_time(self) -> Plan:
         """The plan of the image network that sees each frame as this video network does."""
         stem = self.stem._replace(kernel=(1, *self.stem.kernel[1:]), stride=(1, *self.stem.stride[1:]))
