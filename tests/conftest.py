@@ -145,14 +145,18 @@ def shapes(tmp_path_factory: pytest.TempPathFactory, moving_shapes: ModuleType) 
     return folder
 
 
-@pytest.fixture(scope="session")
-def small(shapes: Path) -> list[str]:
-    """Overrides that make the demo config a run of seconds."""
+def small_overrides(shapes: Path) -> list[str]:
+    """Overrides that make the demo config a run of seconds on a small moving shapes data set."""
     text = f"""NUM_GPUS 0 DATA.PATH_TO_DATA_DIR {shapes} DATA_LOADER.NUM_WORKERS 0 RESNET.WIDTH_PER_GROUP 4
     TRAIN.BATCH_SIZE 8 SOLVER.MAX_EPOCH 2 LOG_PERIOD 1 DATA.TRAIN_JITTER_SCALES [32,36]
     DATA.TRAIN_CROP_SIZE 32 DATA.TEST_CROP_SIZE 32 DATA.NUM_FRAMES 4 TEST.NUM_ENSEMBLE_VIEWS 2
     TEST.BATCH_SIZE 7"""
     return text.split()
+
+
+@pytest.fixture(scope="session")
+def small(shapes: Path) -> list[str]:
+    return small_overrides(shapes)
 
 
 RunNet = Callable[..., int]

@@ -1,0 +1,333 @@
+"""Kill and signal small runs at random moments and go on with the same command, until they end as the
+undisturbed run did: python tests/drill.py --kills 40 --out FOLDER.
+
+The final predictions.csv and weights must equal the undisturbed run's bit for bit; no file may be left
+half-written and no process left behind; an orderly stop says no error and shows no traceback. Prints a table
+with one line a kind of fault; the exit status is 0 where nothing is wrong. What every start printed stays
+under --out. Reads /proc, so it needs Linux; with two free cores 40 faults take about 25 minutes.
+"""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import json
+import os
+import random
+import re
+import signal
+import subprocess
+import sys
+import threading
+import time
+from collections import Counter
+from pathlib import Path
+from typing import NamedTuple
+
+import torch
+import yaml
+from conftest import DEMO, ROOT, load_script, small_overrides
+from tabulate import tabulate
+
+from video_iresnet.engine.checkpoint import list_checkpoints, load_checkpoint
+
+TORCHRUN = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
+# 24 steps with a checkpoint after every 6, so that training takes about as long as the start does.
+OVERRIDES = """DATA_LOADER.NUM_WORKERS 2 TRAIN.BATCH_SIZE 4 SOLVER.MAX_EPOCH 4 TRAIN.EVAL_PERIOD 2
+    MODEL.DROPOUT_RATE 0.5"""
+STRIKES = 5  # in one run's life; then it may end
+PATIENCE = 30.0  # seconds in which a process may notice that its run is over
+LONGEST = 180.0  # seconds that one start may take
+ORDERLY = {signal.SIGTERM, signal.SIGINT, signal.SIGUSR1}
+WRONG = ["differences", "leftovers", "disorderly", "stuck"]
+
+
+class Fault(NamedTuple):
+    """A signal to the processes of one role, at any moment or while a checkpoint is written."""
+
+    processes: int
+    target: str
+    number: signal.Signals
+    while_saving: bool = False
+
+    def __str__(self) -> str:
+        return f"{self.number.name}, {self.target}" + (", while saving" if self.while_saving else "")
+
+
+KILL, TERM, INT, USR1 = signal.SIGKILL, signal.SIGTERM, signal.SIGINT, signal.SIGUSR1
+FAULTS = [
+    *(Fault(1, "worker", number) for number in (KILL,)),
+    *(Fault(1, "main process", number) for number in (KILL, TERM, INT, USR1)),
+    *(Fault(1, "all", number) for number in (KILL, TERM, INT, USR1)),
+    *(Fault(1, "all", number, while_saving=True) for number in (KILL, TERM)),
+    *(Fault(2, target, KILL) for target in ("worker", "rank", "agent")),
+    *(Fault(2, "agent", number) for number in (TERM, INT)),
+    *(Fault(2, "all", number) for number in (KILL, TERM, INT, USR1)),
+    *(Fault(2, "all", number, while_saving=True) for number in (KILL, TERM)),
+]
+
+
+class Start:
+    """One start of a run's command. Its processes are known by a word in their environment, which children
+    inherit, whoever their parent is.
+    """
+
+    def __init__(self, command: list[str], output: Path) -> None:
+        self.output = output
+        self.word = f"DRILL={os.getpid()}_{time.monotonic_ns()}"
+        environment = os.environ | dict([self.word.split("=")]) | {"PYTHONPATH": str(ROOT)}
+        with open(output, "w") as file:
+            self.root = subprocess.Popen(
+                command, cwd=ROOT, env=environment, stdout=file, stderr=file, start_new_session=True
+            )
+
+    def processes(self) -> list[int]:
+        return [
+            pid for pid in map(int, filter(str.isdigit, os.listdir("/proc"))) if self.word in _environ(pid)
+        ]
+
+    def members(self, fault: Fault) -> list[int]:
+        """The processes that a fault strikes; empty where there are none yet."""
+        if fault.target in ("agent", "main process"):
+            return [self.root.pid]
+        everyone = self.processes()
+        if fault.target == "all":
+            return everyone
+        ranks = [pid for pid in everyone if "RANK=" in _environ(pid) or fault.processes == 1]
+        forked = {pid: _parent(pid) for pid in ranks if _command(pid) == _command(_parent(pid))}
+        workers = [pid for pid, parent in forked.items() if parent in ranks]
+        return workers if fault.target == "worker" else [pid for pid in ranks if pid not in workers]
+
+    def strike(self, fault: Fault, rng: random.Random) -> bool:
+        """Send the signal; False where the run ended before anyone was there to receive it."""
+        while self.root.poll() is None:
+            members = self.members(fault)
+            if members:
+                for pid in members if fault.target == "all" else [rng.choice(members)]:
+                    with contextlib.suppress(ProcessLookupError):
+                        os.kill(pid, fault.number)
+                return True
+            time.sleep(0.01)
+        return False
+
+    def end(self) -> int | None:
+        """The exit status; None where it had to be killed because it took too long."""
+        try:
+            return self.root.wait(LONGEST)
+        except subprocess.TimeoutExpired:
+            self.kill()
+            return None
+
+    def kill(self) -> None:
+        for pid in self.processes():
+            os.kill(pid, KILL)
+        self.root.wait()
+
+
+def _read(pid: int, name: str) -> bytes:
+    try:
+        return Path(f"/proc/{pid}/{name}").read_bytes()
+    except OSError:  # it has ended, or is another user's
+        return b""
+
+
+def _environ(pid: int) -> str:
+    return _read(pid, "environ").decode(errors="replace")
+
+
+def _command(pid: int) -> bytes:
+    return _read(pid, "cmdline")
+
+
+def _parent(pid: int) -> int:
+    return int(_read(pid, "stat").rpartition(b")")[2].split()[1] or 0)
+
+
+class Drill:
+    """Runs of one data set, and what was wrong with them, counted by fault."""
+
+    def __init__(self, out: Path, seed: int) -> None:
+        self.out = out
+        self.rng = random.Random(seed)
+        self.counts: dict[Fault, Counter[str]] = {}
+        self.seconds: dict[int, tuple[float, float]] = {}  # until an undisturbed run trains, and ends
+        shapes = load_script("data_prep/moving_shapes.py")
+        shapes.write_data_set(out / "shapes", {"train": 24, "val": 8, "test": 11}, seed=0)
+
+    def start(self, processes: int, folder: Path) -> Start:
+        launcher = TORCHRUN if processes == 2 else []
+        run = ["tools/run_net.py", "--cfg", DEMO, *small_overrides(self.out / "shapes"), *OVERRIDES.split()]
+        folder.mkdir(exist_ok=True)
+        output = folder / f"start_{len(list(folder.glob('start_*.txt'))):02d}.txt"
+        return Start([sys.executable, *launcher, *run, "OUTPUT_DIR", str(folder / "run")], output)
+
+    def undisturbed(self, processes: int) -> Path:
+        """The run that the others are compared with, made where it is not there yet."""
+        folder = self.out / f"undisturbed_{processes}"
+        if processes not in self.seconds:
+            begin = time.monotonic()
+            start = self.start(processes, folder)
+            while start.root.poll() is None and not (folder / "run/checkpoints").exists():
+                time.sleep(0.05)
+            trains = time.monotonic() - begin
+            if start.end() != 0:
+                raise SystemExit(f"error: the undisturbed run failed; see {start.output}")
+            self.seconds[processes] = trains, time.monotonic() - begin
+        return folder / "run"
+
+    def note(self, faults: list[Fault], what: str, why: str) -> None:
+        print(f"    {what.upper()}: {why}", flush=True)
+        for fault in faults:
+            self.counts[fault][what] += 1
+
+    def live(self, faults: list[Fault], folder: Path) -> list[Fault]:
+        """Start a run until it ends by itself, with one of the faults, in turn, at each start; returns those
+        that struck.
+        """
+        expected = self.undisturbed(faults[0].processes)
+        struck: list[Fault] = []
+        watchers = []
+        refused = 0.0
+        while True:
+            fault = faults[len(struck)] if len(struck) < len(faults) else None
+            start = self.start(faults[0].processes, folder)
+            hit = fault is not None and self.wait(start, fault, folder) and start.strike(fault, self.rng)
+            code = start.end()
+            text = start.output.read_text(errors="replace")
+            print(
+                f"{start.output.relative_to(self.out)}: {fault if hit else 'no fault'}, exit {code}",
+                flush=True,
+            )
+            if hit and fault:
+                struck.append(fault)
+                self.counts.setdefault(fault, Counter())["count"] += 1
+                watchers.append(threading.Thread(target=self.watch, args=(start, fault)))
+                watchers[-1].start()
+                if problem := disorder(text, fault):
+                    self.note([fault], "disorderly", f"{problem}; see {start.output}")
+            if code == 0:
+                break
+            if not hit and "is in use by" in text and refused < PATIENCE:  # those before are still ending
+                refused += 1
+                time.sleep(1)
+            elif code is None or not hit:
+                self.note(struck, "stuck", f"it does not go on (exit {code}); see {start.output}")
+                break
+        for watcher in watchers:
+            watcher.join()
+        for problem in differences(folder / "run", expected) if code == 0 else []:
+            self.note(struck, "differences", problem)
+        for problem in leftovers(folder / "run"):
+            self.note(struck, "leftovers", problem)
+        return struck
+
+    def wait(self, start: Start, fault: Fault, folder: Path) -> bool:
+        """Until the moment to strike; False where the run ended before."""
+        trains, ends = self.seconds[fault.processes]
+        earliest = 0 if self.rng.random() < 0.25 else trains  # a quarter may fall into the imports
+        deadline = time.monotonic() + self.rng.uniform(earliest, ends)
+        while start.root.poll() is None:
+            if time.monotonic() > deadline and (
+                not fault.while_saving or any((folder / "run/checkpoints").glob(".*.partial"))
+            ):
+                return True
+            time.sleep(0.0005 if fault.while_saving else 0.01)
+        return False
+
+    def watch(self, start: Start, fault: Fault) -> None:
+        """Count processes that outlive their run."""
+        deadline = time.monotonic() + PATIENCE
+        while pids := start.processes():
+            if time.monotonic() > deadline:
+                commands = {_command(pid).replace(b"\0", b" ").decode()[:60] for pid in pids}
+                self.note([fault], "leftovers", f"{len(pids)} processes live on ({', '.join(commands)})")
+                start.kill()
+                return
+            time.sleep(0.2)
+
+
+def disorder(text: str, fault: Fault) -> str:
+    """What is wrong with the output of a start that was struck; torchrun's own tracebacks are not ours."""
+    ours = text.count("Traceback (most recent call last)")
+    ours -= len(re.findall(r"^torch\.distributed\.elastic\.\S+(?:Exception|Error):", text, re.MULTILINE))
+    if ours > 0:
+        return f"{ours} traceback(s)"
+    error = re.search(r"^error: .*", text, re.MULTILINE)
+    return error[0] if error and fault.number in ORDERLY else ""
+
+
+def differences(folder: Path, expected: Path) -> list[str]:
+    """How the results of a run differ from those of another."""
+    found = []
+    if (folder / "predictions.csv").read_bytes() != (expected / "predictions.csv").read_bytes():
+        found.append(f"{folder}/predictions.csv differs")
+    for pick in (
+        lambda run: list_checkpoints(run / "checkpoints")[-1],
+        lambda run: run / "checkpoints/checkpoint_best.pyth",
+    ):
+        ours, theirs = (load_checkpoint(pick(run)) for run in (folder, expected))
+        weights, others = ours["model_state"], theirs["model_state"]
+        if weights.keys() != others.keys() or not all(
+            torch.equal(weights[key], others[key]) for key in weights
+        ):
+            found.append(f"{pick(folder)}: other weights")
+        if ours["history"] != theirs["history"]:
+            found.append(f"{pick(folder)}: other validations")
+    return found
+
+
+def leftovers(folder: Path) -> list[str]:
+    """Files of a finished run that are temporary or half-written."""
+    found = [f"{path} is left" for path in folder.rglob("*.partial")]
+    for path in [
+        folder / "config.yaml",
+        folder / "results.json",
+        folder / "json_stats.log",
+        *folder.rglob("*.pyth"),
+    ]:
+        try:
+            if path.suffix == ".pyth":
+                load_checkpoint(path)
+            elif path.suffix == ".log":
+                for line in path.read_text().splitlines():
+                    json.loads(line.removeprefix("json_stats: "))
+            else:
+                yaml.safe_load(path.read_text())
+        except (ValueError, OSError, yaml.YAMLError) as error:
+            found.append(f"{path} is not whole: {error}")
+    return found
+
+
+def main(arguments: list[str]) -> int:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--kills", type=int, default=40, help="how many faults, of all kinds in turn")
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--out", type=Path, required=True, help="an empty or a new folder")
+    options = parser.parse_args(arguments)
+    options.out.mkdir(parents=True, exist_ok=True)
+    if any(options.out.iterdir()):
+        parser.error(f"--out {options.out} is not empty")
+    drill = Drill(options.out.resolve(), options.seed)
+    planned = [
+        fault for _ in range(0, options.kills, len(FAULTS)) for fault in drill.rng.sample(FAULTS, len(FAULTS))
+    ]
+    planned = planned[: options.kills]
+    lives = 0
+    while planned:
+        lives += 1
+        faults = [fault for fault in planned if fault.processes == planned[0].processes][:STRIKES]
+        for fault in drill.live(faults, drill.out / f"life_{lives:02d}"):
+            planned.remove(fault)
+    rows = [
+        [str(fault), fault.processes, *(count[name] for name in ("count", *WRONG))]
+        for fault, count in sorted(drill.counts.items(), key=lambda item: FAULTS.index(item[0]))
+    ]
+    total = ["all", "", *(sum(count[name] for count in drill.counts.values()) for name in ("count", *WRONG))]
+    print(tabulate([*rows, total], headers=["fault", "processes", "count", *WRONG], tablefmt="github"))
+    return int(any(total[3:]))
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))
