@@ -23,13 +23,17 @@ from functools import partial
 from pathlib import Path
 from typing import NamedTuple
 
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+if __name__ == "__main__":  # imports take seconds
+    from video_iresnet.runtime.errors import quiet_interrupts
+
+    quiet_interrupts()
+
 import av
 import numpy as np
 from av.video.reformatter import VideoReformatter
 from numpy.typing import NDArray
 from tqdm import tqdm
-
-sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from video_iresnet.runtime.errors import InputError
 from video_iresnet.runtime.storage import atomic_write

@@ -28,6 +28,10 @@ from pathlib import Path
 from typing import NamedTuple
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+if __name__ == "__main__":  # imports take seconds
+    from video_iresnet.runtime.errors import quiet_interrupts
+
+    quiet_interrupts()
 
 from video_iresnet.data.archives import group_parts, partial_folder, unpack
 from video_iresnet.data.frames import FrameJob, extract_frames, frame_rows

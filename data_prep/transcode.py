@@ -25,6 +25,12 @@ from contextlib import closing, suppress
 from pathlib import Path
 from typing import IO, Any, NamedTuple
 
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+if __name__ == "__main__":  # imports take seconds
+    from video_iresnet.runtime.errors import quiet_interrupts
+
+    quiet_interrupts()
+
 import av
 import numpy as np
 from av.container import InputContainer
@@ -33,8 +39,6 @@ from av.video.frame import VideoFrame
 from av.video.reformatter import VideoReformatter
 from av.video.stream import VideoStream
 from numpy.typing import NDArray
-
-sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from video_iresnet.data.lists import replace_list, write_csv
 from video_iresnet.data.records import Record, read_records

@@ -29,11 +29,15 @@ from itertools import pairwise
 from pathlib import Path
 from typing import Any, NamedTuple
 
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+if __name__ == "__main__":  # imports take seconds
+    from video_iresnet.runtime.errors import quiet_interrupts
+
+    quiet_interrupts()
+
 import av
 import jinja2
 import numpy as np
-
-sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from video_iresnet.data.lists import replace_list, write_csv
 from video_iresnet.data.records import Record, read_records

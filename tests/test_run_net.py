@@ -10,7 +10,6 @@ import os
 import re
 import signal
 import subprocess
-import sys
 import time
 from pathlib import Path
 
@@ -729,21 +728,3 @@ def test_exported_weights_test_as_the_checkpoint_does(
         == 0
     )
     assert (tmp_path / "out/predictions.csv").read_bytes() == (trained / "predictions.csv").read_bytes()
-
-
-@pytest.mark.skipif(not Path("/proc").exists(), reason="reads /proc")
-def test_it_runs_from_any_folder_without_an_installed_package(tmp_path: Path) -> None:
-    environment = {key: value for key, value in os.environ.items() if key != "PYTHONPATH"}
-    code = "import runpy, sys; sys.path[:] = [p for p in sys.path if 'editable' not in p]; "
-    code += "sys.argv = ['run_net.py', '--help']; "
-    code += f"runpy.run_path({str(ROOT / 'tools/run_net.py')!r}, run_name='__main__')"
-    done = subprocess.run(
-        [sys.executable, "-c", code],
-        cwd=tmp_path,
-        env=environment,
-        capture_output=True,
-        text=True,
-        check=False,
-    )
-    assert done.returncode == 0, done.stderr
-    assert "--cfg" in done.stdout

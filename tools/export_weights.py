@@ -9,6 +9,10 @@ import sys
 from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+if __name__ == "__main__":  # imports take seconds
+    from video_iresnet.runtime.errors import quiet_interrupts
+
+    quiet_interrupts()
 
 from video_iresnet.engine.checkpoint import export_safetensors
 from video_iresnet.models import WeightsError, read_weights

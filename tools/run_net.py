@@ -13,6 +13,10 @@ import sys
 from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+if __name__ == "__main__":  # imports take seconds
+    from video_iresnet.runtime.errors import quiet_interrupts
+
+    quiet_interrupts()
 # Threads that wait should sleep: decoding shares the cores. Read when torch is imported.
 os.environ.setdefault("OMP_WAIT_POLICY", "passive")
 

@@ -14,6 +14,10 @@ from collections.abc import Sequence
 from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+if __name__ == "__main__":  # imports take seconds
+    from video_iresnet.runtime.errors import quiet_interrupts
+
+    quiet_interrupts()
 
 import numpy as np
 import torch

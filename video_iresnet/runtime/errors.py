@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import os
 import sys
 from collections.abc import Callable
+from types import TracebackType
 
 
 class InputError(ValueError):
@@ -17,6 +19,20 @@ def reason(error: Exception) -> str:
     error's own text.
     """
     return str(getattr(error, "strerror", None) or error)
+
+
+def quiet_interrupts() -> None:
+    """Make a Ctrl-C that nothing catches, as while libraries are imported, one line and exit status 130."""
+
+    def leave(kind: type[BaseException], error: BaseException, traceback: TracebackType | None) -> None:
+        if not issubclass(kind, KeyboardInterrupt):
+            sys.__excepthook__(kind, error, traceback)
+            return
+        if os.environ.get("RANK", "0") == "0":
+            print("stopped", file=sys.stderr)
+        sys.exit(130)
+
+    sys.excepthook = leave
 
 
 def exit_code(work: Callable[[], None]) -> int:
