@@ -26,7 +26,7 @@ from torch.distributed.run import main as torchrun
 
 from video_iresnet.config import load_config
 from video_iresnet.models import WeightsError
-from video_iresnet.run import InterruptedRunError, test, train
+from video_iresnet.run import InterruptedRunError, run
 from video_iresnet.runtime.distributed import close_processes
 from video_iresnet.runtime.errors import InputError
 
@@ -54,10 +54,7 @@ def main(arguments: list[str]) -> int:
         if num_processes > 1 and "RANK" not in os.environ:
             return launch(num_processes, arguments)
         for cfg in configs:
-            if cfg.TRAIN.ENABLE:
-                train(cfg)
-            if cfg.TEST.ENABLE:
-                test(cfg)
+            run(cfg)
     except (InputError, WeightsError, OSError) as error:
         print(f"error: {error}", file=sys.stderr)
         return 1

@@ -1,11 +1,12 @@
-"""The story of a run: train(cfg) and test(cfg), readable from top to bottom."""
+"""The story of a run: train and test, readable from top to bottom."""
 
 from __future__ import annotations
 
 import csv
 import signal
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -30,6 +31,7 @@ from .engine.checkpoint import (
     load_checkpoint,
     load_model_state,
     prune_checkpoints,
+    remove_unfinished,
     save_checkpoint,
 )
 from .engine.evaluate import (
@@ -49,7 +51,7 @@ from .runtime.distributed import Processes, StopRequest
 from .runtime.errors import InputError
 from .runtime.logging import Stats, log, setup_logging
 from .runtime.seeding import Stream, integer_seed
-from .runtime.storage import atomic_write, make_output_dir, path_manager
+from .runtime.storage import atomic_write, exclusive, make_output_dir, path_manager, remove_leftovers
 
 
 class InterruptedRunError(Exception):
@@ -75,12 +77,20 @@ class Position:
         return any(past["epoch"] == self.epoch for past in self.history)
 
 
-def train(cfg: Config) -> None:
-    """Train, validate and write checkpoints; goes on where an earlier run of the same OUTPUT_DIR stopped.
+def run(cfg: Config) -> None:
+    """Train where TRAIN.ENABLE, then test where TEST.ENABLE; no other run may use OUTPUT_DIR meanwhile.
 
     Raises InputError for what a user can put right, InterruptedRunError after Ctrl-C or SIGTERM.
     """
-    processes, folder = _start(cfg)
+    with _started(cfg) as (processes, folder):
+        if cfg.TRAIN.ENABLE:
+            train(cfg, processes, folder)
+        if cfg.TEST.ENABLE:
+            test(cfg, processes, folder)
+
+
+def train(cfg: Config, processes: Processes, folder: Path) -> None:
+    """Train, validate and write checkpoints; goes on where an earlier run of the same OUTPUT_DIR stopped."""
     stop = StopRequest()
     records = _records(cfg, "DATA.TRAIN_LIST", cfg.DATA.MAX_BAD_SHARE)
     validation = build.build_validation_data(cfg, _records(cfg, "DATA.VAL_LIST"))
@@ -189,11 +199,8 @@ def train(cfg: Config) -> None:
         trainer.stats.close()
 
 
-def test(cfg: Config) -> None:
-    """Multi-view testing; writes results.json and predictions.csv. Raises InputError, and InterruptedRunError
-    after Ctrl-C or SIGTERM.
-    """
-    processes, folder = _start(cfg)
+def test(cfg: Config, processes: Processes, folder: Path) -> None:
+    """Multi-view testing; writes results.json and predictions.csv."""
     stop = StopRequest()
     records = _records(cfg, "DATA.TEST_LIST")
     path = _test_checkpoint(cfg, folder)
@@ -261,8 +268,9 @@ def test(cfg: Config) -> None:
     )
 
 
-def _start(cfg: Config) -> tuple[Processes, Path]:
-    """Processes, the output folder, logs, and the config as it was resolved."""
+@contextmanager
+def _started(cfg: Config) -> Iterator[tuple[Processes, Path]]:
+    """Processes and logs, and the output folder, which no other run may use while the block runs."""
     for key, path in needed_files(cfg).items():
         if not path_manager.exists(path):
             raise InputError(
@@ -271,15 +279,27 @@ def _start(cfg: Config) -> tuple[Processes, Path]:
             )
     folder = make_output_dir(cfg.OUTPUT_DIR)
     processes = Processes(use_gpu=cfg.NUM_GPUS > 0)
-    setup_logging(folder, processes.rank)
-    if processes.is_main:
-        with atomic_write(folder / "config.yaml") as file:
-            file.write(cfg.dump())
-    if processes.device.type == "cuda":
-        torch.backends.cudnn.benchmark = True
-    else:
-        torch.set_num_threads(max(1, processes.usable_cores // processes.local_size))
-    return processes, folder
+    with ExitStack() as held:
+        refusal = ""
+        if processes.is_main:
+            try:
+                held.enter_context(exclusive(folder))
+            except InputError as error:
+                refusal = str(error)
+        refusal = processes.gather(refusal)[0]
+        if refusal:
+            raise InputError(refusal)
+        setup_logging(folder, processes.rank)
+        if processes.is_main:
+            remove_leftovers(folder, ("config.yaml", "results.json", "predictions.csv"))
+            remove_unfinished(folder / "checkpoints")
+            with atomic_write(folder / "config.yaml") as file:
+                file.write(cfg.dump())
+        if processes.device.type == "cuda":
+            torch.backends.cudnn.benchmark = True
+        else:
+            torch.set_num_threads(max(1, processes.usable_cores // processes.local_size))
+        yield processes, folder
 
 
 def _records(cfg: Config, key: str, max_missing_share: float = 1.0) -> Sequence[Record]:

@@ -12,7 +12,7 @@ import torch
 
 from ..models import ResNet, WeightsError, load_weights, read_weights
 from ..models.weights import Weights, read_file
-from ..runtime.storage import atomic_write
+from ..runtime.storage import atomic_write, remove_leftovers
 
 NAME = re.compile(r"checkpoint_epoch_(\d+)(?:_step_(\d+))?\.pyth")
 BEST = "checkpoint_best.pyth"
@@ -49,6 +49,12 @@ def prune_checkpoints(folder: Path, kept: int) -> None:
     """Remove all but the latest `kept` checkpoints of a run."""
     for path in list_checkpoints(folder)[:-kept]:
         path.unlink()
+
+
+def remove_unfinished(folder: Path) -> None:
+    """Remove what `save_checkpoint`s that were killed left in the folder of a run."""
+    if folder.exists():
+        remove_leftovers(folder)
 
 
 def load_checkpoint(path: str | Path) -> dict[str, Any]:

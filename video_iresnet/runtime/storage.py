@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import fcntl
 import os
 import re
@@ -59,11 +60,11 @@ def atomic_write(path: str | Path, mode: str = "w") -> Iterator[IO[Any]]:
             os.unlink(temporary)
 
 
-def remove_leftovers(folder: str | Path, names: Collection[str]) -> None:
-    """Remove what `atomic_write`s of these names left in a folder when they were killed."""
+def remove_leftovers(folder: str | Path, names: Collection[str] | None = None) -> None:
+    """Remove what `atomic_write`s of these names, or of any, left in a folder when they were killed."""
     for entry in os.scandir(folder):
         match = re.fullmatch(r"\.(.+)\.[a-z0-9_]{8}\.partial", entry.name, re.DOTALL)
-        if match and match[1] in names:
+        if match and (names is None or match[1] in names):
             Path(entry.path).unlink(missing_ok=True)
 
 
@@ -88,14 +89,16 @@ def exclusive(folder: Path) -> Iterator[None]:
             raise InputError(message) from error
         except OSError:
             pass  # a file system without locks
-        file.truncate(0)
-        file.write(f"process {os.getpid()} on {socket.gethostname()}\n")
-        file.flush()
+        with contextlib.suppress(OSError):  # a full disk: the lock holds all the same
+            file.truncate(0)
+            os.write(file.fileno(), f"process {os.getpid()} on {socket.gethostname()}\n".encode())
         yield
 
 
 def make_output_dir(path: str) -> Path:
     """The directory, made where it is missing and shown to take files."""
+    if not path.strip():
+        raise InputError("OUTPUT_DIR is empty; name the folder where the run should write")
     directory = Path(path)
     try:
         directory.mkdir(parents=True, exist_ok=True)
