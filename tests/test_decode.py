@@ -10,8 +10,8 @@ import pytest
 import torch
 from conftest import shown_numbers, write_video
 
-from video_iresnet.data.decode import pyav
-from video_iresnet.data.decode.matroska import missing_bytes
+from video_iresnet.data.decode import container, pyav
+from video_iresnet.data.decode.container import missing_bytes
 from video_iresnet.data.decode.picture import Picture
 from video_iresnet.data.decode.pyav import PyAVReader
 from video_iresnet.data.decode.reader import DecodeError
@@ -95,11 +95,13 @@ def test_a_file_is_opened_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, 
     path = str(write_video(tmp_path / name, 60, gop=12))
     opened = []
     monkeypatch.setattr(
-        pyav.av, "open", lambda path, open_file=av.open: opened.append(path) or open_file(path)
+        container.av,
+        "open",
+        lambda name, open_file=av.open, **options: opened.append(name) or open_file(name, **options),
     )
     with PyAVReader(path) as reader:
         assert shown_numbers(reader.read([50, 2, 31])) == [50, 2, 31]
-    assert opened == [path]
+    assert opened == [f"file:{path}"]
 
 
 def test_an_error_leaves_a_reader_that_can_go_on(tmp_path: Path) -> None:

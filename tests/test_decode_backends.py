@@ -169,6 +169,30 @@ def test_a_turned_picture_is_upright(files: Path) -> None:
 
 
 @pytest.mark.parametrize("backend", BACKENDS)
+@pytest.mark.parametrize("degrees", [0, 90, 180, 270])
+@pytest.mark.parametrize("flips", ["", "h", "v"])
+def test_a_mirrored_picture_is_upright(tmp_path: Path, degrees: int, flips: str, backend: str) -> None:
+    """PyAV's degrees are counterclockwise, and it mirrors afterwards."""
+    stored = np.full((48, 64, 3), 40, np.uint8)
+    stored[:24, :32], stored[:24, 32:], stored[24:, :32] = 100, 160, 220
+    path = tmp_path / "a.mp4"
+    with av.open(str(path), "w") as container:
+        stream = container.add_stream("libx264", rate=25, options={"crf": "10"})
+        stream.height, stream.width, stream.pix_fmt = 48, 64, "yuv420p"
+        stream.set_display_rotation(degrees, hflip="h" in flips, vflip="v" in flips)
+        for _ in range(3):
+            container.mux(stream.encode(av.VideoFrame.from_ndarray(stored, format="rgb24")))
+        container.mux(stream.encode())
+    shown = np.rot90(stored, degrees // 90)
+    shown = shown[:, ::-1] if "h" in flips else shown
+    shown = shown[::-1] if "v" in flips else shown
+    with opened(path, backend) as reader:
+        picture = reader.read([1])[0].numpy()
+    assert picture.shape == shown.shape
+    assert abs(picture[4::8, 4::8].astype(int) - shown[4::8, 4::8]).max() < 6
+
+
+@pytest.mark.parametrize("backend", BACKENDS)
 def test_what_an_edit_list_cuts_off_is_not_there(tmp_path: Path, backend: str) -> None:
     """A trimmed video is no truncated one, and its first frame is the first one shown."""
     with opened(trimmed(write_video(tmp_path / "a.mp4", 60), 15), backend) as reader:

@@ -16,8 +16,8 @@ class DecordReader(OtherReader):
     name = "decord"
 
     def _connect(self) -> tuple[int, Read]:
-        codec, container = self._stream.codec_context.name, self._container.format.name
-        if codec != "h264" or "mp4" not in container:
-            raise UnfitError(f"{codec} in {container.split(',')[0]}")
-        decoder = decord.VideoReader(self._local, num_threads=1)
+        codec, container = self._video.codec, self._video.format
+        if codec != "h264" or container != "mov":
+            raise UnfitError(f"{codec} in {container}")
+        decoder = decord.VideoReader(self._video.path, num_threads=1)
         return len(decoder), lambda indices: torch.from_numpy(decoder.get_batch(indices).asnumpy())

@@ -35,6 +35,9 @@ class OtherReader(PyAVReader):
         try:
             if self._count_frames:
                 raise UnfitError("its packets carry no times")
+            is_transposed, flip_rows, flip_columns = self.orientation
+            if is_transposed ^ flip_rows ^ flip_columns:
+                raise UnfitError("it is to be mirrored")
             num_frames, self._read_other = self._connect()
             if num_frames != len(self):
                 raise UnfitError(f"{self.name} sees {num_frames} frames, not {len(self)}")

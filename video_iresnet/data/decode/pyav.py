@@ -6,38 +6,19 @@ import bisect
 import math
 from collections.abc import Iterator, Sequence
 from itertools import chain
-from typing import NamedTuple, TypeAlias
 
-import av
 import torch
-from av.container import InputContainer
-from av.packet import Packet
 from av.video.frame import VideoFrame
 from av.video.stream import VideoStream
 from torch import Tensor
 
-from ...runtime.errors import reason
-from ...runtime.storage import path_manager
-from .matroska import missing_bytes
-from .picture import Picture, quarter_turns
+from .container import VideoFile, VideoPacket
+from .picture import Picture, orientation
 from .reader import DecodeError
-
-VideoPacket: TypeAlias = "Packet[VideoStream]"
 
 # In these, a packet itself says that no other frame needs it. HEVC says so only of frames in the same
 # temporal layer; VP9 and AV1 do not say.
 SAYS_UNREFERENCED = {"h264", "mpeg4"}
-
-
-class _Seen(NamedTuple):
-    """What is kept of a packet."""
-
-    pts: int | None
-    pos: int | None
-    size: int
-    is_keyframe: bool
-    is_discard: bool
-    is_corrupt: bool
 
 
 class PyAVReader:
@@ -57,23 +38,27 @@ class PyAVReader:
             math.inf
         )  # the time of the frame decoded last; infinite where the decoder stands nowhere
         self._may_skip = False
-        self._open()
+        self._video = VideoFile(path)
         try:
             self._times, self._keyframes = self._scan()
             self._picture = Picture(self._stream.width, self._stream.height)
-            self._may_skip = not self._count_frames and self._stream.codec_context.name in SAYS_UNREFERENCED
+            self._may_skip = not self._count_frames and self._video.codec in SAYS_UNREFERENCED
         except BaseException:
-            self._container.close()
+            self._video.close()
             raise
 
     def __enter__(self) -> PyAVReader:
         return self
 
     def __exit__(self, *exception: object) -> None:
-        self._container.close()
+        self._video.close()
 
     def __len__(self) -> int:
         return len(self._times)
+
+    @property
+    def _stream(self) -> VideoStream:
+        return self._video.stream
 
     @property
     def fps(self) -> float:
@@ -84,9 +69,11 @@ class PyAVReader:
         return float(self._stream.average_rate or self._stream.guessed_rate or 30)
 
     @property
-    def quarter_turns(self) -> int:
-        """How often the picture of the file is turned by 90 degrees, counterclockwise, to stand upright."""
-        return quarter_turns(self._frame(0))
+    def orientation(self) -> tuple[bool, bool, bool]:
+        """What makes the picture of the file upright: transposing it, then flipping its rows, then its
+        columns.
+        """
+        return orientation(self._frame(0))
 
     def read(self, indices: Sequence[int]) -> Tensor:
         """See Reader. Reading ascending frames in several calls costs little more than in one."""
@@ -104,44 +91,15 @@ class PyAVReader:
                 frames.numpy()[place] = picture
         return frames
 
-    def _open(self) -> None:
-        try:
-            local = path_manager.get_local_path(self.path)
-            self._container: InputContainer = av.open(local)
-        except (OSError, ValueError) as error:  # every FFmpeg error is one of these
-            raise DecodeError(reason(error)) from error
-        if not self._container.streams.video:
-            self._container.close()
-            raise DecodeError("it has no video stream")
-        self._local = local
-        self._stream = self._container.streams.video[0]
-        self._stream.thread_type = "NONE"
-        self._stream.codec_context.thread_count = 1
-
     def _scan(self) -> tuple[list[int], list[int]]:
         """The presentation times of all frames, and those of the keyframes, both ascending."""
-        try:
-            packets = [
-                _Seen(
-                    packet.pts,
-                    packet.pos,
-                    packet.size,
-                    packet.is_keyframe,
-                    packet.is_discard,
-                    packet.is_corrupt,
-                )
-                for packet in self._container.demux(self._stream)
-            ]
-        except (OSError, ValueError) as error:
-            raise DecodeError(reason(error)) from error
-        packets.pop()  # PyAV's own mark of the end
-        self._check_complete(packets)
+        packets = self._video.scan()
         packets = [packet for packet in packets if packet.size]
         self._first = packets[0] if packets else None
         shown = [packet for packet in packets if not packet.is_discard]
         times = sorted({packet.pts for packet in shown if packet.pts is not None})
         # AVI has no presentation times; FFmpeg's guess of them is wrong for H.264 with B-frames.
-        avi_h264 = self._container.format.name == "avi" and self._stream.codec_context.name == "h264"
+        avi_h264 = self._video.format == "avi" and self._video.codec == "h264"
         self._count_frames = avi_h264 or len(times) < len(shown)
         if self._count_frames:
             times = self._count()
@@ -152,30 +110,7 @@ class PyAVReader:
 
     def _count(self) -> list[int]:
         """The numbers of all frames that can be decoded."""
-        try:
-            return [number for number, _ in self._decode(self._packets_from_start())]
-        except (OSError, ValueError) as error:
-            raise DecodeError(reason(error)) from error
-
-    def _check_complete(self, packets: Sequence[_Seen]) -> None:
-        """Raise DecodeError where the end of the file is missing, as far as its container can tell."""
-        container = self._container.format.name
-        # Tables of MP4, MOV and AVI; stream.frames of an MP4 counts what an edit list cuts off, its index
-        # does not.
-        expected = (
-            len(self._stream.index_entries)
-            if "mp4" in container
-            else self._stream.frames
-            if container == "avi"
-            else 0
-        )
-        if len(packets) < expected:
-            raise DecodeError(f"it is truncated: {len(packets)} of {expected} frames are there")
-        if packets and packets[-1].is_corrupt:
-            raise DecodeError(f"it is truncated: it ends within frame {len(packets) - 1}")
-        missing = missing_bytes(self._local) if "matroska" in container else 0
-        if missing:
-            raise DecodeError(f"it is truncated: the last {missing} bytes are missing")
+        return [number for number, _ in self._decode(self._packets_from_start())]
 
     def _restart(self, time: int | None = None) -> None:
         """Stand before the first frame, or before the keyframe at `time`."""
@@ -184,8 +119,8 @@ class PyAVReader:
         if time is None:
             packets = self._packets_from_start()
         else:
-            self._container.seek(time, stream=self._stream)
-            packets = self._container.demux(self._stream)
+            self._video.seek(time)
+            packets = self._video.packets()
         self._frames = self._decode(packets)
 
     def _packets_from_start(self) -> Iterator[VideoPacket]:
@@ -193,14 +128,13 @@ class PyAVReader:
         as ten frames.
         """
         if self._first and self._first.pts is not None and not self._count_frames:
-            self._container.seek(self._first.pts, stream=self._stream)
-            packets = self._container.demux(self._stream)
+            self._video.seek(self._first.pts)
+            packets = self._video.packets()
             packet = next(packets)
             if (packet.pts, packet.pos) == (self._first.pts, self._first.pos):
                 return chain([packet], packets)
-        self._container.close()
-        self._open()
-        return self._container.demux(self._stream)
+        self._video.reopen()
+        return self._video.packets()
 
     def _decode(self, packets: Iterator[VideoPacket]) -> Iterator[tuple[int, VideoFrame]]:
         """(time, frame) from here on; where times are of no use, the frame's number stands for its time."""
@@ -208,7 +142,7 @@ class PyAVReader:
         for packet in packets:
             if self._may_skip:
                 self._stream.codec_context.skip_frame = "NONREF" if self._is_unwanted(packet) else "DEFAULT"
-            for frame in packet.decode():
+            for frame in self._video.decode(packet):
                 if self._count_frames:
                     yield number, frame
                 elif frame.pts is not None:
@@ -226,18 +160,15 @@ class PyAVReader:
         time = self._times[index]
         before = bisect.bisect_right(self._keyframes, time) - 1
         keyframe = self._keyframes[before] if before > 0 else None
-        try:
-            if time <= self._position or (keyframe is not None and keyframe > self._position):
-                self._restart(keyframe)
+        if time <= self._position or (keyframe is not None and keyframe > self._position):
+            self._restart(keyframe)
+        frame = self._advance(time)
+        while frame is None and (self._may_skip or not self._at_start):
+            if self._at_start:
+                self._may_skip = False
+                self._stream.codec_context.skip_frame = "DEFAULT"
+            self._restart()
             frame = self._advance(time)
-            while frame is None and (self._may_skip or not self._at_start):
-                if self._at_start:
-                    self._may_skip = False
-                    self._stream.codec_context.skip_frame = "DEFAULT"
-                self._restart()
-                frame = self._advance(time)
-        except (OSError, ValueError) as error:
-            raise DecodeError(reason(error)) from error
         if frame is None:
             raise DecodeError(f"frame {index} of {len(self)} cannot be decoded")
         return frame

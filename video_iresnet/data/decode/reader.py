@@ -10,7 +10,21 @@ from torch import Tensor
 
 
 class DecodeError(Exception):
-    """A video that cannot be read; the message says why."""
+    """A video that cannot be read; the message says why, `problem` which kind of reason that is."""
+
+    problem = "unreadable"
+
+
+class NoVideoError(DecodeError):
+    """A file that FFmpeg reads, but without video."""
+
+    problem = "no video"
+
+
+class TruncatedError(DecodeError):
+    """A file whose end is missing."""
+
+    problem = "truncated"
 
 
 class Reader(AbstractContextManager["Reader"], Protocol):
