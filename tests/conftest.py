@@ -45,6 +45,14 @@ ENCODERS = {
 }
 
 
+def numbered_frame(number: int, size: tuple[int, int]) -> np.ndarray:
+    frame = np.full((*size, 3), 128, np.uint8)
+    width = size[1] // 8
+    for bit in range(8):
+        frame[:, bit * width : (bit + 1) * width] = 255 * (number >> bit & 1)
+    return frame
+
+
 def write_video(
     path: Path,
     num_frames: int,
@@ -58,6 +66,7 @@ def write_video(
     rotation: int = 0,
     live: bool = False,
     front: bool = False,
+    picture: Callable[[int, tuple[int, int]], np.ndarray] = numbered_frame,
 ) -> Path:
     """Write a video of (height, width) `size` whose frame i shows the number i as a row of eight black or
     white squares.
@@ -65,10 +74,14 @@ def write_video(
     `times`: presentation times in milliseconds, for a variable frame rate; else 25 frames a second.
     `options`: more for the encoder. `rotation`: an MP4 that asks its player to turn the picture clockwise by
     90, 180 or 270 degrees, as phones do. `live`: a header without duration, frame count or index, as of a
-    stream. `front`: an MP4 whose tables come before its frames.
+    stream. `front`: an MP4 whose tables come before its frames. `picture`: how frame i looks at `size`.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
-    container_options = {**({"live": "1"} if live else {}), **({"movflags": "faststart"} if front else {})}
+    container_options = {
+        "fflags": "+bitexact",  # the same bytes at every call
+        **({"live": "1"} if live else {}),
+        **({"movflags": "faststart"} if front else {}),
+    }
     with av.open(str(path), "w", container_options=container_options) as container:
         encoder = ENCODERS.get(codec, lambda gop: {"g": gop, "qscale": "3"})(str(gop))
         stream = container.add_stream(codec, rate=25, options={**encoder, **(options or {})})
@@ -76,7 +89,7 @@ def write_video(
         if times:
             stream.codec_context.time_base = Fraction(1, 1000)
         for number in range(num_frames):
-            frame = av.VideoFrame.from_ndarray(numbered_frame(number, size), format="rgb24")
+            frame = av.VideoFrame.from_ndarray(picture(number, size), format="rgb24")
             if times:
                 frame.pts, frame.time_base = times[number], Fraction(1, 1000)
             container.mux(stream.encode(frame))
@@ -100,14 +113,6 @@ def trimmed(path: Path, first: int) -> Path:
     struct.pack_into(">i", data, place, start + first * 512)
     path.write_bytes(data)
     return path
-
-
-def numbered_frame(number: int, size: tuple[int, int]) -> np.ndarray:
-    frame = np.full((*size, 3), 128, np.uint8)
-    width = size[1] // 8
-    for bit in range(8):
-        frame[:, bit * width : (bit + 1) * width] = 255 * (number >> bit & 1)
-    return frame
 
 
 def shown_numbers(frames: Tensor) -> list[int]:
