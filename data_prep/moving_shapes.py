@@ -35,7 +35,7 @@ from av.video.reformatter import VideoReformatter
 from numpy.typing import NDArray
 from tqdm import tqdm
 
-from video_iresnet.runtime.errors import InputError
+from video_iresnet.runtime.errors import InputError, print_error
 from video_iresnet.runtime.storage import atomic_write
 
 # Change per cycle of (x, y, angle, size), each a share of its full range; neighbours are each other's time
@@ -184,7 +184,7 @@ def main() -> int:
             options.out, {"train": options.train, "val": options.val, "test": options.test}, options.seed
         )
     except (InputError, OSError) as error:
-        print(f"error: {error}", file=sys.stderr)
+        print_error(error)
         return 1
     print(f"wrote {options.train} + {options.val} + {options.test} videos and their lists to {options.out}")
     return 0

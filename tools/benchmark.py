@@ -48,7 +48,7 @@ from video_iresnet.data.packed import PackedRecords
 from video_iresnet.data.records import Record
 from video_iresnet.data.sampling import DenseSampler, Timeline
 from video_iresnet.data.transforms import InTurn, ShortSideJitter
-from video_iresnet.runtime.errors import InputError
+from video_iresnet.runtime.errors import InputError, print_error
 from video_iresnet.runtime.seeding import Stream, generator
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -386,7 +386,7 @@ def main(arguments: list[str]) -> int:
     try:
         options.run(options)
     except InputError as error:
-        print(f"error: {error}", file=sys.stderr)
+        print_error(error)
         return 1
     return 0
 

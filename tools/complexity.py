@@ -22,7 +22,7 @@ from tabulate import tabulate
 from video_iresnet.build import build_model, clip_text
 from video_iresnet.config import load_config
 from video_iresnet.engine.complexity import complexity
-from video_iresnet.runtime.errors import InputError
+from video_iresnet.runtime.errors import InputError, print_error
 
 ROOT = Path(__file__).resolve().parents[1]
 HEADERS = [
@@ -70,7 +70,7 @@ def main(arguments: list[str]) -> int:
     try:
         rows = [row(path) for path in parser.parse_args(arguments).cfg]
     except InputError as error:
-        print(f"error: {error}", file=sys.stderr)
+        print_error(error)
         return 1
     print(tabulate(rows, headers=HEADERS, tablefmt="github", disable_numparse=True))
     return 0

@@ -16,7 +16,7 @@ if __name__ == "__main__":  # imports take seconds
 
 from video_iresnet.engine.checkpoint import export_safetensors
 from video_iresnet.models import WeightsError, read_weights
-from video_iresnet.runtime.errors import InputError
+from video_iresnet.runtime.errors import InputError, print_error
 
 
 def main(arguments: list[str]) -> int:
@@ -31,7 +31,7 @@ def main(arguments: list[str]) -> int:
         export_safetensors(options.checkpoint, out)
         weights = read_weights(out)
     except (InputError, WeightsError) as error:
-        print(f"error: {error}", file=sys.stderr)
+        print_error(error)
         return 1
     print(f"{out}: {len(weights.tensors)} tensors, {len(weights.class_names)} class names")
     return 0

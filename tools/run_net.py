@@ -28,7 +28,7 @@ from video_iresnet.config import load_config
 from video_iresnet.models import WeightsError
 from video_iresnet.run import InterruptedRunError, run
 from video_iresnet.runtime.distributed import close_processes
-from video_iresnet.runtime.errors import InputError
+from video_iresnet.runtime.errors import InputError, print_error
 
 
 def parse(arguments: list[str]) -> tuple[list[str], list[str]]:
@@ -56,7 +56,7 @@ def main(arguments: list[str]) -> int:
         for cfg in configs:
             run(cfg)
     except (InputError, WeightsError, OSError) as error:
-        print(f"error: {error}", file=sys.stderr)
+        print_error(error)
         return 1
     except InterruptedRunError as interruption:
         if os.environ.get("RANK", "0") == "0":

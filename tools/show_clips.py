@@ -32,7 +32,7 @@ from video_iresnet.data.functional import crop
 from video_iresnet.data.loader import EpochBatches
 from video_iresnet.data.records import Record
 from video_iresnet.data.sampling import Timeline
-from video_iresnet.runtime.errors import InputError
+from video_iresnet.runtime.errors import InputError, print_error
 from video_iresnet.runtime.seeding import Stream, generator
 from video_iresnet.runtime.storage import atomic_write
 
@@ -188,7 +188,7 @@ def main(arguments: list[str]) -> int:
         with atomic_write(options.out, "wb") as file:
             sheet(rows).save(file, "PNG")
     except InputError as error:
-        print(f"error: {error}", file=sys.stderr)
+        print_error(error)
         return 1
     print(f"{options.out}: {len(rows)} clips as the network receives them")
     return 0

@@ -7,6 +7,9 @@ import sys
 from collections.abc import Callable
 from types import TracebackType
 
+# Of a printed line, from its beginning and from its end: enough for paths and for the remedy at the end.
+LONGEST_HALF = 1000
+
 
 class InputError(ValueError):
     """Something that was given is wrong; the message is one line with the name, the value, what was expected
@@ -35,6 +38,23 @@ def quiet_interrupts() -> None:
     sys.excepthook = leave
 
 
+def printable(text: str) -> str:
+    """The text as one line for a terminal or a log: what is not printable (control characters, line ends,
+    surrogates, marks that turn the direction of writing) is escaped, and a long line is cut in the middle.
+    """
+    if len(text) > 2 * LONGEST_HALF:
+        text = f"{text[:LONGEST_HALF]} ... {text[-LONGEST_HALF:]}"
+    if text.isprintable():
+        return text
+    escaped = "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)
+    return escaped if len(escaped) <= 2 * LONGEST_HALF else printable(escaped)
+
+
+def print_error(error: Exception) -> None:
+    """Tell a user's error on stderr, in one line."""
+    print(f"error: {printable(str(error))}", file=sys.stderr)
+
+
 def exit_code(work: Callable[[], None]) -> int:
     """Do the work of a preparation script; what its process should exit with. A user's error and Ctrl-C are
     one line each.
@@ -42,7 +62,7 @@ def exit_code(work: Callable[[], None]) -> int:
     try:
         work()
     except (InputError, OSError) as error:
-        print(f"error: {error}", file=sys.stderr)
+        print_error(error)
         return 1
     except KeyboardInterrupt:
         print("stopped; what is complete is kept, and the same command goes on", file=sys.stderr)

@@ -12,7 +12,16 @@ import simplejson
 from torch.utils.tensorboard import SummaryWriter
 from tqdm import tqdm
 
+from .errors import printable
+
 log = logging.getLogger("video_iresnet")
+
+
+class _Lines(logging.Formatter):
+    """Lays out records; each message is one printable line, whatever names it holds."""
+
+    def formatMessage(self, record: logging.LogRecord) -> str:  # noqa: N802
+        return printable(super().formatMessage(record))
 
 
 class _Console(logging.StreamHandler):  # type: ignore[type-arg]
@@ -32,9 +41,7 @@ def setup_logging(output_dir: Path, rank: int) -> None:
         handler.close()
     log.propagate = False
     log.setLevel(logging.INFO if rank == 0 else logging.WARNING)
-    layout = logging.Formatter(
-        "[%(asctime)s][%(levelname)s] %(filename)s: %(lineno)3d: %(message)s", "%m/%d %H:%M:%S"
-    )
+    layout = _Lines("[%(asctime)s][%(levelname)s] %(filename)s: %(lineno)3d: %(message)s", "%m/%d %H:%M:%S")
     handlers: list[logging.Handler] = [_Console()]
     if rank == 0:
         handlers.append(logging.FileHandler(output_dir / "stdout.log", encoding="utf-8"))
