@@ -167,7 +167,7 @@ class Drill:
         if processes not in self.seconds:
             begin = time.monotonic()
             start = self.start(processes, folder)
-            while start.root.poll() is None and not (folder / "run/checkpoints").exists():
+            while start.root.poll() is None and not (folder / "run/json_stats.log").exists():
                 time.sleep(0.05)
             trains = time.monotonic() - begin
             if start.end() != 0:

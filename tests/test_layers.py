@@ -12,8 +12,11 @@ import pytest
 from conftest import ROOT
 
 PACKAGE = ROOT / "video_iresnet"
-# Each layer may import those on the right of it.
+SCRIPTS = (ROOT / "tools", ROOT / "data_prep")
+# Each layer may import those on the right of it; config is for tools, run and build alone.
 ALLOWED = {
+    "tools": {"config", "run", "build", "engine", "data", "models", "runtime"},
+    "data_prep": {"run", "build", "engine", "data", "models", "runtime"},
     "config": {"models", "runtime"},
     "run": {"config", "build", "engine", "data", "models", "runtime"},
     "build": {"config", "engine", "data", "models", "runtime"},
@@ -24,40 +27,55 @@ ALLOWED = {
 }
 
 
+SOURCES = sorted(path for folder in (PACKAGE, *SCRIPTS) for path in folder.rglob("*.py"))
+
+
 def layer(path: Path) -> str:
-    return path.relative_to(PACKAGE).parts[0].removesuffix(".py")
+    folder = path.relative_to(ROOT).parts[0]
+    return path.relative_to(PACKAGE).parts[0].removesuffix(".py") if folder == PACKAGE.name else folder
 
 
-def imported_layers(path: Path) -> set[str]:
-    """The layers of the package that a file imports."""
-    package = ["video_iresnet", *path.relative_to(PACKAGE).parts[:-1]]
+def imported_layers(source: str, package: list[str]) -> set[str]:
+    """The layers that the source of a module of `package` imports, anywhere in it."""
     found = set()
-    for node in ast.walk(ast.parse(path.read_text())):
-        if isinstance(node, ast.ImportFrom) and node.level:
-            base = package[: len(package) - node.level + 1]
-            modules = (
-                [[*base, *node.module.split(".")]]
-                if node.module
-                else [[*base, alias.name] for alias in node.names]
-            )
-        elif isinstance(node, ast.ImportFrom):
-            modules = [node.module.split(".")] if node.module else []
+    for node in ast.walk(ast.parse(source)):
+        if isinstance(node, ast.ImportFrom):
+            base = package[: len(package) - node.level + 1] if node.level else []
+            base = base + node.module.split(".") if node.module else base
+            modules = [[*base, alias.name] for alias in node.names]
         elif isinstance(node, ast.Import):
             modules = [alias.name.split(".") for alias in node.names]
         else:
             continue
-        found |= {module[1] for module in modules if module[0] == "video_iresnet" and len(module) > 1}
+        for module in modules:
+            assert module[0] not in ALLOWED, "scripts are not modules"
+            if module[0] == PACKAGE.name and len(module) > 1:
+                found.add(module[1])
     return found
 
 
-@pytest.mark.parametrize(
-    "path", sorted(PACKAGE.rglob("*.py")), ids=lambda path: str(path.relative_to(PACKAGE))
-)
+@pytest.mark.parametrize("path", SOURCES, ids=lambda path: str(path.relative_to(ROOT)))
 def test_imports_run_one_way(path: Path) -> None:
-    if path.parent == PACKAGE and path.name == "__init__.py":
-        assert not imported_layers(path)
+    imported = imported_layers(path.read_text(), list(path.relative_to(ROOT).parts[:-1]))
+    if path == PACKAGE / "__init__.py":
+        assert not imported
     else:
-        assert imported_layers(path) <= ALLOWED[layer(path)] | {layer(path)}
+        assert imported <= ALLOWED[layer(path)] | {layer(path)}
+
+
+@pytest.mark.parametrize(
+    "source",
+    [
+        "from video_iresnet import config",
+        "from video_iresnet.config import load_config",
+        "import torch, video_iresnet.config",
+        "def main():\n    import video_iresnet.config as config",
+        "from .. import config",
+        "from ..config import Config",
+    ],
+)
+def test_every_form_of_import_is_seen(source: str) -> None:
+    assert imported_layers(source, ["video_iresnet", "engine"]) == {"config"}
 
 
 def test_models_import_torch_alone() -> None:
