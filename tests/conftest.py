@@ -94,6 +94,9 @@ def write_video(
                 frame.pts, frame.time_base = times[number], Fraction(1, 1000)
             container.mux(stream.encode(frame))
         container.mux(stream.encode())
+    if codec == "libsvtav1" and hasattr(os, "sched_setscheduler"):
+        # For root, SVT-AV1 raises the process that calls it to real-time priority, which starves all others.
+        os.sched_setscheduler(0, os.SCHED_OTHER, os.sched_param(0))
     if rotation:
         data = bytearray(path.read_bytes())
         matrix = data.index(b"tkhd") + 44  # of the track's header: a b u, c d v, x y w
