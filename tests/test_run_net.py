@@ -215,29 +215,6 @@ def test_training_and_testing_on_a_gpu(small: list[str], tmp_path: Path, run_net
 
 @pytest.mark.slow
 @pytest.mark.skipif(torch.cuda.is_available(), reason="starts its processes on the CPU, and there is a GPU")
-def test_training_on_two_processes(small: list[str], tmp_path: Path) -> None:
-    """NUM_GPUS starts them, here on the CPU."""
-    process = start(
-        "tools/run_net.py",
-        "--cfg",
-        DEMO,
-        *small,
-        "NUM_GPUS",
-        "2",
-        "OUTPUT_DIR",
-        str(tmp_path),
-        "TEST.ENABLE",
-        "False",
-    )
-    output, _ = process.communicate(timeout=300)
-    assert process.returncode == 0, output
-    assert "2 process(es)" in output
-    assert len(stats_of(tmp_path, "train_epoch")) == 2
-    assert all(torch.isfinite(tensor).all() for tensor in last_weights(tmp_path).values())
-
-
-@pytest.mark.slow
-@pytest.mark.skipif(torch.cuda.is_available(), reason="starts its processes on the CPU, and there is a GPU")
 def test_two_processes_stop_in_order(small: list[str], tmp_path: Path) -> None:
     process = start(
         "tools/run_net.py",

@@ -1,0 +1,68 @@
+"""Training on two processes, against the average of gradients computed by hand."""
+
+from __future__ import annotations
+
+import copy
+import json
+from pathlib import Path
+
+import pytest
+import torch
+from conftest import DEMO, start
+from torch.nn import functional as F
+
+from video_iresnet import build
+from video_iresnet.config import Config, load_config
+from video_iresnet.data.loader import EpochBatches, collate_clips
+from video_iresnet.engine.checkpoint import load_checkpoint
+from video_iresnet.models import ResNet
+from video_iresnet.runtime.seeding import Stream, integer_seed
+
+
+def trained_by_hand(cfg: Config) -> tuple[ResNet, list[float]]:
+    """The network after one epoch of SGD on the mean gradient of two halves of each batch, and the losses of
+    the first half. Batch normalisation sees one half at a time and keeps the first one's statistics.
+    """
+    torch.manual_seed(integer_seed(cfg.RNG_SEED, Stream.WEIGHTS))
+    model = build.build_model(cfg)
+    optimizer, schedule = build.build_optimizer(cfg, model), build.build_schedule(cfg)
+    data = build.build_training_data(cfg, build.build_records(cfg, "DATA.TRAIN_LIST"))
+    to_network = build.build_to_network(cfg, torch.device("cpu"))
+    batches = EpochBatches(len(data), [build.build_batch_shape(cfg)], seed=cfg.RNG_SEED)
+    losses = []
+    for step, keys in zip(range(batches.steps_per_epoch), batches, strict=False):
+        halves = [collate_clips([data[key] for key in half]) for half in (keys[:4], keys[4:])]
+        networks = [model, copy.deepcopy(model)]
+        for network, half in zip(networks, halves, strict=True):
+            network.zero_grad()
+            loss = F.cross_entropy(network(to_network(half.clips)), half.labels)
+            loss.backward()  # type: ignore[no-untyped-call]
+            losses += [loss.item()] if network is model else []
+        for ours, theirs in zip(*(network.parameters() for network in networks), strict=True):
+            assert ours.grad is not None
+            assert theirs.grad is not None
+            ours.grad = (ours.grad + theirs.grad) / 2
+        for group in optimizer.param_groups:
+            group["lr"] = schedule(step / batches.steps_per_epoch)
+        optimizer.step()
+    return model, losses
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(torch.cuda.is_available(), reason="starts its processes on the CPU, and there is a GPU")
+def test_two_processes_average_their_gradients(small: list[str], tmp_path: Path) -> None:
+    """NUM_GPUS starts them, here on the CPU."""
+    one_epoch = ["SOLVER.MAX_EPOCH", "1", "SOLVER.WARMUP_EPOCHS", "0", "TEST.ENABLE", "False"]
+    run = [*small, *one_epoch, "OUTPUT_DIR", str(tmp_path), "NUM_GPUS", "2"]
+    process = start("tools/run_net.py", "--cfg", DEMO, *run)
+    output, _ = process.communicate(timeout=300)
+    assert process.returncode == 0, output
+    assert "2 process(es)" in output
+    model, losses = trained_by_hand(load_config(DEMO, run))
+    lines = [
+        line.removeprefix("json_stats: ") for line in (tmp_path / "json_stats.log").read_text().splitlines()
+    ]
+    logged = [line["loss"] for line in map(json.loads, lines) if line["_type"] == "train_iter_"]
+    assert logged == pytest.approx(losses, rel=1e-4)
+    state = load_checkpoint(tmp_path / "checkpoints/checkpoint_epoch_00001.pyth")["model_state"]
+    torch.testing.assert_close(state, dict(model.state_dict()), rtol=1e-3, atol=1e-4)
