@@ -46,11 +46,11 @@ ENCODERS = {
 
 
 def numbered_frame(number: int, size: tuple[int, int]) -> np.ndarray:
-    frame = np.full((*size, 3), 128, np.uint8)
-    width = size[1] // 8
-    for bit in range(8):
-        frame[:, bit * width : (bit + 1) * width] = 255 * (number >> bit & 1)
-    return frame
+    """Squares of full or no green, in changing red and blue: (H, W, 3), colourful, so that chroma counts."""
+    y, x = np.mgrid[: size[0], : size[1]]
+    red, blue = 128 + 90 * np.sin(x / 9 + number / 14), 128 + 90 * np.sin(y / 7 - number / 14)
+    green = 255 * (number >> np.minimum(x // (size[1] // 8), 7) & 1)
+    return np.stack([red, green, blue], -1).astype(np.uint8)
 
 
 def write_video(
@@ -68,8 +68,8 @@ def write_video(
     front: bool = False,
     picture: Callable[[int, tuple[int, int]], np.ndarray] = numbered_frame,
 ) -> Path:
-    """Write a video of (height, width) `size` whose frame i shows the number i as a row of eight black or
-    white squares.
+    """Write a video of (height, width) `size` whose frame i shows the number i as a row of eight squares
+    with or without green.
 
     `times`: presentation times in milliseconds, for a variable frame rate; else 25 frames a second.
     `options`: more for the encoder. `rotation`: an MP4 that asks its player to turn the picture clockwise by

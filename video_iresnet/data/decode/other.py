@@ -7,6 +7,7 @@ from collections.abc import Callable, Sequence
 
 from torch import Tensor
 
+from .picture import orientation, peculiarity
 from .pyav import PyAVReader
 
 Read = Callable[[list[int]], Tensor]
@@ -35,7 +36,11 @@ class OtherReader(PyAVReader):
         try:
             if self._count_frames:
                 raise UnfitError("its packets carry no times")
-            is_transposed, flip_rows, flip_columns = self.orientation
+            first = self._frame(0)
+            unlike = peculiarity(first)
+            if unlike:
+                raise UnfitError(unlike)
+            is_transposed, flip_rows, flip_columns = orientation(first)
             if is_transposed ^ flip_rows ^ flip_columns:
                 raise UnfitError("it is to be mirrored")
             num_frames, self._read_other = self._connect()
