@@ -203,11 +203,14 @@ def h264_intra_refresh_mp4(path: Path) -> Path:
     """No keyframes after the first: a column of intra blocks wanders over the picture, and its recovery
     points are marked as keyframes.
     """
-    return write(path, 150, options={"x264-params": "intra-refresh=1:keyint=20:bframes=0:scenecut=0"})
+    return write(
+        path, 150, front=True, options={"x264-params": "intra-refresh=1:keyint=20:bframes=0:scenecut=0"}
+    )
 
 
 def mpeg1_mpg(path: Path) -> Path:
-    return write(path, codec="mpeg1video", options={"bf": "2"})
+    """Seeks land behind keyframes here and there."""
+    return write(path, 150, size=(96, 128), codec="mpeg1video", gop=15, options={"bf": "2"})
 
 
 def h264_444_old_x264(path: Path) -> Path:
@@ -223,9 +226,8 @@ def h264_444_old_x264(path: Path) -> Path:
 
 def h264_open_gop(path: Path) -> Path:
     """Keyframes that frames shown before them refer to as well, which are no IDR pictures."""
-    return write(
-        path, options={"x264-params": "open-gop=1:bframes=3:b-adapt=0:keyint=12:min-keyint=12:scenecut=0"}
-    )
+    x264 = "open-gop=1:bframes=3:b-adapt=0:keyint=12:min-keyint=12:scenecut=0"
+    return write(path, front=path.suffix == ".mp4", options={"x264-params": x264})
 
 
 # ---- what cuts and recordings leave
@@ -270,9 +272,12 @@ def mpeg2_before_keyframe(path: Path) -> Path:
 
 
 def joined_ts(path: Path) -> Path:
-    """Two recordings one after the other: the clock of the second starts where that of the first did."""
-    parts = [write(beside(path, ".ts"), 40, first=first).read_bytes() for first in (0, 40)]
-    beside(path, ".ts").unlink()
+    """Two recordings one after the other: the clock of the second is ten seconds behind that of the first."""
+    source, parts = beside(path, ".ts"), []
+    for first, start in ((0, 10_000), (40, 20)):
+        times = [start + 40 * number for number in range(40)]
+        parts.append(write(source, 40, first=first, times=times).read_bytes())
+    source.unlink()
     path.write_bytes(b"".join(parts))
     return path
 
@@ -517,7 +522,7 @@ KINDS: dict[str, Kind] = {
     "wmv2.avi": Kind(wmv2),
     "dropped_frames.avi": Kind(dropped_frames_avi, range(96)),
     "h264_intra_refresh.mp4": Kind(h264_intra_refresh_mp4, range(150)),
-    "mpeg1.mpg": Kind(mpeg1_mpg),
+    "mpeg1.mpg": Kind(mpeg1_mpg, range(150)),
     "h264_444_old_x264.mp4": Kind(h264_444_old_x264, None),
     "h264_open_gop.mp4": Kind(h264_open_gop),
     "hevc_from_cra.mp4": Kind(hevc_from_cra, range(12, 60)),
@@ -552,9 +557,11 @@ KINDS: dict[str, Kind] = {
     "mpeg4_odd.mp4": Kind(partial(plain, codec="mpeg4", size=(47, 67))),
     "vp9_odd.webm": Kind(partial(plain, codec="libvpx-vp9", size=(47, 67))),
     "h264.mp4": Kind(plain),
+    "h264_front.mp4": Kind(partial(plain, front=True)),
     "h264.mkv": Kind(plain),
     "h264.ts": Kind(plain),
     "hevc.mp4": Kind(partial(plain, codec="libx265")),
+    "hevc_front.mp4": Kind(partial(plain, codec="libx265", front=True)),
     "vp9.webm": Kind(partial(plain, codec="libvpx-vp9")),
     "av1.webm": Kind(partial(plain, codec="libsvtav1")),
     "mpeg4.3gp": Kind(partial(plain, codec="mpeg4")),
