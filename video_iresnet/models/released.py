@@ -133,9 +133,10 @@ def describe(tensors: Mapping[str, Tensor]) -> str:
     """
     stages: dict[int, int] = {}
     for name in tensors:
-        if match := re.match(r"layer(\d+)\.(\d+)\.", name):
+        if match := re.match(r"layer(\d)\.(\d{1,4})\.", name):
             stages[int(match[1])] = max(stages.get(int(match[1]), 0), int(match[2]) + 1)
-    if not stages or "conv1.weight" not in tensors:
+    kernel = tensors.get("conv1.weight")
+    if not stages or kernel is None or kernel.ndim < 4:
         return "no residual network"
     blocks = [stages.get(stage, 0) for stage in range(1, max(stages) + 1)]
     block = Bottleneck if "layer1.0.conv3.weight" in tensors else BasicBlock
@@ -154,7 +155,11 @@ def describe(tensors: Mapping[str, Tensor]) -> str:
     )
     stage_blocks = improved or any(".bn0." in name for name in tensors)
     conv2 = [tensors.get(f"layer{stage}.0.conv2.weight") for stage in range(1, len(blocks) + 1)]
-    groups = [kernel.shape[0] // kernel.shape[1] for kernel in conv2 if kernel is not None]
+    groups = [
+        each.shape[0] // each.shape[1]
+        for each in conv2
+        if each is not None and min(each.shape[1:2], default=0)
+    ]
     grouped = (
         ""
         if max(groups, default=1) == 1 or block is BasicBlock
@@ -168,7 +173,6 @@ def describe(tensors: Mapping[str, Tensor]) -> str:
         if (each.stage_blocks, each.improved_shortcut) == (stage_blocks, improved)
         and grouped == ("" if each.groups is None else "fix" if len(set(each.groups)) == 1 else "progressive")
     ]
-    kernel = tensors["conv1.weight"]
     width = "" if kernel.shape[0] == (16 if len(blocks) == 3 else 64) else f", width {kernel.shape[0]}"
     kind = "video" if kernel.ndim == 5 else "images"
     return f"{fitting[0] if fitting else 'resnet'}-{depth} for {kind}{width}"

@@ -26,6 +26,9 @@ STATES = ("state_dict", "model_state", "model_state_dict", "model")
 MIN_SHARE = 0.8
 # Of the check on identical frames, in float64.
 MAX_DIFFERENCE = 1e-6
+# What a kernel may be; integers would be a quantised network's, whose scales stand elsewhere.
+FLOATS = (torch.float64, torch.float32, torch.float16, torch.bfloat16)
+LONGEST_NAME = 1000
 
 
 class WeightsError(ValueError):
@@ -117,12 +120,13 @@ def load_weights(
     starts anew. `strict`: every tensor must be there, the head included, as in testing.
 
     Raises WeightsError, with the network unchanged, where the file cannot be read, where a tensor has another
-    shape, or where the tensors that fit are less than `min_share` of the tensors of the larger one of both
-    backbones.
+    shape, is not dense or holds values that are not finite, or where the tensors that fit are less than
+    `min_share` of the tensors of the larger one of both backbones.
     """
     if inflate not in (None, *METHODS):
         raise ValueError(f"inflate is {inflate!r}; expected None or one of {', '.join(METHODS)}")
     weights = source if isinstance(source, Weights) else read_weights(source)
+    _check_tensors(weights.name, weights.tensors)
     known = to_our_names(weights.tensors)
     if known is None:
         raise WeightsError(
@@ -136,6 +140,12 @@ def load_weights(
     fit = _fit(ours, theirs, file_names, weights.name, inflate)
     title, target = f"{weights.name} ({layout.name}: {describe(theirs)})", describe(ours)
     _check_fit(fit, title, target, file_names, 1.0 if strict else min_share, strict)
+    for name, value in fit.values.items():
+        if not value.to(ours[name].dtype).isfinite().all():
+            raise WeightsError(
+                f"weights {weights.name}: {file_names[fit.sources[name]]} holds values that are not finite "
+                "(NaN, or infinite); take a checkpoint from before the training diverged"
+            )
     difference = None
     if fit.inflated and not any(ours[name].ndim > 2 for name in fit.missing):
         # A tensor of the image network is that of the file, or the video network's own where the file has
@@ -145,8 +155,8 @@ def load_weights(
         if inflate == "center" and not difference < MAX_DIFFERENCE:
             raise WeightsError(
                 f"weights {weights.name}: after inflating, identical frames give logits that differ by "
-                f"{difference:.1e} from the image network's; expected less than {MAX_DIFFERENCE:.0e}; the "
-                "file may hold values that are not numbers"
+                f"{difference:.1e} from the image network's; expected less than {MAX_DIFFERENCE:.0e}; take "
+                "another file"
             )
     with torch.no_grad():
         for name, value in fit.values.items():
@@ -174,6 +184,7 @@ class _Fit:
 
     values: dict[str, Tensor] = field(default_factory=dict)
     images: dict[str, Tensor] = field(default_factory=dict)
+    sources: dict[str, str] = field(default_factory=dict)
     inflated: set[str] = field(default_factory=set)
     missing: list[str] = field(default_factory=list)
     skipped: dict[str, str] = field(default_factory=dict)
@@ -198,7 +209,13 @@ def _fit(
         if their_roles[role] != name:
             fit.moved.append(name)
         value = theirs[their_roles[role]]
+        fit.sources[name] = their_roles[role]
         expected = ours[name].shape
+        if value.dtype not in FLOATS and not _is_counter(name):
+            raise WeightsError(
+                f"weights {path}: {file_names[their_roles[role]]} is of type {value.dtype}, expected one of "
+                f"{', '.join(map(str, FLOATS))}; convert it, and save the file anew"
+            )
         if value.shape == expected:
             fit.values[name] = fit.images[name] = value
         elif (
@@ -215,7 +232,7 @@ def _fit(
             fit.values[name] = inflate_kernel(value, expected[2], inflate)
             fit.images[name] = value
             fit.inflated.add(name)
-        elif name in HEAD:
+        elif name in HEAD and value.ndim == len(expected):
             fit.skipped[their_roles[role]] = (
                 f"{len(value)} classes in the file, {expected[0]} in the network, whose head starts anew"
             )
@@ -270,6 +287,7 @@ def read_weights(path: str | os.PathLike[str]) -> Weights:
     contents = read_file(path)
     state = next((contents[key] for key in STATES if isinstance(contents.get(key), Mapping)), contents)
     tensors = {key: value for key, value in state.items() if isinstance(value, Tensor)}
+    _check_tensors(str(path), tensors)
     if not tensors:
         raise WeightsError(
             f"weights {path} hold no tensors (but {_some(list(map(str, contents)))}); expected a state dict, "
@@ -279,7 +297,37 @@ def read_weights(path: str | os.PathLike[str]) -> Weights:
         key: value for key, value in contents.items() if value is not state and not isinstance(value, Tensor)
     }
     names = info.get("class_names")
-    return Weights(str(path), tensors, [str(name) for name in names] if isinstance(names, list) else [], info)
+    if not isinstance(names, list) or not all(isinstance(name, str | int) for name in names):
+        names = []
+    return Weights(str(path), tensors, [str(name) for name in names], info)
+
+
+def _check_names(path: str | os.PathLike[str], contents: Mapping[Any, Any]) -> None:
+    for name in contents:
+        if not isinstance(name, str) or len(name) > LONGEST_NAME:
+            shown = f"a text of {len(name)} characters" if isinstance(name, str) else type(name).__name__
+            raise WeightsError(
+                f"weights {path} hold a name that is {shown}; expected texts like conv1.weight"
+            )
+
+
+def _check_tensors(path: str, tensors: Mapping[Any, Any]) -> None:
+    """Raise WeightsError where a name is not a text, or a tensor is not an ordinary one with its numbers."""
+    _check_names(path, tensors)
+    for name, tensor in tensors.items():
+        kind = (
+            f"a {type(tensor).__name__}" if not isinstance(tensor, Tensor)
+            else "nested" if tensor.is_nested
+            else "quantised" if tensor.is_quantized
+            else "sparse" if tensor.layout is not torch.strided
+            else "without values (on the meta device)" if tensor.is_meta
+            else ""
+        )  # fmt: skip
+        if kind:
+            raise WeightsError(
+                f"weights {path}: {name} is {kind}; expected a dense tensor; convert it, and save the file "
+                "anew"
+            )
 
 
 def read_file(path: str | os.PathLike[str]) -> dict[str, Any]:
@@ -288,6 +336,8 @@ def read_file(path: str | os.PathLike[str]) -> dict[str, Any]:
 
     Of a safetensors file, the tensors stand under "model_state", and metadata that is JSON beside them.
     """
+    if os.path.exists(path) and not os.path.isfile(path):
+        raise WeightsError(f"weights {path} are no regular file; expected a file of tensors")
     try:
         with open(path, "rb") as file:
             start = file.read(9)
@@ -307,7 +357,7 @@ def read_file(path: str | os.PathLike[str]) -> dict[str, Any]:
         raise WeightsError(
             f"weights {path} cannot be read ({error.strerror or error}); correct the path"
         ) from error
-    except (RuntimeError, EOFError, ValueError, KeyError) as error:
+    except Exception as error:  # damaged bytes can make PyTorch's reader fail in any way
         reason = (str(error) or type(error).__name__).splitlines()[0].partition(". ")[0]
         raise WeightsError(
             f"weights {path} cannot be read ({reason}); the file may be cut short: copy it again, or take "
@@ -318,6 +368,7 @@ def read_file(path: str | os.PathLike[str]) -> dict[str, Any]:
             f"weights {path} hold a {type(contents).__name__}; expected a state dict, or one under "
             f"{_some(list(STATES))}"
         )
+    _check_names(path, contents)
     return contents
 
 
@@ -337,6 +388,6 @@ def _read_safetensors(path: str | os.PathLike[str]) -> dict[str, Any]:
     for key, text in metadata.items():
         try:
             contents.setdefault(key, json.loads(text))
-        except ValueError:
+        except (ValueError, RecursionError):
             contents.setdefault(key, text)
     return contents
