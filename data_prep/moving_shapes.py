@@ -17,9 +17,9 @@ from __future__ import annotations
 import argparse
 import math
 import sys
-from concurrent.futures import ProcessPoolExecutor
+from collections import deque
+from contextlib import closing
 from fractions import Fraction
-from functools import partial
 from pathlib import Path
 from typing import NamedTuple
 
@@ -33,10 +33,12 @@ import av
 import numpy as np
 from av.video.reformatter import VideoReformatter
 from numpy.typing import NDArray
-from tqdm import tqdm
 
-from video_iresnet.runtime.errors import InputError, print_error
-from video_iresnet.runtime.storage import atomic_write
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+
+from video_iresnet.runtime.errors import InputError, exit_code
+from video_iresnet.runtime.jobs import run_jobs, usable_cores
+from video_iresnet.runtime.storage import atomic_write, exclusive, remove_leftovers
 
 # Change per cycle of (x, y, angle, size), each a share of its full range; neighbours are each other's time
 # reverse.
@@ -134,39 +136,60 @@ def write_video(path: Path, scene: Scene, motion: tuple[int, int, int, int]) -> 
         container.mux(stream.encode())
 
 
-def write_one(folder: Path, seed: int, job: tuple[int, str]) -> None:
-    """Write video `number` of a split, where it is missing: scene `number // 8` in motion `number % 8`."""
-    number, split = job
-    path = folder / "videos" / f"{split}_{number:04d}.mp4"
+class Job(NamedTuple):
+    """Video `number` of a split: scene `number // 8` in motion `number % 8`."""
+
+    folder: Path
+    split: str
+    number: int
+    seed: int
+
+    @property
+    def name(self) -> str:
+        return f"{self.split}_{self.number:04d}.mp4"
+
+
+def write_one(job: Job) -> None:
+    """Write a video where it is missing."""
+    path = job.folder / "videos" / job.name
     if not path.exists():
-        rng = np.random.default_rng([seed, number // len(MOTIONS), *split.encode()])
-        write_video(path, draw_scene(rng), list(MOTIONS.values())[number % len(MOTIONS)])
+        rng = np.random.default_rng([job.seed, job.number // len(MOTIONS), *job.split.encode()])
+        write_video(path, draw_scene(rng), list(MOTIONS.values())[job.number % len(MOTIONS)])
 
 
-def write_data_set(folder: Path, sizes: dict[str, int], seed: int) -> None:
-    """All videos, then the lists. `sizes`: videos per split."""
+def write_data_set(folder: Path, sizes: dict[str, int], seed: int, workers: int = 0) -> None:
+    """Write all videos, then the lists. `sizes`: videos per split; `workers`: see run_jobs."""
     (folder / "videos").mkdir(parents=True, exist_ok=True)
-    jobs = [(number, split) for split, size in sizes.items() for number in range(size)]
-    with ProcessPoolExecutor() as pool:
-        list(
-            tqdm(
-                pool.map(partial(write_one, folder, seed), jobs, chunksize=8),
-                total=len(jobs),
-                desc="moving shapes",
-                unit="video",
-                disable=None,
-            )
-        )
-    for split, size in sizes.items():
-        with atomic_write(folder / f"{split}.csv") as file:
-            file.writelines(
-                f"videos/{split}_{number:04d}.mp4 {number % len(MOTIONS)}\n" for number in range(size)
-            )
-    with atomic_write(folder / "classes.txt") as file:
-        file.writelines(f"{name}\n" for name in MOTIONS)
+    jobs = [Job(folder, split, number, seed) for split, size in sizes.items() for number in range(size)]
+    with exclusive(folder):
+        try:
+            with closing(run_jobs(write_one, jobs, workers=workers, description="moving shapes")) as work:
+                deque(work, maxlen=0)
+        finally:
+            remove_leftovers(folder / "videos", {job.name for job in jobs})
+        for split in sizes:
+            with atomic_write(folder / f"{split}.csv") as file:
+                file.writelines(
+                    f"videos/{job.name} {job.number % len(MOTIONS)}\n" for job in jobs if job.split == split
+                )
+        with atomic_write(folder / "classes.txt") as file:
+            file.writelines(f"{name}\n" for name in MOTIONS)
 
 
-def main() -> int:
+def prepare(options: argparse.Namespace) -> None:
+    """Write the data set that the options ask for, unless it is there."""
+    sizes = {"train": options.train, "val": options.val, "test": options.test}
+    for name, value in {**sizes, "seed": options.seed}.items():
+        if value < 0:
+            raise InputError(f"--{name} is {value}; expected 0 or more")
+    if (options.out / "classes.txt").exists():
+        print(f"{options.out} is complete; nothing was written")
+        return
+    write_data_set(options.out, sizes, options.seed, usable_cores())
+    print(f"wrote {options.train} + {options.val} + {options.test} videos and their lists to {options.out}")
+
+
+def main(arguments: list[str]) -> int:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
@@ -175,20 +198,9 @@ def main() -> int:
     parser.add_argument("--val", type=int, default=64, help="validation videos")
     parser.add_argument("--test", type=int, default=96, help="test videos")
     parser.add_argument("--seed", type=int, default=0)
-    options = parser.parse_args()
-    if (options.out / "classes.txt").exists():
-        print(f"{options.out} is complete; nothing was written")
-        return 0
-    try:
-        write_data_set(
-            options.out, {"train": options.train, "val": options.val, "test": options.test}, options.seed
-        )
-    except (InputError, OSError) as error:
-        print_error(error)
-        return 1
-    print(f"wrote {options.train} + {options.val} + {options.test} videos and their lists to {options.out}")
-    return 0
+    options = parser.parse_args(arguments)
+    return exit_code(lambda: prepare(options))
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(main(sys.argv[1:]))

@@ -2,11 +2,17 @@
 
 from __future__ import annotations
 
+import os
+import signal
+import subprocess
+import sys
+import time
 from pathlib import Path
 from types import ModuleType
 
 import av
 import numpy as np
+import pytest
 from conftest import ROOT, start
 
 MOTIONS = 8
@@ -100,3 +106,43 @@ def test_a_stopped_run_goes_on_and_a_finished_one_is_left_alone(
         name = f"videos/train_{number:04d}.mp4"
         assert (tmp_path / "a" / name).read_bytes() == (tmp_path / "b" / name).read_bytes()
     assert "is complete; nothing was written" in start(*command, cwd=ROOT).communicate()[0]
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+@pytest.mark.parametrize("is_group", [True, False])
+def test_a_signal_leaves_whole_videos_alone_and_one_line(
+    tmp_path: Path, number: signal.Signals, is_group: bool
+) -> None:
+    """To the process alone, or to its workers too."""
+    process = subprocess.Popen(
+        [sys.executable, "data_prep/moving_shapes.py", "--out", str(tmp_path), "--train", "4000"],
+        cwd=ROOT,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        start_new_session=True,
+    )
+    videos = tmp_path / "videos"
+    end = time.monotonic() + 60
+    while len(list(videos.glob("*.mp4"))) < 3 or not list(videos.glob(".*.partial")):
+        assert process.poll() is None
+        assert time.monotonic() < end
+        time.sleep(0.002)
+    (os.killpg if is_group else os.kill)(process.pid, number)
+    out, error = process.communicate(timeout=60)
+    assert process.returncode == 128 + number
+    assert (out, error.startswith("stopped"), error.count("\n")) == ("", True, 1)
+    assert {path.suffix for path in videos.iterdir()} == {".mp4"}
+    assert not list(tmp_path.glob("*.csv"))
+
+
+def test_mistakes_are_one_line(
+    tmp_path: Path, moving_shapes: ModuleType, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for option in ("--train", "--seed"):
+        assert moving_shapes.main(["--out", str(tmp_path), option, "-1"]) == 1
+        assert capsys.readouterr().err == f"error: {option} is -1; expected 0 or more\n"
+    (tmp_path / "file").touch()
+    assert moving_shapes.main(["--out", str(tmp_path / "file"), "--train", "1"]) == 1
+    error = capsys.readouterr().err
+    assert (error.startswith("error: "), error.count("\n")) == (True, 1)

@@ -383,12 +383,7 @@ def main(arguments: list[str]) -> int:
     command.add_argument("--records", type=int, default=100_000)
     command.set_defaults(run=benchmark_memory)
     options = parser.parse_args(arguments)
-    try:
-        options.run(options)
-    except InputError as error:
-        print_error(error)
-        return 1
-    return 0
+    return exit_code(lambda: options.run(options), DecodeError)
 
 
 if __name__ == "__main__":

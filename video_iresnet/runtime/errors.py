@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import os
+import signal
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from types import TracebackType
 
 # Of a printed line, from its beginning and from its end: enough for paths and for the remedy at the end.
@@ -55,16 +57,38 @@ def print_error(error: Exception) -> None:
     print(f"error: {printable(str(error))}", file=sys.stderr)
 
 
-def exit_code(work: Callable[[], None]) -> int:
-    """Do the work of a preparation script; what its process should exit with. A user's error and Ctrl-C are
-    one line each.
+class Terminated(KeyboardInterrupt):
+    """SIGTERM, which stops a script as Ctrl-C does."""
+
+
+def exit_code(work: Callable[[], None], *expected: type[Exception]) -> int:
+    """Do the work of a script; return the exit status of its process.
+
+    A user's error (InputError, OSError or one of `expected`), Ctrl-C and SIGTERM end the work in one line,
+    after its clean-up.
     """
     try:
-        work()
-    except (InputError, OSError) as error:
+        with _sigterm_raised():
+            work()
+    except (InputError, OSError, *expected) as error:
         print_error(error)
         return 1
-    except KeyboardInterrupt:
+    except KeyboardInterrupt as stop:
         print("stopped; what is complete is kept, and the same command goes on", file=sys.stderr)
-        return 130
+        return 128 + (signal.SIGTERM if isinstance(stop, Terminated) else signal.SIGINT)
     return 0
+
+
+@contextmanager
+def _sigterm_raised() -> Iterator[None]:
+    """Raise Terminated at the first SIGTERM, and ignore more of them, which would cut the clean-up short."""
+
+    def stop(*_: object) -> None:
+        signal.signal(signal.SIGTERM, signal.SIG_IGN)
+        raise Terminated
+
+    before = signal.signal(signal.SIGTERM, stop)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)

@@ -114,17 +114,18 @@ def _in_processes(
         ) from error
     except BaseException:
         for process in set(multiprocessing.active_children()) - others:
-            process.terminate()
+            process.kill()
         raise
     finally:
         pool.shutdown(wait=True, cancel_futures=True)
 
 
 def _follow_parent() -> None:
-    """A worker leaves Ctrl-C, which reaches every process of a terminal, to its parent, and ends when the
-    parent does, even by kill -9.
+    """Leave Ctrl-C and SIGTERM, which may reach a whole process group, to the parent, and end when it does,
+    even by kill -9.
     """
     signal.signal(signal.SIGINT, signal.SIG_IGN)
+    signal.signal(signal.SIGTERM, signal.SIG_IGN)
     threading.Thread(target=_end_with_parent, daemon=True).start()
 
 
@@ -146,7 +147,9 @@ def _on_ray(
         host, _, port = address.removeprefix("ray://").rpartition(":")
         if port.isdigit():  # Ray itself tries for minutes
             socket.create_connection((host, int(port)), timeout=10).close()
+        on_sigterm = signal.getsignal(signal.SIGTERM)
         ray.init(address=address, log_to_driver=False, logging_level=logging.ERROR)
+        signal.signal(signal.SIGTERM, on_sigterm)  # Ray puts its own in its place
     except (OSError, ValueError, RuntimeError) as error:  # a ConnectionError is an OSError
         reason = str(error).splitlines()[0]
         raise InputError(
