@@ -187,3 +187,54 @@ def test_benchmark_of_memory(capsys: pytest.CaptureFixture[str]) -> None:
         "packed",
         "list",
     ]
+
+
+TOOLS = {
+    "benchmark": ("benchmark_memory", ["memory"]),
+    "complexity": ("table", ["--cfg", DEMO]),
+    "depth": ("compare", []),
+    "export_weights": ("export", ["--checkpoint", "a.pyth", "--out", "b"]),
+    "show_clips": ("show", ["--cfg", DEMO]),
+}
+
+
+@pytest.mark.parametrize("name", TOOLS)
+@pytest.mark.parametrize(
+    ("error", "status", "line"),
+    [
+        (KeyboardInterrupt(), 130, "stopped[^\n]*"),
+        (OSError(28, "No space left", "a.png"), 1, "error: [^\n]*"),
+    ],
+)
+def test_every_tool_ends_in_one_line(
+    name: str,
+    error: BaseException,
+    status: int,
+    line: str,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    function, arguments = TOOLS[name]
+    tool = load_script(f"tools/{name}.py")
+
+    def fail(*_: object) -> None:
+        raise error
+
+    monkeypatch.setattr(tool, function, fail)
+    assert tool.main(arguments) == status
+    assert re.fullmatch(f"{line}\n", capsys.readouterr().err)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["data", "--cfg", DEMO, "--repeats", "0"], "--repeats is 0; expected 1 or more"),
+        (["memory", "--records", "10"], "--records is 10; expected 500 or more"),
+    ],
+)
+def test_a_benchmark_of_nothing_is_refused(
+    arguments: list[str], message: str, small: list[str], capsys: pytest.CaptureFixture[str]
+) -> None:
+    more = small if arguments[0] == "data" else []
+    assert load_script("tools/benchmark.py").main([*arguments, *more]) == 1
+    assert capsys.readouterr().err == f"error: {message}\n"

@@ -42,16 +42,18 @@ from tqdm import tqdm
 from video_iresnet import build
 from video_iresnet.config import Config, load_config
 from video_iresnet.data.dataset import ClipDataset, TrainSample
+from video_iresnet.data.decode.reader import DecodeError
 from video_iresnet.data.functional import crop, short_side_size, spread_crops
 from video_iresnet.data.loader import BatchShape, EpochBatches, clip_loader, collate_clips
 from video_iresnet.data.packed import PackedRecords
 from video_iresnet.data.records import Record
 from video_iresnet.data.sampling import DenseSampler, Timeline
 from video_iresnet.data.transforms import InTurn, ShortSideJitter
-from video_iresnet.runtime.errors import InputError, print_error
+from video_iresnet.runtime.errors import InputError, exit_code
 from video_iresnet.runtime.seeding import Stream, generator
 
 ROOT = Path(__file__).resolve().parents[1]
+FEWEST = 500  # records of a batch, in the measurement of memory
 STAGES = ("open and scan", "decode and convert", "crop, flip, augment", "collate")
 
 
@@ -233,6 +235,8 @@ def benchmark_data(options: argparse.Namespace) -> None:
     for video in videos:
         if not os.path.exists(video):
             raise InputError(f"--videos: {video} does not exist; correct it")
+    if options.repeats < 1:
+        raise InputError(f"--repeats is {options.repeats}; expected 1 or more")
     torch.set_num_threads(1)
     data = build.build_training_data(cfg, [])
     print(
@@ -311,6 +315,8 @@ def memory_of(pids: Sequence[int]) -> float:
 
 
 def benchmark_memory(options: argparse.Namespace) -> None:
+    if options.records < FEWEST:
+        raise InputError(f"--records is {options.records}; expected {FEWEST} or more")
     records = [
         Record(
             f"class {i % 400:03d}/{i:011d}_000000_000010.mp4",
@@ -334,7 +340,7 @@ def benchmark_memory(options: argparse.Namespace) -> None:
             augment=InTurn([]),
             seed=0,
         )
-        batches = EpochBatches(len(records), [BatchShape(500, 1, 32)], seed=0)
+        batches = EpochBatches(len(records), [BatchShape(FEWEST, 1, 32)], seed=0)
         with clip_loader(data, batches, num_workers=2, pin_memory=False) as loader:
             iterator = iter(loader.loader)
             used = []

@@ -22,7 +22,7 @@ from tabulate import tabulate
 from video_iresnet.build import build_model, clip_text
 from video_iresnet.config import load_config
 from video_iresnet.engine.complexity import complexity
-from video_iresnet.runtime.errors import InputError, print_error
+from video_iresnet.runtime.errors import exit_code
 
 ROOT = Path(__file__).resolve().parents[1]
 HEADERS = [
@@ -62,18 +62,18 @@ def row(path: str) -> list[str]:
     ]
 
 
+def table(paths: list[str]) -> None:
+    """Print a line for each config."""
+    print(tabulate([row(path) for path in paths], headers=HEADERS, tablefmt="github", disable_numparse=True))
+
+
 def main(arguments: list[str]) -> int:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("--cfg", nargs="+", required=True, metavar="CONFIG.yaml")
-    try:
-        rows = [row(path) for path in parser.parse_args(arguments).cfg]
-    except InputError as error:
-        print_error(error)
-        return 1
-    print(tabulate(rows, headers=HEADERS, tablefmt="github", disable_numparse=True))
-    return 0
+    options = parser.parse_args(arguments)
+    return exit_code(lambda: table(options.cfg))
 
 
 if __name__ == "__main__":

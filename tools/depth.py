@@ -28,6 +28,7 @@ from torch.nn import functional as F
 from tqdm import tqdm
 
 from video_iresnet.models import ResNet, create_cifar_model, create_model
+from video_iresnet.runtime.errors import exit_code
 
 CLASSES = 4
 NETWORKS: dict[str, tuple[Callable[[str], ResNet], tuple[int, ...]]] = {
@@ -65,7 +66,7 @@ def train(net: ResNet, inputs: Tensor, labels: Tensor, steps: int, learning_rate
     return run
 
 
-def main(arguments: list[str]) -> None:
+def main(arguments: list[str]) -> int:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
@@ -73,6 +74,11 @@ def main(arguments: list[str]) -> None:
     parser.add_argument("--seeds", type=int, default=2)
     parser.add_argument("--learning-rate", type=float, default=0.02)
     options = parser.parse_args(arguments)
+    return exit_code(lambda: compare(options))
+
+
+def compare(options: argparse.Namespace) -> None:
+    """Train all networks and print the table."""
     torch.set_num_threads(1)  # such small layers lose more than they win by sharing the work
     torch.set_flush_denormal(True)  # where gradients vanish, steps would take seconds
     rows = []
@@ -109,4 +115,4 @@ def main(arguments: list[str]) -> None:
 
 
 if __name__ == "__main__":
-    main(sys.argv[1:])
+    sys.exit(main(sys.argv[1:]))

@@ -16,7 +16,16 @@ if __name__ == "__main__":  # imports take seconds
 
 from video_iresnet.engine.checkpoint import export_safetensors
 from video_iresnet.models import WeightsError, read_weights
-from video_iresnet.runtime.errors import InputError, print_error
+from video_iresnet.runtime.errors import InputError, exit_code
+
+
+def export(checkpoint: str, out: Path) -> None:
+    """Write the file and read it back."""
+    if out.exists():
+        raise InputError(f"--out {out} exists; name another file, or remove it")
+    export_safetensors(checkpoint, out)
+    weights = read_weights(out)
+    print(f"{out}: {len(weights.tensors)} tensors, {len(weights.class_names)} class names")
 
 
 def main(arguments: list[str]) -> int:
@@ -24,17 +33,7 @@ def main(arguments: list[str]) -> int:
     parser.add_argument("--checkpoint", required=True, help="weights in any layout that this project reads")
     parser.add_argument("--out", required=True, help="the file to write; an existing one is not overwritten")
     options = parser.parse_args(arguments)
-    out = Path(options.out)
-    try:
-        if out.exists():
-            raise InputError(f"--out {out} exists; name another file, or remove it")
-        export_safetensors(options.checkpoint, out)
-        weights = read_weights(out)
-    except (InputError, WeightsError) as error:
-        print_error(error)
-        return 1
-    print(f"{out}: {len(weights.tensors)} tensors, {len(weights.class_names)} class names")
-    return 0
+    return exit_code(lambda: export(options.checkpoint, Path(options.out)), WeightsError)
 
 
 if __name__ == "__main__":

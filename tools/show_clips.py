@@ -28,11 +28,12 @@ from video_iresnet import build
 from video_iresnet.config import Config, load_config
 from video_iresnet.data.dataset import SampleKey
 from video_iresnet.data.decode import OpenVideo, Reader
+from video_iresnet.data.decode.reader import DecodeError
 from video_iresnet.data.functional import crop
 from video_iresnet.data.loader import EpochBatches
 from video_iresnet.data.records import Record
 from video_iresnet.data.sampling import Timeline
-from video_iresnet.runtime.errors import InputError, print_error
+from video_iresnet.runtime.errors import InputError, exit_code
 from video_iresnet.runtime.seeding import Stream, generator
 from video_iresnet.runtime.storage import atomic_write
 
@@ -167,6 +168,18 @@ def sheet(rows: Sequence[Row]) -> Image.Image:
     return picture
 
 
+def show(options: argparse.Namespace) -> None:
+    """Write the sheet."""
+    cfg = load_config(options.cfg, options.overrides)
+    if options.test:
+        rows = test_rows(cfg, options.samples)
+    else:
+        rows = training_rows(cfg, options.samples, options.mixed)
+    with atomic_write(options.out, "wb") as file:
+        sheet(rows).save(file, "PNG")
+    print(f"{options.out}: {len(rows)} clips as the network receives them")
+
+
 def main(arguments: list[str]) -> int:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
@@ -178,20 +191,7 @@ def main(arguments: list[str]) -> int:
     parser.add_argument("--mixed", action="store_true", help="after mixup and cutmix")
     parser.add_argument("overrides", nargs=argparse.REMAINDER, metavar="KEY VALUE")
     options = parser.parse_args(arguments)
-    try:
-        cfg = load_config(options.cfg, options.overrides)
-        rows = (
-            test_rows(cfg, options.samples)
-            if options.test
-            else training_rows(cfg, options.samples, options.mixed)
-        )
-        with atomic_write(options.out, "wb") as file:
-            sheet(rows).save(file, "PNG")
-    except InputError as error:
-        print_error(error)
-        return 1
-    print(f"{options.out}: {len(rows)} clips as the network receives them")
-    return 0
+    return exit_code(lambda: show(options), DecodeError)
 
 
 if __name__ == "__main__":
