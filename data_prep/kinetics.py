@@ -4,8 +4,9 @@ each class.
     python data_prep/kinetics.py --videos /raw/k400 --annotations val.csv --split val --out /data/k400
 
 Kinetics-400, 600 and 700 alike. The csv has the header `label,youtube_id,time_start,time_end,split`; the
-videos are `id_000012_000022.mp4` (start and end in seconds) or `id.mp4`, with any video ending, in folders of
-any kind. Classes are numbered in alphabetical order, over the names in the csv or those of --class-names.
+videos are `id_000012_000022.mp4` or `id_12_22.mp4` (start and end in seconds) or `id.mp4`, with any video
+ending, in folders of any kind. Classes are numbered in alphabetical order, over the names in the csv or those
+of --class-names.
 
 Writes <split>.csv and classes.txt, and as reports <split>_missing.csv (in the official format) and
 <split>_shortfall.txt. Lists that are there with other content are not overwritten; the videos are read from
@@ -16,9 +17,10 @@ from __future__ import annotations
 
 import argparse
 import csv
+import re
 import sys
-from collections import Counter
-from collections.abc import Sequence
+from collections import Counter, defaultdict
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
@@ -35,6 +37,7 @@ from video_iresnet.data.lists import (
     class_key,
     find_videos,
     listed_path,
+    make_folder,
     of_class,
     report_doubles,
     write_class_names,
@@ -42,7 +45,7 @@ from video_iresnet.data.lists import (
 )
 from video_iresnet.data.records import read_class_names
 from video_iresnet.runtime.errors import InputError, exit_code
-from video_iresnet.runtime.storage import read_lines
+from video_iresnet.runtime.storage import exclusive, read_lines
 
 COLUMNS = ("label", "youtube_id", "time_start", "time_end", "split")
 SPLIT_NAMES = {"train": ("train",), "val": ("val", "validate", "validation"), "test": ("test",)}
@@ -61,7 +64,12 @@ class Segment(NamedTuple):
 
     @property
     def stem(self) -> str:
-        return f"{self.youtube_id}_{self.start:06d}_{self.end:06d}"
+        return segment_stem(self.youtube_id, self.start, self.end)
+
+
+def segment_stem(youtube_id: str, start: int, end: int) -> str:
+    """The name of a segment's video in the usual form."""
+    return f"{youtube_id}_{start:06d}_{end:06d}"
 
 
 def read_segments(path: Path, split: str) -> list[Segment]:
@@ -101,7 +109,24 @@ def read_segments(path: Path, split: str) -> list[Segment]:
     if not chosen:
         there = ", ".join(sorted({segment.split for segment in segments})) or "no row at all"
         raise InputError(f"{path} has no row of the split {split}; it has {there}")
-    return chosen
+    return each_once(chosen)
+
+
+def each_once(segments: Sequence[Segment]) -> list[Segment]:
+    """Leave out the rows that repeat an earlier one, and say so. Raises InputError where labels differ."""
+    first: dict[str, Segment] = {}
+    for segment in segments:
+        before = first.setdefault(segment.stem, segment)
+        if class_key(before.label) != class_key(segment.label):
+            raise InputError(
+                f"{segment.stem} has the label {before.label!r} in {before.where} and {segment.label!r} in "
+                f"{segment.where}; remove one of the lines"
+            )
+    repeated = [segment for segment in segments if first[segment.stem] is not segment]
+    if repeated:
+        where = f"{repeated[0].where}: {repeated[0].stem}"
+        print(f"{len(repeated):,} rows repeat an earlier one and are left out; the first is {where}")
+    return list(first.values())
 
 
 def number_classes(segments: Sequence[Segment], class_names: Path | None) -> tuple[list[str], dict[str, int]]:
@@ -125,23 +150,27 @@ def match_videos(
 ) -> tuple[list[str | None], list[tuple[str, list[str]]]]:
     """The video of each segment, and the choices among several of one name.
 
-    The name with the times comes first; the id alone serves where it stands for one segment. Among several,
-    the one in the folder of its class.
+    The name with the times comes first, with or without leading zeros; the id alone serves where it stands
+    for one segment. Among several, the one in the folder of its class.
     """
     stems = by_stem(found.videos)
+    timed: dict[str, list[str]] = defaultdict(list)
+    for stem, paths in stems.items():
+        if match := re.fullmatch(r"(.+)_(\d+)_(\d+)", stem):
+            timed[segment_stem(match[1], int(match[2]), int(match[3]))] += paths
     count = Counter(segment.youtube_id for segment in segments)
     matches: list[str | None] = []
     doubles = []
     for segment in segments:
         paths = (
-            stems.get(segment.stem)
+            timed.get(segment.stem)
             or (stems.get(segment.youtube_id) if count[segment.youtube_id] == 1 else None)
             or []
         )
-        match = of_class(paths, segment.label)
-        matches.append(match)
-        if match and len(paths) > 1:
-            doubles.append((match, paths))
+        chosen = of_class(paths, segment.label)
+        matches.append(chosen)
+        if chosen and len(paths) > 1:
+            doubles.append((chosen, paths))
     return matches, doubles
 
 
@@ -174,6 +203,19 @@ def prepare(options: argparse.Namespace) -> None:
         f"missing), {len(found.others):,} other files"
     )
     report_doubles(doubles)
+    make_folder(options.out)
+    with exclusive(options.out):
+        write(options, segments, matches, names, numbers)
+
+
+def write(
+    options: argparse.Namespace,
+    segments: Sequence[Segment],
+    matches: Sequence[str | None],
+    names: Sequence[str],
+    numbers: Mapping[str, int],
+) -> None:
+    """Write the list, the class names and the reports."""
     official = OFFICIAL_ROWS.get((len(names), options.split))
     if official:
         print(

@@ -33,13 +33,14 @@ if __name__ == "__main__":  # imports take seconds
 
     quiet_interrupts()
 
-from video_iresnet.data.archives import group_parts, partial_folder, unpack
+from video_iresnet.data.archives import MAX_EXPANSION, group_parts, partial_folder, unpack
 from video_iresnet.data.frames import FrameJob, extract_frames, frame_rows
 from video_iresnet.data.lists import (
     Wanted,
     by_stem,
     find_videos,
     listed_path,
+    make_folder,
     report_doubles,
     write_class_names,
     write_csv,
@@ -49,6 +50,7 @@ from video_iresnet.data.lists import (
 from video_iresnet.data.records import read_json_classes, read_json_labels
 from video_iresnet.runtime.errors import InputError, exit_code
 from video_iresnet.runtime.jobs import run_jobs
+from video_iresnet.runtime.storage import exclusive
 
 # Names of both releases of the annotations.
 CLASSES = ("something-something-v2-labels.json", "labels.json")
@@ -153,7 +155,7 @@ def prepare(options: argparse.Namespace) -> None:
     names, files, labels = read_annotations(options.annotations)
     if options.archives:
         for parts in group_parts(options.archives):
-            written, kept = unpack(parts, options.videos)
+            written, kept = unpack(parts, options.videos, max_expansion=options.max_expansion)
             print(f"{parts[0].name}: {len(parts)} parts, {written:,} files unpacked, {kept:,} were there")
     found = find_videos(options.videos, options.workers, options.ray)
     print(
@@ -161,6 +163,19 @@ def prepare(options: argparse.Namespace) -> None:
         f"missing), {len(found.others):,} other files"
     )
     stems = by_stem(found.videos)
+    make_folder(options.out)
+    with exclusive(options.out):
+        write(options, names, files, labels, stems)
+
+
+def write(
+    options: argparse.Namespace,
+    names: list[str],
+    files: Mapping[str, Path],
+    labels: Mapping[str, Mapping[str, int | None]],
+    stems: Mapping[str, list[str]],
+) -> None:
+    """Write the lists, the class names, the reports and, where asked to, the frames."""
     all_ids = {video for videos in labels.values() for video in videos}
     report_doubles([(paths[0], paths) for stem, paths in stems.items() if len(paths) > 1 and stem in all_ids])
     write_class_names(options.out / "classes.txt", names)
@@ -202,6 +217,13 @@ def main(arguments: list[str]) -> int:
         default=[],
         metavar="FILE",
         help="archives, or the parts of one, to unpack into --videos first",
+    )
+    parser.add_argument(
+        "--max-expansion",
+        type=float,
+        default=MAX_EXPANSION,
+        metavar="TIMES",
+        help="how many times their own size archives may unpack to (default: %(default)s)",
     )
     parser.add_argument("--frames", action="store_true", help="extract frames")
     parser.add_argument("--fps", type=float, default=0.0, help="frames a second; 0: all frames as they are")

@@ -40,11 +40,11 @@ from av.video.reformatter import VideoReformatter
 from av.video.stream import VideoStream
 from numpy.typing import NDArray
 
-from video_iresnet.data.lists import replace_list, write_csv
+from video_iresnet.data.lists import make_folder, replace_list, write_csv
 from video_iresnet.data.records import Record, read_records
 from video_iresnet.runtime.errors import InputError, exit_code, reason
 from video_iresnet.runtime.jobs import add_options, run_jobs
-from video_iresnet.runtime.storage import atomic_write, remove_leftovers
+from video_iresnet.runtime.storage import atomic_write, exclusive, remove_leftovers
 
 ANY_LABEL = 2**31
 WRITER = "video_iresnet data_prep/transcode.py"
@@ -423,6 +423,14 @@ def run(
     records: list[Record], jobs: list[Job], list_path: Path, out: Path, options: argparse.Namespace
 ) -> dict[Job, Outcome]:
     """Work through the jobs, then write the lists."""
+    make_folder(out)
+    with exclusive(out):
+        return work_through(records, jobs, list_path, out, options)
+
+
+def work_through(
+    records: list[Record], jobs: list[Job], list_path: Path, out: Path, options: argparse.Namespace
+) -> dict[Job, Outcome]:
     names: dict[str, set[str]] = {str(out): {list_path.name, failed_name(list_path)}}
     for job in jobs:
         names.setdefault(os.path.dirname(job.target), set()).add(os.path.basename(job.target))

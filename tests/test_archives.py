@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gzip
 import io
 import os
 import signal
@@ -43,7 +44,9 @@ def in_parts(path: Path, size: int) -> list[Path]:
 
 
 def files(folder: Path) -> dict[str, bytes]:
-    return {str(path.relative_to(folder)): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+    """All files of a folder, but for the mark of who unpacks there."""
+    paths = [path for path in folder.rglob("*") if path.is_file() and path != folder / ".lock"]
+    return {str(path.relative_to(folder)): path.read_bytes() for path in paths}
 
 
 def test_parts_are_joined(tmp_path: Path) -> None:
@@ -235,3 +238,44 @@ except InputError as error:
         "what is unpacked is kept"
     )
     assert files(tmp_path / "out") == {"a": b"1" * 1000}
+
+
+@pytest.mark.parametrize("kind", ["zip", "w:gz", "w:bz2", "w:xz"])
+def test_a_small_archive_of_much_is_refused(tmp_path: Path, kind: str) -> None:
+    """It is allowed 20 times its size and 1 MiB, and more where a larger limit is given."""
+    path, data = tmp_path / "a", bytes(4 << 20)
+    if kind == "zip":
+        with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as archive:
+            archive.writestr("a.webm", data)
+    else:
+        write_tar(path, {"a.webm": data}, kind)
+    with pytest.raises(
+        InputError, match=r"^[^\n]*a unpacks to more than 20 times its size; [^\n]*--max-expansion$"
+    ):
+        unpack([path], tmp_path / "out")
+    assert files(tmp_path / "out") == {}
+    times = len(data) / path.stat().st_size
+    assert unpack([path], tmp_path / "out", max_expansion=2 * times) == (1, 0)
+    assert files(tmp_path / "out") == {"a.webm": data}
+
+
+def test_zeros_behind_the_end_of_a_tar_count(tmp_path: Path) -> None:
+    path = write_tar(tmp_path / "a.tgz", videos(1))
+    path.write_bytes(path.read_bytes() + gzip.compress(bytes(4 << 20)))
+    with pytest.raises(InputError, match="unpacks to more than 20 times its size"):
+        unpack([path], tmp_path / "out")
+
+
+def test_only_one_process_unpacks_into_a_folder(tmp_path: Path) -> None:
+    """The second is refused, and the first goes on undisturbed."""
+    path = write_tar(tmp_path / "a.tar.gz", videos(30))
+    out = tmp_path / "out"
+    first = start("-c", UNPACK, str(path), str(out), "slow")
+    while not (out / ".partial/member").exists():
+        assert first.poll() is None
+        time.sleep(0.001)
+    with pytest.raises(InputError, match=rf"out is in use by process {first.pid} "):
+        unpack([path], out)
+    text = first.communicate()[0]
+    assert "written=30, kept=0" in text
+    assert files(out) == videos(30)

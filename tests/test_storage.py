@@ -11,12 +11,12 @@ import pytest
 from conftest import ROOT
 
 from video_iresnet.runtime.errors import InputError
-from video_iresnet.runtime.storage import exclusive
+from video_iresnet.runtime.storage import exclusive, remove_leftovers
 
 HOLD = """
 import os, sys, time
 from pathlib import Path
-from video_iresnet.runtime.storage import exclusive
+from video_iresnet.runtime.storage import exclusive, remove_leftovers
 with exclusive(Path(sys.argv[1])):
     if os.fork() == 0:
         time.sleep(5)  # a worker that outlives its parent
@@ -38,3 +38,27 @@ def test_a_folder_is_held_by_one_process_until_it_ends(tmp_path: Path) -> None:
         holder.wait()
         with exclusive(tmp_path):
             pass
+
+
+WRITE = """
+import sys, time
+from video_iresnet.runtime.storage import atomic_write
+with atomic_write(sys.argv[1]) as file:
+    print("writing", flush=True)
+    time.sleep(60)
+"""
+
+
+def test_what_another_process_is_writing_is_no_leftover(tmp_path: Path) -> None:
+    command = [sys.executable, "-c", WRITE, str(tmp_path / "a.csv")]
+    with subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, text=True) as writer:
+        assert writer.stdout
+        assert writer.stdout.readline() == "writing\n"
+        remove_leftovers(tmp_path, {"a.csv"})
+        assert len(list(tmp_path.glob(".a.csv.*.partial"))) == 1
+        writer.send_signal(signal.SIGKILL)
+        writer.wait()
+        remove_leftovers(tmp_path, {"b.csv"})
+        assert len(list(tmp_path.glob(".a.csv.*.partial"))) == 1
+        remove_leftovers(tmp_path, {"a.csv"})
+        assert not list(tmp_path.glob(".*.partial"))

@@ -23,6 +23,8 @@ from uuid import uuid4
 from tqdm import tqdm
 
 from ..runtime.errors import InputError
+from ..runtime.storage import exclusive
+from .lists import make_folder
 
 CHUNK = 1 << 20
 COMPRESSIONS: dict[bytes, Callable[[Any], Any]] = {
@@ -38,6 +40,8 @@ DAMAGE = (
     tarfile.TarError,
     zipfile.BadZipFile,
 )  # gzip and bz2 raise OSErrors
+# Videos hardly compress; archives that expand much more are made to fill a disk.
+MAX_EXPANSION = 20.0
 PARTIAL = ".partial"  # where files and folders stand until they are complete
 
 
@@ -72,22 +76,27 @@ def group_parts(paths: Sequence[Path]) -> list[list[Path]]:
     return [[path for _, path in archives[name]] for name in sorted(archives)]
 
 
-def unpack(parts: Sequence[Path], folder: Path) -> Unpacked:
+def unpack(parts: Sequence[Path], folder: Path, *, max_expansion: float = MAX_EXPANSION) -> Unpacked:
     """Unpack a tar (compressed or not, in one or more parts) or a zip into a folder. What is there already is
     kept, so that a stopped run goes on.
 
-    Raises InputError for an archive that is damaged or incomplete, or that holds anything but files inside
-    the folder; for a file that stands there with another size; and where the disk does not take it.
+    Raises InputError for an archive that is damaged or incomplete, that holds anything but files inside the
+    folder, or that unpacks to more than `max_expansion` times its size; for a file that stands there with
+    another size; where another process unpacks there; and where the disk does not take it.
     """
+    size = sum(part.stat().st_size for part in parts)
+    limit = _Limit(parts[0], int(max_expansion * size) + CHUNK, max_expansion)
+    make_folder(folder)
     with (
+        exclusive(folder),
         partial_folder(folder) as partial,
-        tqdm(total=sum(p.stat().st_size for p in parts), unit="B", unit_scale=True, disable=None) as progress,
+        tqdm(total=size, unit="B", unit_scale=True, disable=None) as progress,
     ):
         progress.set_description(parts[0].name)
         try:
             if len(parts) == 1 and zipfile.is_zipfile(parts[0]):
-                return _unpack_zip(parts[0], folder, partial, progress)
-            return _unpack_tar(parts, folder, partial, progress)
+                return _unpack_zip(parts[0], folder, partial, progress, limit)
+            return _unpack_tar(parts, folder, partial, progress, limit)
         except DAMAGE as error:
             name = (
                 f"{parts[0]} (with its {len(parts) - 1} further parts)" if len(parts) > 1 else str(parts[0])
@@ -133,13 +142,30 @@ def partial_folder(folder: Path) -> Iterator[Path]:
         shutil.rmtree(partial, ignore_errors=True)
 
 
-def _unpack_tar(parts: Sequence[Path], folder: Path, partial: Path, progress: tqdm[Any]) -> Unpacked:
+class _Limit(NamedTuple):
+    """How many bytes an archive may unpack to."""
+
+    archive: Path
+    num_bytes: int
+    times: float
+
+    def check(self, num_bytes: int) -> None:
+        if num_bytes > self.num_bytes:
+            raise InputError(
+                f"{self.archive} unpacks to more than {self.times:g} times its size; take another copy, or, "
+                "where it can be trusted, give a larger --max-expansion"
+            )
+
+
+def _unpack_tar(
+    parts: Sequence[Path], folder: Path, partial: Path, progress: tqdm[Any], limit: _Limit
+) -> Unpacked:
     counts = [0, 0]
     with io.BufferedReader(_Joined(parts, progress), CHUNK) as joined:
         open_compressed = next(
             (function for magic, function in COMPRESSIONS.items() if joined.peek(8).startswith(magic)), None
         )
-        stream = _Ending(open_compressed(joined) if open_compressed else joined)
+        stream = _TarStream(open_compressed(joined) if open_compressed else joined, limit)
         with tarfile.open(fileobj=stream, mode="r|") as archive:  # type: ignore[call-overload]  # it needs no more than read()
             for member in archive:
                 if member.isdir():
@@ -162,9 +188,11 @@ def _unpack_tar(parts: Sequence[Path], folder: Path, partial: Path, progress: tq
     return Unpacked(counts[True], counts[False])
 
 
-def _unpack_zip(path: Path, folder: Path, partial: Path, progress: tqdm[Any]) -> Unpacked:
+def _unpack_zip(path: Path, folder: Path, partial: Path, progress: tqdm[Any], limit: _Limit) -> Unpacked:
     counts = [0, 0]
     with zipfile.ZipFile(path) as archive:
+        # No more than the stated size is read of a member.
+        limit.check(sum(member.file_size for member in archive.infolist()))
         for member in archive.infolist():
             if member.is_dir():
                 continue
@@ -261,15 +289,21 @@ class _Joined(io.RawIOBase):
         super().close()
 
 
-class _Ending:
-    """A stream that knows whether it ended as a tar must: tarfile takes a missing end for the end."""
+class _TarStream:
+    """A stream that keeps to the limit and knows whether it ended as a tar must: tarfile takes a missing end
+    for the end.
+    """
 
-    def __init__(self, stream: Any) -> None:
+    def __init__(self, stream: Any, limit: _Limit) -> None:
         self._stream = stream
+        self._limit = limit
+        self._num_bytes = 0
         self._tail = b""
 
     def read(self, size: int) -> bytes:
         data: bytes = self._stream.read(size)
+        self._num_bytes += len(data)
+        self._limit.check(self._num_bytes)
         self._tail = (self._tail + data)[-1024:] if len(data) < 1024 else data[-1024:]
         return data
 

@@ -67,10 +67,11 @@ def exit_code(work: Callable[[], None], *expected: type[Exception]) -> int:
     A user's error (InputError, OSError or one of `expected`), Ctrl-C and SIGTERM end the work in one line,
     after its clean-up.
     """
+    known: tuple[type[Exception], ...] = (InputError, OSError, *expected)
     try:
         with _sigterm_raised():
             work()
-    except (InputError, OSError, *expected) as error:
+    except known as error:
         print_error(error)
         return 1
     except KeyboardInterrupt as stop:

@@ -44,6 +44,8 @@ def atomic_write(path: str | Path, mode: str = "w") -> Iterator[IO[Any]]:
     try:
         handle, temporary = tempfile.mkstemp(prefix=f".{path.name}.", suffix=".partial", dir=path.parent)
         with os.fdopen(handle, mode) as file:
+            with contextlib.suppress(OSError):  # a file system without locks
+                fcntl.lockf(file, fcntl.LOCK_EX | fcntl.LOCK_NB)  # see remove_leftovers
             yield file
             file.flush()
             os.fsync(file.fileno())
@@ -61,11 +63,24 @@ def atomic_write(path: str | Path, mode: str = "w") -> Iterator[IO[Any]]:
 
 
 def remove_leftovers(folder: str | Path, names: Collection[str] | None = None) -> None:
-    """Remove what `atomic_write`s of these names, or of any, left in a folder when they were killed."""
+    """Remove what `atomic_write`s of these names, or of any, left in a folder when they were killed. What
+    another process is writing stays.
+    """
     for entry in os.scandir(folder):
         match = re.fullmatch(r"\.(.+)\.[a-z0-9_]{8}\.partial", entry.name, re.DOTALL)
-        if match and (names is None or match[1] in names):
+        if match and (names is None or match[1] in names) and not _is_being_written(entry.path):
             Path(entry.path).unlink(missing_ok=True)
+
+
+def _is_being_written(path: str) -> bool:
+    try:
+        with open(path, "r+b") as file:
+            fcntl.lockf(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except (BlockingIOError, PermissionError):
+        return True
+    except OSError:  # it is gone, or the file system has no locks
+        pass
+    return False
 
 
 @contextmanager
