@@ -10,16 +10,20 @@ these are depends on --seed and their names alone. Clips cut from one video, as 
 (v_Class_g01_c01), stay together. With --splits, --val-share holds out a part of the official training videos.
 
 Lists that are there with other content are not overwritten; the videos are read from where they are and never
-changed.
+changed. At the end the script prints the command that trains and tests on them. Where there is no test.csv,
+it tests on the validation videos, and the script says so; --test-share 0.2 holds out videos for testing.
 """
 
 from __future__ import annotations
 
 import argparse
+import os
 import re
+import shlex
+import shutil
 import sys
 from collections import defaultdict
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from hashlib import sha256
 from pathlib import Path, PurePosixPath
 from typing import NamedTuple
@@ -36,6 +40,7 @@ from video_iresnet.data.lists import (
     class_key,
     find_videos,
     listed_path,
+    make_folder,
     of_class,
     report_doubles,
     video_stem,
@@ -45,8 +50,10 @@ from video_iresnet.data.lists import (
 )
 from video_iresnet.data.records import read_class_names
 from video_iresnet.runtime.errors import InputError, exit_code
-from video_iresnet.runtime.storage import read_lines
+from video_iresnet.runtime.storage import exclusive, read_lines
 
+ROOT = Path(__file__).resolve().parents[1]
+CONFIG = "configs/own/iR3D18.yaml"
 HMDB_USE = {"1": "train", "2": "test"}  # 0: in neither
 Video = tuple[str, str]  # its class, and its name or path
 
@@ -134,6 +141,15 @@ def _read_ucf101(folder: Path, fold: int) -> Splits:
     return Splits(names or sorted({name for found in videos.values() for name, _ in found}), videos)
 
 
+def check_each_once(videos: Mapping[str, Sequence[Video]], folder: Path) -> None:
+    """Raise InputError where a video is listed twice, in one split or in both."""
+    seen: set[Video] = set()
+    for name, video in (entry for entries in videos.values() for entry in entries):
+        if (name, video_stem(video)) in seen:
+            raise InputError(f"{name}/{video} is listed twice in {folder}; remove one of the lines")
+        seen.add((name, video_stem(video)))
+
+
 def prepare_folders(options: argparse.Namespace) -> None:
     """Lists from class folders."""
     found = find_videos(options.videos, options.workers, options.ray)
@@ -155,6 +171,15 @@ def prepare_folders(options: argparse.Namespace) -> None:
     )
     if empty:
         print(f"{len(empty):,} folders hold no video and are no class: {', '.join(empty[:5])}")
+    make_folder(options.out)
+    with exclusive(options.out):
+        write_divided(options, classes, names)
+
+
+def write_divided(
+    options: argparse.Namespace, classes: Mapping[str, list[str]], names: Sequence[str]
+) -> None:
+    """Divide the videos of each class; write the lists and the class names."""
     shares = {"test": options.test_share, "val": options.val_share}
     lists: dict[str, list[tuple[str, int]]] = defaultdict(list)
     for label, name in enumerate(names):
@@ -172,17 +197,30 @@ def prepare_folders(options: argparse.Namespace) -> None:
                     f"{split}: {len(absent):,} classes have too few videos to be in it: "
                     f"{', '.join(absent[:5])}"
                 )
+    print_next_command(options.out, len(names), {split for split, entries in lists.items() if entries})
 
 
 def prepare_splits(options: argparse.Namespace) -> None:
     """Lists of an official split."""
     names, videos = read_splits(options.splits, options.fold)
+    check_each_once(videos, options.splits)
     found = find_videos(options.videos, options.workers, options.ray)
     print(
         f"{options.videos}: {len(found.videos):,} videos, {len(found.empty):,} empty ones (taken for "
         f"missing), {len(found.others):,} other files"
     )
-    stems = by_stem(found.videos)
+    make_folder(options.out)
+    with exclusive(options.out):
+        write_official(options, names, videos, by_stem(found.videos))
+
+
+def write_official(
+    options: argparse.Namespace,
+    names: list[str],
+    videos: dict[str, list[Video]],
+    stems: Mapping[str, list[str]],
+) -> None:
+    """Write the lists of an official split, the class names and the reports."""
     if options.val_share:
         train, videos["train"], videos["val"] = videos["train"], [], []
         for name in names:
@@ -207,8 +245,39 @@ def prepare_splits(options: argparse.Namespace) -> None:
                 doubles.append((match, paths))
         write_split(options.out, split, wanted, columns=("class", "video"), names=names, inputs=[])
     report_doubles(doubles)
-    if "val" not in videos:
-        print("there is no val.csv: set DATA.VAL_LIST test.csv, or hold out training videos with --val-share")
+    there = {split for split in videos if (options.out / f"{split}.csv").exists()}
+    print_next_command(options.out, len(names), there)
+
+
+def print_next_command(out: Path, num_classes: int, splits: Collection[str]) -> None:
+    """Print the command that trains and tests on the lists that are there, ready to paste."""
+    if "train" not in splits or len(splits) == 1:
+        print(f"{out} does not hold what run_net.py needs: train.csv, and val.csv or test.csv")
+        return
+    overrides = {
+        "DATA.PATH_TO_DATA_DIR": os.path.abspath(out),
+        "DATA.CLASS_NAMES": "classes.txt",
+        "MODEL.NUM_CLASSES": str(num_classes),
+        "OUTPUT_DIR": os.path.join("output", os.path.basename(os.path.abspath(out))),
+    }
+    if "test" not in splits:
+        overrides["DATA.TEST_LIST"] = "val.csv"
+        print(
+            "there is no test.csv: the command below tests on the validation videos, and its accuracy "
+            "flatters what was chosen by them; hold out others with --test-share"
+        )
+    elif "val" not in splits:
+        overrides["DATA.VAL_LIST"] = "test.csv"
+        print(
+            "there is no val.csv: the command below validates on the test videos; hold out training videos "
+            "with --val-share before choosing anything by the validation"
+        )
+    python = "python" if shutil.which("python") == sys.executable else sys.executable
+    script, config = (
+        name if Path.cwd() == ROOT else str(ROOT / name) for name in ("tools/run_net.py", CONFIG)
+    )
+    words = [word for pair in overrides.items() for word in pair]
+    print(f"next: {shlex.join([python, script, '--cfg', config, *words])}")
 
 
 def _same_class(paths: Sequence[str], name: str, names: Sequence[str]) -> list[str]:

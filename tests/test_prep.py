@@ -7,8 +7,10 @@ from __future__ import annotations
 import contextlib
 import csv
 import json
+import shlex
 import shutil
 import signal
+import sys
 import time
 from collections.abc import Callable
 from fractions import Fraction
@@ -19,7 +21,7 @@ import numpy as np
 import pytest
 import simplejpeg
 import torch
-from conftest import ROOT, load_script, shown_numbers, start, write_video
+from conftest import ROOT, RunNet, load_script, shown_numbers, start, write_video
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -285,6 +287,93 @@ def test_kinetics_two_videos_of_one_name(tmp_path: Path, script: Script) -> None
     )
 
 
+def test_kinetics_names_without_leading_zeros(tmp_path: Path, script: Script) -> None:
+    """An id may itself look as if it ended in times."""
+    rows = ["a,11111111111,10,20,val", "a,xxxxx_10_20,1,11,val", "a,yyyyyyyyyyy,0,10,val"]
+    annotations = kinetics_csv(tmp_path / "official.csv", *rows)
+    touch(tmp_path / "raw", "11111111111_10_20.mp4", "xxxxx_10_20.mp4", "yyyyyyyyyyy_0_10.webm")
+    code, text, _ = script(
+        "kinetics",
+        "--videos",
+        tmp_path / "raw",
+        "--annotations",
+        annotations,
+        "--split",
+        "val",
+        "--out",
+        tmp_path,
+    )
+    assert (code, "val: 3 of 3 videos are there" in text) == (0, True)
+    assert [name for name, _ in listed(tmp_path / "val.csv")] == [
+        "raw/11111111111_10_20.mp4",
+        "raw/xxxxx_10_20.mp4",
+        "raw/yyyyyyyyyyy_0_10.webm",
+    ]
+
+
+def test_kinetics_takes_a_segment_once(tmp_path: Path, script: Script) -> None:
+    """It says so, and refuses one of two labels. What is listed once alone has a right to the id's video."""
+    rows = ["a,11111111111,1,11,val", "b,22222222222,1,11,val", "a,11111111111,1,11,val"]
+    annotations = kinetics_csv(tmp_path / "official.csv", *rows)
+    touch(tmp_path / "raw", "11111111111.mp4", "22222222222.mp4")
+    command = (
+        "kinetics",
+        "--videos",
+        tmp_path / "raw",
+        "--annotations",
+        annotations,
+        "--split",
+        "val",
+        "--out",
+    )
+    code, text, _ = script(*command, tmp_path)
+    assert code == 0
+    assert listed(tmp_path / "val.csv") == [("raw/11111111111.mp4", 0), ("raw/22222222222.mp4", 1)]
+    assert (
+        f"1 rows repeat an earlier one and are left out; the first is line 4 of {annotations}: "
+        "11111111111_000001_000011\n" in text
+    )
+    kinetics_csv(annotations, *rows[:2], "b,11111111111,1,11,val")
+    code, _, error = script(*command, tmp_path / "new")
+    assert code == 1
+    assert one_line(
+        error, "has the label 'a' in line 2 of", "and 'b' in line 4 of", "remove one of the lines"
+    )
+
+
+@pytest.mark.parametrize("name", ["kinetics", "folders", "folders with splits", "ssv2"])
+def test_a_folder_in_use_is_refused(tmp_path: Path, script: Script, name: str) -> None:
+    touch(tmp_path / "raw", "A/11111111111.mp4", "B/2.mp4")
+    touch(tmp_path, "splits/trainlist01.txt", data=b"A/11111111111.mp4 1\n")
+    touch(tmp_path, "splits/testlist01.txt", data=b"B/2.mp4 2\n")
+    more = {
+        "kinetics": [
+            "--annotations",
+            kinetics_csv(tmp_path / "k.csv", "A,11111111111,1,11,val"),
+            "--split",
+            "val",
+        ],
+        "folders": [],
+        "folders with splits": ["--splits", tmp_path / "splits"],
+        "ssv2": ["--annotations", annotate(tmp_path / "labels", {"train": {"2": OPEN}})],
+    }[name]
+    out = tmp_path / "out"
+    command = (name.split()[0], "--videos", tmp_path / "raw", *more, "--out", out)
+    out.mkdir()
+    hold = "import sys, time, pathlib; from video_iresnet.runtime.storage import exclusive\n"
+    hold += "with exclusive(pathlib.Path(sys.argv[1])): print(flush=True); time.sleep(60)"
+    holder = start("-c", hold, str(out))
+    assert holder.stdout
+    holder.stdout.readline()
+    code, _, error = script(*command)
+    holder.kill()
+    holder.communicate()
+    assert code == 1
+    assert one_line(error, f"{out} is in use by process {holder.pid} ", "wait until it ends")
+    assert [path.name for path in out.iterdir()] == [".lock"]
+    assert script(*command)[0] == 0
+
+
 @pytest.mark.parametrize(
     ("text", "message"),
     [
@@ -448,6 +537,55 @@ def test_folders_that_hold_no_class(tmp_path: Path, script: Script) -> None:
         script("folders", "--videos", tmp_path / "raw", "--out", tmp_path / "out", "--val-share", "1")
 
 
+def next_command(text: str) -> list[str]:
+    """The words that a shell makes of the command printed last."""
+    return shlex.split(text.splitlines()[-1].removeprefix("next: "))
+
+
+def test_the_next_command_runs(tmp_path: Path, script: Script, run_net: RunNet) -> None:
+    """As it is printed, apart from the size of the run: it trains on the lists and tests on what it says."""
+    for number in range(10):
+        write_video(tmp_path / f"my raw/it's {number % 2}/{number}.mp4", 12)
+    out = tmp_path / "my lists, $1"
+    code, text, _ = script("folders", "--videos", tmp_path / "my raw", "--out", out, "--val-share", "0.2")
+    assert code == 0
+    assert "tests on the validation videos" in text
+    python, tool, *arguments = next_command(text)
+    assert shutil.which(python) == sys.executable
+    assert (ROOT / tool).samefile(ROOT / "tools/run_net.py")
+    words = iter(arguments)
+    assert next(words) == "--cfg"
+    config = str(ROOT / next(words))
+    overrides = dict(zip(words, words, strict=True))
+    assert overrides["OUTPUT_DIR"] == "output/my lists, $1"
+    overrides |= {"OUTPUT_DIR": str(tmp_path / "run"), "NUM_GPUS": "0", "DATA_LOADER.NUM_WORKERS": "0"}
+    overrides |= {"TRAIN.BATCH_SIZE": "4", "SOLVER.MAX_EPOCH": "1", "SOLVER.WARMUP_EPOCHS": "0"}
+    overrides |= {"RESNET.WIDTH_PER_GROUP": "4", "DATA.NUM_FRAMES": "4", "TEST.NUM_ENSEMBLE_VIEWS": "1"}
+    assert run_net(*[word for pair in overrides.items() for word in pair], cfg=config) == 0
+    predictions = (tmp_path / "run/predictions.csv").read_text()
+    assert predictions.count(".mp4") == len(listed(out / "val.csv", 2)) == 2
+    assert all(name in predictions for name, _ in listed(out / "val.csv", 2))
+
+
+def test_no_command_without_held_out_videos(tmp_path: Path, script: Script) -> None:
+    touch(tmp_path / "raw", "A/1.mp4", "A/2.mp4")
+    command = ("folders", "--videos", tmp_path / "raw", "--out", tmp_path / "a")
+    text = script(*command, "--val-share", "0")[1]
+    assert text.splitlines()[-1].endswith("what run_net.py needs: train.csv, and val.csv or test.csv")
+    text = script(*command[:4], tmp_path / "b", "--val-share", "0.3", "--test-share", "0")[1]
+    assert next_command(text)[-2:] == ["DATA.TEST_LIST", "val.csv"]
+
+
+def test_splits_that_list_a_video_twice_are_refused(tmp_path: Path, script: Script) -> None:
+    touch(tmp_path / "raw", "A/1.mp4", "A/2.mp4")
+    touch(tmp_path, "splits/trainlist01.txt", data=b"A/1.avi 1\nA/2.avi 1\n")
+    touch(tmp_path, "splits/testlist01.txt", data=b"A/2.avi 1\n")
+    command = ("folders", "--videos", tmp_path / "raw", "--splits", tmp_path / "splits", "--out", tmp_path)
+    code, _, error = script(*command)
+    assert code == 1
+    assert one_line(error, "A/2.avi is listed twice in", "remove one of the lines")
+
+
 def test_ucf101_splits(tmp_path: Path, script: Script) -> None:
     raw, splits = tmp_path / "raw", tmp_path / "splits"
     touch(
@@ -472,7 +610,8 @@ def test_ucf101_splits(tmp_path: Path, script: Script) -> None:
     ]
     assert len(listed(tmp_path / "out/train.csv")) == 5
     assert "test: 2 of 3 videos are there" in text
-    assert "set DATA.VAL_LIST test.csv" in text
+    assert next_command(text)[-2:] == ["DATA.VAL_LIST", "test.csv"]
+    assert "validates on the test videos" in text
     assert script(*command, tmp_path / "held", "--fold", "2", "--val-share", "0.4")[0] == 0
     held = {
         split: {name for name, _ in listed(tmp_path / f"held/{split}.csv")}
