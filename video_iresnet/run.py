@@ -95,7 +95,7 @@ def train(cfg: Config, processes: Processes, folder: Path) -> None:
     records = _records(cfg, "DATA.TRAIN_LIST", cfg.DATA.MAX_BAD_SHARE)
     validation = build.build_validation_data(cfg, _records(cfg, "DATA.VAL_LIST"))
     if cfg.TEST.ENABLE:
-        _records(cfg, "DATA.TEST_LIST")  # a mistake in it should show now, not after the training
+        _test_records(cfg)  # a mistake in it should show now, not after the training
     _check_batch_size(cfg, len(records), processes.size)
 
     torch.manual_seed(integer_seed(cfg.RNG_SEED, Stream.WEIGHTS))
@@ -202,7 +202,7 @@ def train(cfg: Config, processes: Processes, folder: Path) -> None:
 def test(cfg: Config, processes: Processes, folder: Path) -> None:
     """Multi-view testing; writes results.json and predictions.csv."""
     stop = StopRequest()
-    records = _records(cfg, "DATA.TEST_LIST")
+    records = _test_records(cfg)
     path = _test_checkpoint(cfg, folder)
     weights = read_weights(path_manager.get_local_path(path))
     if _other_class_names(cfg, weights.class_names):
@@ -316,6 +316,18 @@ def _records(cfg: Config, key: str, max_missing_share: float = 1.0) -> Sequence[
             )
         log.warning("%s", message)
     return records
+
+
+def _test_records(cfg: Config) -> Sequence[Record]:
+    """The records to test; logs a warning where testing uses a smaller size than training."""
+    if cfg.DATA.TEST_CROP_SIZE < cfg.DATA.TRAIN_CROP_SIZE:
+        log.warning(
+            "DATA.TEST_CROP_SIZE %d is smaller than DATA.TRAIN_CROP_SIZE %d; testing at the training size or "
+            "above is more accurate",
+            cfg.DATA.TEST_CROP_SIZE,
+            cfg.DATA.TRAIN_CROP_SIZE,
+        )
+    return _records(cfg, "DATA.TEST_LIST")
 
 
 def _check_batch_size(cfg: Config, num_records: int, num_processes: int) -> None:
