@@ -10,8 +10,8 @@ frames where asked to.
 Writes train.csv, val.csv, test.csv and classes.txt; of the test split, whose labels are not public, with
 class 0 throughout. --archives: joins the parts and unpacks them into --videos first. --frames: writes
 out/frames/<id>/<id>_000001.jpg and so on, as they are in the video (12 a second) or at --fps (PySlowFast uses
-30, which repeats frames), and lists of them in out/frame_lists: train.csv for PySlowFast, with out/frames as
-its DATA.PATH_PREFIX, and train.txt, `folder frames label`.
+30, which repeats frames), their rates in out/frames/frame_rates.json, and lists of them in out/frame_lists:
+train.csv for PySlowFast, with out/frames as its DATA.PATH_PREFIX, and train.txt, `folder frames label`.
 
 A stopped run goes on when it is started again, one run at a time. Originals are never changed, lists with
 other content never overwritten.
@@ -34,6 +34,7 @@ if __name__ == "__main__":  # imports take seconds
     quiet_interrupts()
 
 from video_iresnet.data.archives import MAX_EXPANSION, group_parts, partial_folder, unpack
+from video_iresnet.data.frame_rates import FILE_NAME, write_frame_rates
 from video_iresnet.data.frames import FrameJob, extract_frames, frame_rows
 from video_iresnet.data.lists import (
     Wanted,
@@ -101,6 +102,7 @@ def extract(videos: Mapping[str, Path], options: argparse.Namespace) -> dict[str
     frames = options.out / "frames"
     check_settings(options.out / "frames.json", {"fps": options.fps, "short_side": options.short_side})
     counts: dict[str, int] = {}
+    rates: dict[str, float] = {}
     unreadable: dict[str, str] = {}
     with partial_folder(frames) as partial:
         jobs = [
@@ -111,10 +113,13 @@ def extract(videos: Mapping[str, Path], options: argparse.Namespace) -> dict[str
         for job, result in run_jobs(
             extract_frames, jobs, **where, description="extracting frames", name=lambda job: job.video
         ):
-            if isinstance(result, int):
-                counts[job.name] = result
-            else:
+            if isinstance(result, str):
                 unreadable[job.video] = result
+                continue
+            counts[job.name] = result.num_frames
+            if result.fps:
+                rates[job.name] = round(result.fps, 3)
+    write_frame_rates(frames / FILE_NAME, rates)
     write_csv(options.out / "unreadable.csv", ("video", "reason"), sorted(unreadable.items()))
     print(f"{frames}: {sum(counts.values()):,} frames of {len(counts):,} videos")
     if unreadable:

@@ -31,9 +31,9 @@ def write_frames(folder: Path, numbers: list[int], first: int = 1, size: tuple[i
 @pytest.mark.parametrize("first", [0, 1, 37])
 def test_numbers_start_at_0_whatever_the_files_say(tmp_path: Path, first: int) -> None:
     pattern = write_frames(tmp_path / "74225", list(range(20)), first)
-    with open_video(Record("74225", pattern, 3, first_frame=first, num_frames=20)) as reader:
+    with open_video(Record("74225", pattern, 3, first_frame=first, num_frames=20, fps=12)) as reader:
         assert len(reader) == 20
-        assert reader.fps == 30
+        assert reader.fps == 12
         frames = reader.read([19, 0, 7, 7])
     assert shown_numbers(frames) == [19, 0, 7, 7]
     assert frames.shape == (4, 48, 64, 3)
@@ -79,8 +79,15 @@ def test_frames_that_cannot_be_read(tmp_path: Path) -> None:
         FrameReader("a/b.jpg", 1, 6).read([0])
 
 
-def test_the_frame_rate_can_be_told(tmp_path: Path) -> None:
-    assert FrameReader("%d.jpg", 1, 9, fps=12).fps == 12
+def test_a_frame_rate_that_is_not_known_is_not_made_up() -> None:
+    assert open_video(Record("a", "a/%d.jpg", 0, 1, 9)).fps == 0
+
+
+def test_png_frames_are_called_so(tmp_path: Path) -> None:
+    for name in ("1.png", "1.jpg"):  # whatever the name says
+        Image.fromarray(numbered_frame(5, (48, 64))).save(tmp_path / name, format="PNG")
+        with pytest.raises(DecodeError, match=rf"{name} is a PNG picture; expected JPEG, convert the frames"):
+            FrameReader(f"{tmp_path}/%d{name[1:]}", 1, 1).read([0])
 
 
 class Elsewhere(PathHandler):  # type: ignore[misc]

@@ -801,7 +801,8 @@ def test_ssv2_frames_and_their_lists(tmp_path: Path, script: Script) -> None:
     code, text, _ = script(*command)
     assert code == 0
     assert shown_in(out / "frames/10") == list(range(20))
-    assert sorted(path.name for path in (out / "frames").iterdir()) == ["10", "11"]
+    assert sorted(path.name for path in (out / "frames").iterdir()) == ["10", "11", "frame_rates.json"]
+    assert json.loads((out / "frames/frame_rates.json").read_text()) == {"10": 25, "11": 25}
     assert sorted(path.name for path in (out / "frames/11").iterdir()) == [
         f"11_{number:06d}.jpg" for number in range(1, 6)
     ]
@@ -854,6 +855,7 @@ def test_ssv2_frames_smaller_and_at_a_rate(tmp_path: Path, script: Script) -> No
     assert shown_in(tmp_path / "frames/10") == [0, 0, 1, 1, 2, 2, 3, 3, 4, 4, 5, 5]
     assert picture(tmp_path / "frames/10/10_000001.jpg").shape == (48, 64, 3)
     assert picture(tmp_path / "frames/11/11_000004.jpg").shape == (32, 64, 3)
+    assert json.loads((tmp_path / "frames/frame_rates.json").read_text()) == {"10": 50, "11": 50}
 
 
 def test_kill_while_extracting_then_again(tmp_path: Path, script: Script) -> None:
@@ -877,7 +879,8 @@ def test_kill_while_extracting_then_again(tmp_path: Path, script: Script) -> Non
     assert all(len(list(path.iterdir())) == 60 for path in whole)
     assert not (tmp_path / "out/frame_lists").exists()
     assert "2,400 frames of 40 videos" in script("ssv2", *command, tmp_path / "out", "--workers", "1")[1]
-    assert sorted(path.name for path in frames.iterdir()) == sorted(videos)
+    assert sorted(path.name for path in frames.iterdir()) == [*sorted(videos), "frame_rates.json"]
+    assert json.loads((frames / "frame_rates.json").read_text()) == dict.fromkeys(videos, 25)
     assert {path: path.stat().st_mtime_ns for path in whole} == whole
     assert script("ssv2", *command, tmp_path / "other", "--workers", "0")[0] == 0
     for path in [*(tmp_path / "other/frames").rglob("*.jpg"), tmp_path / "other/frame_lists/train.csv"]:

@@ -171,12 +171,36 @@ def test_tsm_lists(tmp_path: Path) -> None:
     first, second = read_tsm_list(str(tmp_path / "list.txt"), root="/x", num_classes=174)
     assert first == Record("a b/12", "/x/a b/12/img_%05d.jpg", 140, 1, 156)
     assert second.path % 3 == "/x/1%/img_00003.jpg"
-    named = read_tsm_list(
-        str(tmp_path / "list.txt"), root="/x", num_classes=174, pattern="{folder}_%06d.jpg", first_frame=0
-    )
-    assert [record.path % 0 for record in named] == ["/x/a b/12/12_000000.jpg", "/x/1%/1%_000000.jpg"]
+    named = read_tsm_list(str(tmp_path / "list.txt"), root="/x", num_classes=174, pattern="{folder}_%06d.jpg")
+    assert [record.path % 1 for record in named] == ["/x/a b/12/12_000001.jpg", "/x/1%/1%_000001.jpg"]
     with pytest.raises(InputError, match=r"pattern of frame names is 'img.jpg'; expected one number"):
         read_tsm_list(str(tmp_path / "list.txt"), root="/x", num_classes=174, pattern="img.jpg")
+
+
+@pytest.mark.parametrize("start", [0, 1])
+def test_tsm_lists_start_at_0_or_1(tmp_path: Path, start: int) -> None:
+    """The first folder tells: its files are 0, 1, 2 or 1, 2, 3."""
+    (tmp_path / "a").mkdir()
+    for number in range(start, start + 3):
+        (tmp_path / f"a/img_{number:05d}.jpg").touch()
+    (tmp_path / "list.txt").write_text("a 3 1\nb 2 0\n")
+    records = read_tsm_list(str(tmp_path / "list.txt"), root=str(tmp_path), num_classes=2)
+    assert [(record.first_frame, record.num_frames) for record in records] == [(start, 3), (start, 2)]
+
+
+def test_a_folder_that_may_start_at_0_or_1(tmp_path: Path) -> None:
+    (tmp_path / "a").mkdir()
+    for number in range(4):
+        (tmp_path / f"a/img_{number:05d}.jpg").touch()
+    (tmp_path / "list.txt").write_text("a 3 1\n")
+    with pytest.raises(
+        InputError,
+        match=r"a has 3 frames by its list, but .*00000.jpg and .*00003.jpg are both there; correct",
+    ):
+        read_tsm_list(str(tmp_path / "list.txt"), root=str(tmp_path), num_classes=2)
+    (tmp_path / "list.txt").write_text("a 4 1\n")
+    (record,) = read_tsm_list(str(tmp_path / "list.txt"), root=str(tmp_path), num_classes=2)
+    assert record.first_frame == 0
 
 
 @pytest.mark.parametrize(

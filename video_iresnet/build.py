@@ -15,6 +15,7 @@ from .config import Config, needed_files
 from .data.dataset import ClipDataset, ViewDataset
 from .data.decode import OpenVideo, load_backend, open_video
 from .data.directions import directions
+from .data.frame_rates import with_frame_rates
 from .data.functional import to_network
 from .data.loader import BatchShape
 from .data.mixing import Mixer, Targets, plain_targets
@@ -135,7 +136,7 @@ def build_records(cfg: Config, key: str) -> PackedRecords:
         records = read_records(
             path, root=root, num_classes=cfg.MODEL.NUM_CLASSES, class_names=classes, separator=separator
         )
-    return PackedRecords(records)
+    return PackedRecords(with_frame_rates(records, needed=cfg.DATA.TARGET_FPS > 0))
 
 
 def build_training_data(cfg: Config, records: Sequence[Record]) -> ClipDataset:

@@ -110,7 +110,8 @@ def default_config() -> Config:
     cfg.DATA.SAMPLING_RATE = 8
     # Training draws the sampling rate from SAMPLING_RATE to this one; 0: it is fixed.
     cfg.DATA.TRAIN_JITTER_RATE = 0
-    # The frame rate in which SAMPLING_RATE counts; 0: each video's own (PySlowFast: 30).
+    # The frame rate in which SAMPLING_RATE counts; 0: each video's own (PySlowFast: 30). Folders of frames
+    # have theirs in frame_rates.json beside them.
     cfg.DATA.TARGET_FPS = 0.0
     # slowfast: test clips flush with both ends.
     cfg.DATA.USE_OFFSET_SAMPLING = False

@@ -39,8 +39,15 @@ class FrameJob(NamedTuple):
     short_side: int
 
 
-def extract_frames(job: FrameJob) -> int | str:
-    """Write `name`/`name`_000001.jpg and so on; returns the number of frames, or why the video cannot be
+class Extracted(NamedTuple):
+    """How many frames a folder has, and how many of them make a second; 0 where that is not known."""
+
+    num_frames: int
+    fps: float
+
+
+def extract_frames(job: FrameJob) -> Extracted | str:
+    """Write `name`/`name`_000001.jpg and so on; returns their number and rate, or why the video cannot be
     read.
 
     The folder appears when it is complete; one that is there is counted and left alone. Raises InputError
@@ -48,15 +55,16 @@ def extract_frames(job: FrameJob) -> int | str:
     """
     final = Path(job.folder, job.name)
     if final.exists():
-        return len(os.listdir(final)) or f"{final} is there, but empty"
+        num_frames = len(os.listdir(final))
+        return Extracted(num_frames, _rate(job)) if num_frames else f"{final} is there, but empty"
     torch.set_num_threads(1)
     try:
         temporary = Path(job.partial, f"{job.name}-{uuid4().hex}")
         temporary.mkdir()
         try:
-            num_frames = _write_frames(job, temporary)
+            extracted = _write_frames(job, temporary)
             os.rename(temporary, final)
-            return num_frames
+            return extracted
         finally:
             shutil.rmtree(temporary, ignore_errors=True)
     except DecodeError as error:
@@ -67,7 +75,18 @@ def extract_frames(job: FrameJob) -> int | str:
         ) from error
 
 
-def _write_frames(job: FrameJob, folder: Path) -> int:
+def _rate(job: FrameJob) -> float:
+    """The rate of frames that were extracted before."""
+    if job.fps:
+        return job.fps
+    try:
+        with PyAVReader(job.video) as reader:
+            return reader.fps
+    except DecodeError:
+        return 0.0
+
+
+def _write_frames(job: FrameJob, folder: Path) -> Extracted:
     with PyAVReader(job.video) as reader:
         indices = (
             resampled(frame_times(job.video), Fraction(job.fps).limit_denominator(1001))
@@ -83,7 +102,7 @@ def _write_frames(job: FrameJob, folder: Path) -> int:
             for number, frame in enumerate(frames, first + 1):
                 jpeg = simplejpeg.encode_jpeg(frame.contiguous().numpy(), QUALITY, colorsubsampling="420")
                 (folder / f"{job.name}_{number:06d}.jpg").write_bytes(jpeg)
-    return len(indices)
+        return Extracted(len(indices), job.fps or reader.fps)
 
 
 def resampled(times: Sequence[Fraction], fps: Fraction) -> list[int]:

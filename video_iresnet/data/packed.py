@@ -17,15 +17,17 @@ class PackedRecords(Sequence[Record]):
 
     def __init__(self, records: Iterable[Record]) -> None:
         texts = bytearray()
-        ends, numbers = [0], []
+        ends, numbers, rates = [0], [], []
         for record in records:
             for text in (record.name, record.path):
                 texts += text.encode("utf-8", "surrogateescape")
                 ends.append(len(texts))
             numbers.append((record.label, record.first_frame, record.num_frames))
+            rates.append(record.fps)
         self._texts = np.frombuffer(bytes(texts), np.uint8)
         self._ends = np.array(ends)
         self._numbers = np.array(numbers, np.int64).reshape(-1, 3)
+        self._rates = np.array(rates, np.float64)
 
     def __len__(self) -> int:
         return len(self._numbers)
@@ -48,4 +50,5 @@ class PackedRecords(Sequence[Record]):
             raise IndexError(f"record {index} of {len(self)}")
         index %= len(self)
         label, first_frame, num_frames = map(int, self._numbers[index])
-        return Record(self._text(2 * index), self._text(2 * index + 1), label, first_frame, num_frames)
+        name, path = self._text(2 * index), self._text(2 * index + 1)
+        return Record(name, path, label, first_frame, num_frames, float(self._rates[index]))

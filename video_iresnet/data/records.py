@@ -23,7 +23,7 @@ class Record(NamedTuple):
     """A video before decoding: its path as the list has it, the file, and its class.
 
     With `num_frames`, `path` is a printf pattern of extracted frames, as "74225/%06d.jpg", numbered from
-    `first_frame` on.
+    `first_frame` on, `fps` of them a second; 0 where that is not known.
     """
 
     name: str
@@ -31,6 +31,7 @@ class Record(NamedTuple):
     label: int
     first_frame: int = 0
     num_frames: int = 0
+    fps: float = 0.0
 
 
 class ClassNames(NamedTuple):
@@ -125,17 +126,15 @@ def read_frame_list(path: str, *, root: str, labels: Mapping[str, int | None]) -
     return records
 
 
-def read_tsm_list(
-    path: str, *, root: str, num_classes: int, pattern: str = "img_%05d.jpg", first_frame: int = 1
-) -> list[Record]:
+def read_tsm_list(path: str, *, root: str, num_classes: int, pattern: str = "img_%05d.jpg") -> list[Record]:
     """Read a list of `folder frames label` lines, as TSM and MMAction2 have them; relative folders start at
     `root`.
 
     `pattern`: the names of the pictures in each folder; `{folder}` in it is the folder's own name, as in
-    `{folder}_%06d.jpg`.
+    `{folder}_%06d.jpg`. They are numbered from 1, or from 0 where the list's first folder has a number 0.
 
-    Raises InputError, with file and line, for an unreadable or empty list, a malformed line, no frames or a
-    label outside [0, num_classes).
+    Raises InputError, with file and line, for an unreadable or empty list, a malformed line, no frames, a
+    label outside [0, num_classes) or a first folder that could be numbered either way.
     """
     rows = [(number, line.strip()) for number, line in enumerate(read_lines(path), 1) if line.strip()]
     if not rows:
@@ -159,8 +158,21 @@ def read_tsm_list(
             )
         folder = _escaped(os.path.join(root, name))
         file = pattern.replace("{folder}", _escaped(os.path.basename(name)))
-        records.append(Record(name, os.path.join(folder, file), label, first_frame, int(match["frames"])))
-    return records
+        records.append(Record(name, os.path.join(folder, file), label, 1, int(match["frames"])))
+    if not path_manager.exists(records[0].path % 0):
+        return records
+    _check_last(records[0])
+    return [record._replace(first_frame=0) for record in records]
+
+
+def _check_last(record: Record) -> None:
+    """Raise InputError where a folder that has a frame 0 has also the last frame of those that start at 1."""
+    first, last = (record.path % number for number in (0, record.num_frames))
+    if path_manager.exists(last):
+        raise InputError(
+            f"{record.name} has {record.num_frames} frames by its list, but {first} and {last} are both "
+            "there; correct the list, or take the one away that does not belong there"
+        )
 
 
 def read_json_classes(path: str) -> list[str]:

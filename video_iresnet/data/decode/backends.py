@@ -52,7 +52,7 @@ def open_video(record: Record, backend: str = "pyav") -> Reader:
     load_backend does.
     """
     if record.num_frames:
-        return FrameReader(record.path, record.first_frame, record.num_frames)
+        return FrameReader(record.path, record.first_frame, record.num_frames, fps=record.fps)
     return load_backend(backend)(record.path)
 
 

@@ -12,13 +12,15 @@ from torch import Tensor
 from ...runtime.storage import path_manager
 from .reader import DecodeError
 
+PNG = b"\x89PNG"  # the first bytes of such a file
+
 
 class FrameReader:
     """The files `pattern % number`, numbers from `first_frame` on; a file is opened only when its frame is
     read.
     """
 
-    def __init__(self, pattern: str, first_frame: int, num_frames: int, *, fps: float = 30) -> None:
+    def __init__(self, pattern: str, first_frame: int, num_frames: int, *, fps: float = 0) -> None:
         self.pattern = pattern
         self.first_frame = first_frame
         self.num_frames = num_frames
@@ -45,6 +47,8 @@ class FrameReader:
             try:
                 with open(path_manager.get_local_path(path), "rb") as file:
                     data = file.read()
+                if data.startswith(PNG):
+                    raise DecodeError(f"{path} is a PNG picture; expected JPEG, convert the frames")
                 height, width, *_ = simplejpeg.decode_jpeg_header(data)
                 if not place:
                     frames = np.empty((len(indices), height, width, 3), np.uint8)

@@ -34,7 +34,9 @@ class Reader(AbstractContextManager["Reader"], Protocol):
 
     @property
     def fps(self) -> float:
-        """Source frames per second, on average over the video."""
+        """Source frames per second, on average over the video; 0 where that is not known, as of some folders
+        of frames.
+        """
         ...
 
     def read(self, indices: Sequence[int]) -> Tensor:
