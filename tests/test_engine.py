@@ -130,6 +130,48 @@ def test_evaluation_averages_probabilities_over_views() -> None:
     assert results[0].by_check["frozen"].probabilities == pytest.approx([0.5, 0.5])
 
 
+class Overflow(nn.Module):
+    """Logits of a clip's first pixels; 200 stands for a value that is not finite."""
+
+    def __init__(self, value: float) -> None:
+        super().__init__()
+        self.value = value
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        pixels = x[:, 0, :, 0, 0]
+        return torch.where(pixels == 200, self.value, pixels)
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf"), -float("inf")])
+def test_videos_whose_logits_are_not_finite_fail(value: float) -> None:
+    """Of four videos of 2 clips, one overflows in a single view, and one in a temporal check alone."""
+    numbers = {0: [1, 2, 3], 1: [200, 2, 3], 2: [1, 2, 3], 3: [1, 2, 200]}
+    group = []
+    for record, shown in numbers.items():
+        frames = torch.tensor(shown, dtype=torch.uint8).view(3, 1, 1, 1).expand(3, 4, 4, 3)
+        group.append(VideoViews(record, frames, [[0, 1], [1, 1]], [(0, 0)], ""))
+    results = evaluate(
+        Overflow(value),
+        [group],
+        crop_size=4,
+        batch_size=3,
+        to_network=torch.Tensor.float,
+        checks={"last": lambda clip, record: [2] * len(clip)},
+        processes=Processes(use_gpu=False),
+        stop=StopRequest(),
+    )
+    assert results is not None
+    assert [result.error for result in results] == [
+        "", "the network's logits are not finite in 1 of 2 views", "", ""
+    ]  # fmt: skip
+    assert not results[1].by_views
+    assert results[3].by_views == results[0].by_views
+    assert (set(results[0].by_check), set(results[3].by_check)) == ({"last"}, set())
+    assert all(
+        sum(prediction.probabilities) == pytest.approx(1) for prediction in results[0].by_views.values()
+    )
+
+
 def test_temporal_orders() -> None:
     orders = temporal_checks(5)
     clip = [3, 5, 7, 9, 9]

@@ -467,6 +467,57 @@ def test_training_replaces_and_limits_broken_videos(
     )
 
 
+def test_weights_that_are_not_finite_are_neither_trained_nor_tested(
+    trained: Path, small: list[str], tmp_path: Path, run_net: RunNet, capsys: pytest.CaptureFixture[str]
+) -> None:
+    state = load_checkpoint(trained / "checkpoints/checkpoint_epoch_00002.pyth")
+    state["model_state"]["layer2.1.bn1.running_var"][1] = float("nan")
+    torch.save(state, tmp_path / "nan.pyth")
+    for phase, other in (("TRAIN", "TEST"), ("TEST", "TRAIN")):
+        weights = [f"{other}.ENABLE", "False", f"{phase}.CHECKPOINT_FILE_PATH", str(tmp_path / "nan.pyth")]
+        assert run_net(*small, *weights, "OUTPUT_DIR", str(tmp_path / phase)) == 1
+        assert (
+            "nan.pyth: layer2.1.bn1.running_var holds values that are not finite" in capsys.readouterr().err
+        )
+        assert not (tmp_path / phase / "results.json").exists()
+
+
+def test_a_video_that_overflows_is_counted_and_named(
+    trained: Path, small: list[str], tmp_path: Path, run_net: RunNet, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Weights that are finite, with a scale between those at which no video and every video overflows."""
+    state = load_checkpoint(trained / "checkpoints/checkpoint_epoch_00002.pyth")
+    weight = state["model_state"]["fc.weight"].clone()
+    state["model_state"]["fc.bias"].zero_()
+    low, high = 36.0, 38.5
+    for _ in range(12):
+        scale = (low + high) / 2
+        state["model_state"]["fc.weight"] = (weight.double() / weight.abs().max() * 10**scale).float()
+        torch.save(state, tmp_path / "w.pyth")
+        test = ["TRAIN.ENABLE", "False", "TEST.CHECKPOINT_FILE_PATH", str(tmp_path / "w.pyth")]
+        code = run_net(*small, *test, "OUTPUT_DIR", str(tmp_path / "out"))
+        output = capsys.readouterr()
+        if code:
+            high = scale
+            continue
+        with open(tmp_path / "out/predictions.csv") as file:
+            rows = list(csv.DictReader(file))
+        failed = [row for row in rows if row["error"]]
+        if failed:
+            break
+        low = scale
+    assert 0 < len(failed) < 11
+    results = json.loads((tmp_path / "out/results.json").read_text())
+    assert results["num_failed"] == len(failed)
+    right = sum(row["top1"] == row["label"] for row in rows)
+    assert results["top1_acc"] == pytest.approx(100 * right / 11)
+    assert results["top1_acc_readable"] == pytest.approx(100 * right / (11 - len(failed)))
+    for row in failed:
+        assert re.fullmatch(r"the network's logits are not finite in \d of 6 views", row["error"])
+        assert f"{row['video']}: {row['error']}; it counts as failed" in output.out
+    assert "nan" not in (tmp_path / "out/predictions.csv").read_text()
+
+
 BAD_INPUT = {
     "SOLVER.BAS_LR 1": "unknown key SOLVER.BAS_LR",
     "TRAIN.BATCH_SIZE many": "expected a whole number",

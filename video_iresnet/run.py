@@ -233,7 +233,7 @@ def test(cfg: Config, processes: Processes, folder: Path) -> None:
     results = _evaluate(cfg, data, model, checks, processes, stop)
     if results is None:
         raise InterruptedRunError(stop.signal, "stopped while testing; nothing was written")
-    _check_readable(results, records)
+    _check_failures(results, records)
     if not processes.is_main:
         return
     summary = _summary(cfg, records, results, list(checks)) | {
@@ -468,7 +468,7 @@ def _validate(cfg: Config, trainer: Trainer, model: nn.Module, data: ViewDataset
     results = _evaluate(cfg, data, model, {}, trainer.processes, trainer.stop)
     if results is None:
         return False
-    _check_readable(results, data.records)
+    _check_failures(results, data.records)
     top1, top5, *_ = accuracy([result.by_views.get("1x1") for result in results], data.records)
     position.history.append({"epoch": position.epoch, "top1": top1, "top5": top5})
     best1, best5 = (max(past[key] for past in position.history) for key in ("top1", "top5"))
@@ -489,7 +489,7 @@ def _validate(cfg: Config, trainer: Trainer, model: nn.Module, data: ViewDataset
         trainer.stats.write(line, position.epoch * trainer.steps_per_epoch)
     failed = sum(bool(result.error) for result in results)
     log.info(
-        "epoch %d: validation top-1 %.2f, top-5 %.2f (best top-1 %.2f), %s, %d videos, %d unreadable",
+        "epoch %d: validation top-1 %.2f, top-5 %.2f (best top-1 %.2f), %s, %d videos, %d failed",
         position.epoch, top1, top5, best1, data.protocol, len(results), failed,
     )  # fmt: skip
     return True
@@ -520,13 +520,13 @@ def _test_checkpoint(cfg: Config, folder: Path) -> str:
     )
 
 
-def _check_readable(results: Sequence[VideoResult], records: Sequence[Record]) -> None:
+def _check_failures(results: Sequence[VideoResult], records: Sequence[Record]) -> None:
     failed = [result for result in results if result.error]
     for result in failed:
-        log.warning("cannot read %s: %s; it counts as failed", records[result.record].path, result.error)
+        log.warning("%s: %s; it counts as failed", records[result.record].path, result.error)
     if len(failed) == len(records):
         raise InputError(
-            f"none of the {len(records)} videos can be read; the first is {records[0].path} "
+            f"none of the {len(records)} videos can be classified; the first is {records[0].path} "
             f"({failed[0].error})"
         )
 
@@ -534,7 +534,7 @@ def _check_readable(results: Sequence[VideoResult], records: Sequence[Record]) -
 def _summary(
     cfg: Config, records: Sequence[Record], results: Sequence[VideoResult], checks: Sequence[str]
 ) -> dict[str, Any]:
-    """The accuracies in percent: over all videos (unreadable ones are wrong) and over readable ones, by views
+    """The accuracies in percent: over all videos (failed ones are wrong) and over the others, by views
     and by temporal check.
     """
     names = list(view_subsets(cfg.TEST.NUM_ENSEMBLE_VIEWS, cfg.TEST.NUM_SPATIAL_CROPS))
@@ -587,8 +587,8 @@ def _table(summary: dict[str, Any]) -> str:
         for name, value in summary["temporal_checks"].items()
     ]
     if summary["num_failed"]:
-        rows.append(("readable videos alone", summary["top1_acc_readable"], summary["top5_acc_readable"]))
+        rows.append(("without failed videos", summary["top1_acc_readable"], summary["top5_acc_readable"]))
     top = f"top-{min(TOP, summary['num_classes'])}"
     chance = 100 / summary["num_classes"]
-    head = f"{summary['num_videos']} videos, {summary['num_failed']} unreadable; chance {chance:.2f}"
+    head = f"{summary['num_videos']} videos, {summary['num_failed']} failed; chance {chance:.2f}"
     return f"{head}\n" + tabulate(rows, headers=["accuracy in percent", "top-1", top], floatfmt=".2f")

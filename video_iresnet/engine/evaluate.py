@@ -61,7 +61,7 @@ class Prediction(NamedTuple):
 
 class VideoResult(NamedTuple):
     """The predictions for one video by protocol and by temporal check; none, and the reason, where it could
-    not be read.
+    not be read or its logits are not finite. A check whose own logits are not finite has no prediction.
     """
 
     record: int
@@ -71,9 +71,7 @@ class VideoResult(NamedTuple):
 
 
 class Accuracy(NamedTuple):
-    """Percent of the videos; unreadable videos count as wrong in `top1` and `top5` and are left out of the
-    others.
-    """
+    """Percent of the videos; failed ones are wrong in `top1` and `top5` and left out of the others."""
 
     top1: float
     top5: float
@@ -117,7 +115,7 @@ def evaluate(
 
 
 def accuracy(predictions: Sequence[Prediction | None], records: Sequence[Record]) -> Accuracy:
-    """`predictions[i]` is that of `records[i]`; None where the video could not be read."""
+    """`predictions[i]` is that of `records[i]`; None where the video failed."""
     pairs = [
         (prediction, record.label)
         for prediction, record in zip(predictions, records, strict=True)
@@ -157,7 +155,7 @@ def _views(video: VideoViews, order: FrameOrder, crop_size: int, device: torch.d
 def _probabilities(
     model: nn.Module, views: Iterator[Tensor], batch_size: int, to_network: Callable[[Tensor], Tensor]
 ) -> Iterator[Tensor]:
-    """(n, K) probabilities on the CPU, for `batch_size` views at a time."""
+    """(n, K) probabilities on the CPU, for `batch_size` views at a time; see `_forward`."""
     batch = []
     for view in views:
         batch.append(view)
@@ -169,8 +167,11 @@ def _probabilities(
 
 
 def _forward(model: nn.Module, batch: list[Tensor], to_network: Callable[[Tensor], Tensor]) -> Tensor:
+    """(n, K) probabilities on the CPU; a view's are all NaN where one of its logits is not finite."""
     clips = torch.stack([view.permute(1, 2, 3, 0) for view in batch]).permute(0, 4, 1, 2, 3)
-    return model(to_network(clips)).float().softmax(1).cpu()  # type: ignore[no-any-return]
+    logits = model(to_network(clips)).float()
+    # Decided on the device, so that copying the probabilities stays the only wait for it.
+    return torch.where(logits.isfinite().all(1, keepdim=True), logits.softmax(1), torch.nan).cpu()
 
 
 def _split(group: list[VideoViews], orders: list[str], probabilities: list[Tensor]) -> list[VideoResult]:
@@ -186,11 +187,16 @@ def _split(group: list[VideoViews], orders: list[str], probabilities: list[Tenso
         count = len(orders) * num_clips * num_crops
         views = rows[row : row + count].reshape(len(orders), num_clips, num_crops, -1)
         row += count
+        finite = views.isfinite().all(-1)
+        if num_failed := int((~finite[0]).sum()):
+            error = f"the network's logits are not finite in {num_failed} of {num_clips * num_crops} views"
+            results.append(VideoResult(video.record, {}, {}, error))
+            continue
         by_views = {
             name: _predict(views[0][clips, crops])
             for name, (clips, crops) in view_subsets(num_clips, num_crops).items()
         }
-        by_check = {name: _predict(views[i]) for i, name in enumerate(orders) if name}
+        by_check = {name: _predict(views[i]) for i, name in enumerate(orders) if name and finite[i].all()}
         results.append(VideoResult(video.record, by_views, by_check, ""))
     return results
 
