@@ -23,9 +23,10 @@ def export(checkpoint: str, out: Path) -> None:
     """Write the file and read it back."""
     if out.exists():
         raise InputError(f"--out {out} exists; name another file, or remove it")
-    export_safetensors(checkpoint, out)
+    left_out = export_safetensors(checkpoint, out)
     weights = read_weights(out)
-    print(f"{out}: {len(weights.tensors)} tensors, {len(weights.class_names)} class names")
+    without = f"; left out: {', '.join(left_out)}" if left_out else ""
+    print(f"{out}: {len(weights.tensors)} tensors, {len(weights.class_names)} class names{without}")
 
 
 def main(arguments: list[str]) -> int:

@@ -238,7 +238,7 @@ def load_config(path: str, overrides: Sequence[str] = ()) -> Config:
     if not isinstance(tree, dict):
         raise InputError(f"config {path} holds no keys; expected lines like `TRAIN:` and `  BATCH_SIZE: 64`")
     cfg = default_config()
-    for key, value in _leaves(tree):
+    for key, value in leaves(tree):
         _set(cfg, key, value, path)
     if len(overrides) % 2:
         raise InputError(f"override {overrides[-1]} has no value; expected KEY VALUE pairs")
@@ -248,47 +248,50 @@ def load_config(path: str, overrides: Sequence[str] = ()) -> Config:
     return cfg
 
 
+def parse_config(text: object) -> Config | None:
+    """The config in a checkpoint of ours, with the default of each key that it does not have; None for what
+    other projects keep there.
+    """
+    try:
+        tree = yaml.safe_load(text) if isinstance(text, str) else None
+    except (yaml.YAMLError, RecursionError):
+        return None
+    resnet = tree.get("RESNET") if isinstance(tree, dict) else None
+    if not isinstance(tree, dict) or not isinstance(resnet, dict) or "RECTIFY_IDENTITY" not in resnet:
+        return None  # RECTIFY_IDENTITY is a key that other projects do not have
+    cfg = default_config()
+    known = dict(leaves(cfg))
+    for key, value in leaves(tree):
+        if key in known:
+            _set(cfg, key, value, "the checkpoint's config")
+    return cfg
+
+
 def validate(cfg: Config) -> None:
-    """The checks that concern several keys, and the ranges of single ones. Raises InputError."""
+    """The checks that concern several keys, and the ranges of single ones; training's alone where there is
+    training. Raises InputError.
+    """
     _check_choice(cfg, "MODEL.ARCH", list(ARCHITECTURES))
     _check_choice(
         cfg, "RESNET.DEPTH", list(DEPTHS if ARCHITECTURES[cfg.MODEL.ARCH].groups is None else GROUPED_DEPTHS)
     )
-    _check_choice(cfg, "TRAIN.CHECKPOINT_INFLATE", list(METHODS))
-    _check_choice(cfg, "SOLVER.LR_POLICY", ["cosine", "steps_with_relative_lrs"])
     _check_choice(cfg, "DATA.SAMPLER", ["dense", "segments", "slowfast"])
     _check_choice(cfg, "DATA.LIST_FORMAT", ["videos", "frames", "folders"])
     _check_choice(cfg, "DATA.DECODING_BACKEND", ["pyav", "torchcodec", "decord"])
     _check_choice(cfg, "TEST.NUM_SPATIAL_CROPS", [1, 3])
     for key in (
-        "TRAIN.BATCH_SIZE",
-        "TRAIN.EVAL_PERIOD",
-        "TRAIN.CHECKPOINT_PERIOD",
-        "TRAIN.CHECKPOINTS_KEPT",
         "TEST.BATCH_SIZE",
-    ):
-        _check_least(cfg, key, 1)
-    for key in (
         "TEST.NUM_ENSEMBLE_VIEWS",
         "DATA.NUM_FRAMES",
         "DATA.SAMPLING_RATE",
         "RESNET.WIDTH_PER_GROUP",
-        "SOLVER.MAX_EPOCH",
         "LOG_PERIOD",
     ):
         _check_least(cfg, key, 1)
     _check_least(cfg, "RESNET.STEM_TEMPORAL_STRIDE", 1)
     for key in ("RESNET.TEMPORAL_POOL", "RESNET.STEM_TEMPORAL_KERNEL", "RESNET.SHORTCUT_TEMPORAL_KERNEL"):
         _check_least(cfg, key, 0)
-    for key in (
-        "NUM_GPUS",
-        "RNG_SEED",
-        "DATA_LOADER.NUM_WORKERS",
-        "DATA_LOADER.TIMEOUT",
-        "SOLVER.WARMUP_EPOCHS",
-        "SOLVER.WEIGHT_DECAY",
-        "BN.WEIGHT_DECAY",
-    ):
+    for key in ("NUM_GPUS", "RNG_SEED", "DATA_LOADER.NUM_WORKERS", "DATA_LOADER.TIMEOUT"):
         _check_least(cfg, key, 0)
     _check_least(cfg, "MODEL.NUM_CLASSES", 2)
     _check(
@@ -307,8 +310,10 @@ def validate(cfg: Config) -> None:
     _check(min(cfg.DATA.STD) > 0, f"DATA.STD is {cfg.DATA.STD}; expected numbers above 0")
     _check_network_sizes(cfg)
     _check_sampling(cfg)
-    _check_augmentation(cfg)
-    _check_schedule(cfg)
+    if cfg.TRAIN.ENABLE:
+        _check_training(cfg)
+        _check_augmentation(cfg)
+        _check_schedule(cfg)
     _check(
         cfg.TRAIN.ENABLE or cfg.TEST.ENABLE,
         "TRAIN.ENABLE and TEST.ENABLE are both False, which leaves nothing to do; set one to True",
@@ -333,18 +338,29 @@ def needed_files(cfg: Config) -> dict[str, str]:
     return files
 
 
-def _check_network_sizes(cfg: Config) -> None:
-    scales = cfg.DATA.TRAIN_JITTER_SCALES
+def _check_training(cfg: Config) -> None:
+    _check_choice(cfg, "TRAIN.CHECKPOINT_INFLATE", list(METHODS))
+    for key in ("BATCH_SIZE", "EVAL_PERIOD", "CHECKPOINT_PERIOD", "CHECKPOINTS_KEPT"):
+        _check_least(cfg, f"TRAIN.{key}", 1)
+    data = cfg.DATA
+    scales = data.TRAIN_JITTER_SCALES
     _check(
         len(scales) == 2 and scales[0] <= scales[1],
         f"DATA.TRAIN_JITTER_SCALES is {scales}; expected the smallest and the largest",
     )
-    smallest = scales[0]
     _check(
-        smallest >= cfg.DATA.TRAIN_CROP_SIZE,
-        f"DATA.TRAIN_CROP_SIZE {cfg.DATA.TRAIN_CROP_SIZE} is larger than the smallest short side {smallest} "
+        scales[0] >= data.TRAIN_CROP_SIZE,
+        f"DATA.TRAIN_CROP_SIZE {data.TRAIN_CROP_SIZE} is larger than the smallest short side {scales[0]} "
         "(DATA.TRAIN_JITTER_SCALES); make the crop smaller or the scales larger",
     )
+    _check(
+        data.TRAIN_JITTER_RATE == 0 or data.TRAIN_JITTER_RATE >= data.SAMPLING_RATE,
+        f"DATA.TRAIN_JITTER_RATE is {data.TRAIN_JITTER_RATE}; expected at least DATA.SAMPLING_RATE "
+        f"{data.SAMPLING_RATE}, or 0",
+    )
+
+
+def _check_network_sizes(cfg: Config) -> None:
     for key in ("DATA.TRAIN_CROP_SIZE", "DATA.TEST_CROP_SIZE"):
         _check_least(cfg, key, 32)
     _check(
@@ -374,11 +390,6 @@ def _check_sampling(cfg: Config) -> None:
     _check(
         data.SAMPLER != "slowfast" or data.TARGET_FPS > 0,
         "DATA.SAMPLER slowfast needs DATA.TARGET_FPS; PySlowFast's default is 30",
-    )
-    _check(
-        data.TRAIN_JITTER_RATE == 0 or data.TRAIN_JITTER_RATE >= data.SAMPLING_RATE,
-        f"DATA.TRAIN_JITTER_RATE is {data.TRAIN_JITTER_RATE}; expected at least DATA.SAMPLING_RATE "
-        f"{data.SAMPLING_RATE}, or 0",
     )
     for key in ("DATA.TRAIN_JITTER_RATE", "DATA.TARGET_FPS"):
         _check(
@@ -438,6 +449,10 @@ def _temporal_stride(cfg: Config) -> int:
 
 def _check_schedule(cfg: Config) -> None:
     solver = cfg.SOLVER
+    _check_choice(cfg, "SOLVER.LR_POLICY", ["cosine", "steps_with_relative_lrs"])
+    _check_least(cfg, "SOLVER.MAX_EPOCH", 1)
+    for key in ("SOLVER.WARMUP_EPOCHS", "SOLVER.WEIGHT_DECAY", "BN.WEIGHT_DECAY"):
+        _check_least(cfg, key, 0)
     _check(solver.BASE_LR > 0, f"SOLVER.BASE_LR is {solver.BASE_LR}; expected more than 0")
     _check(
         solver.WARMUP_EPOCHS < solver.MAX_EPOCH,
@@ -480,17 +495,17 @@ def _get(cfg: Config, key: str) -> Any:
     return cfg
 
 
-def _leaves(tree: dict[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
+def leaves(tree: dict[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
     """(full key, value) of everything in a nested dict."""
     for name, value in tree.items():
         if isinstance(value, dict):
-            yield from _leaves(value, f"{prefix}{name}.")
+            yield from leaves(value, f"{prefix}{name}.")
         else:
             yield f"{prefix}{name}", value
 
 
 def _set(cfg: Config, key: str, value: Any, source: str) -> None:
-    known = dict(_leaves(cfg))
+    known = dict(leaves(cfg))
     if key not in known:
         nearest = difflib.get_close_matches(key, known, n=1, cutoff=0.0)[0]
         raise InputError(f"unknown key {key} in {source}; did you mean {nearest}?")

@@ -13,20 +13,22 @@ from typing import Any
 
 import simplejson
 import torch
-import yaml
 from tabulate import tabulate
 from torch import nn
 from torch.nn.parallel import DistributedDataParallel
 
 from . import build
+from .changes import check_going_on, check_testing
 from .config import Config, needed_files
 from .data.dataset import ViewDataset
 from .data.loader import EpochBatches, clip_loader, view_loader
+from .data.packed import PackedRecords
 from .data.records import Record, missing_videos
 from .engine.batchnorm import share_buffers
 from .engine.checkpoint import (
     BEST,
     checkpoint_name,
+    intact_before,
     list_checkpoints,
     load_checkpoint,
     load_model_state,
@@ -44,8 +46,9 @@ from .engine.evaluate import (
     view_subsets,
 )
 from .engine.metrics import TOP, train_stats
+from .engine.optim import load_momenta
 from .engine.train import BadVideos, EpochResult, Trainer, epoch_line, hours, train_epoch
-from .models import ResNet, load_weights, read_weights
+from .models import ResNet, WeightsError, load_weights, read_weights
 from .models.weights import Weights
 from .runtime.distributed import Processes, StopRequest
 from .runtime.errors import InputError
@@ -101,13 +104,19 @@ def train(cfg: Config, processes: Processes, folder: Path) -> None:
     torch.manual_seed(integer_seed(cfg.RNG_SEED, Stream.WEIGHTS))
     model = build.build_model(cfg).to(processes.device, memory_format=torch.channels_last_3d)  # type: ignore[call-overload]
     optimizer = build.build_optimizer(cfg, model)
-    position = _resume(cfg, folder, model, optimizer)
+    classes = build.build_class_names(cfg)
+    contents = {
+        "class_names": list(classes.names) if classes else [],
+        "train_list": records.fingerprint(),
+    }
+    position, changes = _resume(cfg, folder, contents, model, optimizer)
     if position.epoch > cfg.SOLVER.MAX_EPOCH or (
         position.epoch == cfg.SOLVER.MAX_EPOCH and position.validated()
     ):
         log.info(
-            "training is complete: %d epochs were done before; to train anew, name another OUTPUT_DIR",
+            "training is complete: %d epochs were done before; to train anew, name another OUTPUT_DIR%s",
             position.epoch,
+            f" (without effect now: {changes})" if changes else "",
         )
         return
     batches = EpochBatches(
@@ -125,6 +134,9 @@ def train(cfg: Config, processes: Processes, folder: Path) -> None:
             f"{folder} stands after step {position.step} of an epoch, but now an epoch has {steps} steps; go "
             "on with the TRAIN.BATCH_SIZE and the list of before, or name another OUTPUT_DIR"
         )
+    if changes:
+        log.info("this takes effect from here on: %s", changes)
+    _write_config(cfg, processes, folder)
     on_gpu = processes.device.type == "cuda"
     data = build.build_training_data(cfg, records)
     loader = clip_loader(
@@ -161,7 +173,7 @@ def train(cfg: Config, processes: Processes, folder: Path) -> None:
         path = folder / "checkpoints" / checkpoint_name(position.epoch, position.step)
         share_buffers(model)
         if processes.is_main:
-            save_checkpoint(path, _state(cfg, model, optimizer, position))
+            save_checkpoint(path, _state(cfg, contents, model, optimizer, position))
             prune_checkpoints(path.parent, cfg.TRAIN.CHECKPOINTS_KEPT)
         processes.barrier()
         return path
@@ -177,7 +189,9 @@ def train(cfg: Config, processes: Processes, folder: Path) -> None:
                 if processes.is_main and position.history[-1] is max(
                     position.history, key=lambda past: past["top1"]
                 ):
-                    save_checkpoint(folder / "checkpoints" / BEST, _state(cfg, model, optimizer, position))
+                    save_checkpoint(
+                        folder / "checkpoints" / BEST, _state(cfg, contents, model, optimizer, position)
+                    )
                 if _due(position.epoch, cfg.TRAIN.CHECKPOINT_PERIOD, cfg.SOLVER.MAX_EPOCH):
                     save()
             if position.epoch == cfg.SOLVER.MAX_EPOCH:
@@ -204,25 +218,22 @@ def test(cfg: Config, processes: Processes, folder: Path) -> None:
     stop = StopRequest()
     records = _test_records(cfg)
     path = _test_checkpoint(cfg, folder)
-    weights = read_weights(path_manager.get_local_path(path))
+    weights = _read_tested(path)
     if _other_class_names(cfg, weights.class_names):
         raise InputError(
             f"{path} was trained on classes of other names or order ({', '.join(weights.class_names[:3])}, "
             f"...) than DATA.CLASS_NAMES {cfg.DATA.CLASS_NAMES}; take the list of its training"
         )
-    _check_same_network(cfg, weights)
+    otherwise = check_testing(cfg, weights.info.get("cfg"), path)
+    if otherwise and processes.is_main:
+        log.warning("the test takes other clips than the training of %s: %s", path, otherwise)
     model = build.build_model(cfg).to(processes.device, memory_format=torch.channels_last_3d)  # type: ignore[call-overload]
     report = load_weights(model, weights, strict=True)
+    _write_config(cfg, processes, folder)
     data = build.build_test_data(cfg, records)
     protocol = f"{data.protocol}, clips of {build.clip_text(cfg)}"
     epoch = weights.info.get("epoch")
-    log.info(
-        "testing %s (epoch %s) on %d videos, %s",
-        report.source,
-        "unknown" if epoch is None else epoch,
-        len(records),
-        protocol,
-    )
+    log.info("testing %s%s on %d videos, %s", report.source, _training_text(weights), len(records), protocol)
 
     if processes.device.type == "cpu":
         # The order of additions inside a convolution depends on the number of threads, so it must not depend
@@ -293,8 +304,6 @@ def _started(cfg: Config) -> Iterator[tuple[Processes, Path]]:
         if processes.is_main:
             remove_leftovers(folder, ("config.yaml", "results.json", "predictions.csv"))
             remove_unfinished(folder / "checkpoints")
-            with atomic_write(folder / "config.yaml") as file:
-                file.write(cfg.dump())
         if processes.device.type == "cuda":
             torch.backends.cudnn.benchmark = True
         else:
@@ -302,7 +311,14 @@ def _started(cfg: Config) -> Iterator[tuple[Processes, Path]]:
         yield processes, folder
 
 
-def _records(cfg: Config, key: str, max_missing_share: float = 1.0) -> Sequence[Record]:
+def _write_config(cfg: Config, processes: Processes, folder: Path) -> None:
+    """The config as it was resolved; called when all is known to fit what stands in the folder."""
+    if processes.is_main:
+        with atomic_write(folder / "config.yaml") as file:
+            file.write(cfg.dump())
+
+
+def _records(cfg: Config, key: str, max_missing_share: float = 1.0) -> PackedRecords:
     """The records of a list; missing videos are counted and named, and too many of them end the run."""
     records = build.build_records(cfg, key)
     missing = missing_videos(records)
@@ -344,8 +360,12 @@ def _check_batch_size(cfg: Config, num_records: int, num_processes: int) -> None
         )
 
 
-def _resume(cfg: Config, folder: Path, model: ResNet, optimizer: torch.optim.Optimizer) -> Position:
-    """Load the latest checkpoint of the folder, else the weights to start from; returns where to go on."""
+def _resume(
+    cfg: Config, folder: Path, contents: dict[str, Any], model: ResNet, optimizer: torch.optim.Optimizer
+) -> tuple[Position, str]:
+    """Load the latest checkpoint of the folder, else the weights to start from; returns where to go on, and
+    what has changed in the config since.
+    """
     checkpoints = list_checkpoints(folder / "checkpoints")
     if checkpoints and not cfg.TRAIN.AUTO_RESUME:
         raise InputError(
@@ -353,9 +373,10 @@ def _resume(cfg: Config, folder: Path, model: ResNet, optimizer: torch.optim.Opt
             "TRAIN.AUTO_RESUME True to go on from them"
         )
     if checkpoints:
-        state = load_checkpoint(checkpoints[-1])
+        state = _load_latest(checkpoints[-1])
+        changes = check_going_on(cfg, state, contents, str(checkpoints[-1]))
         load_model_state(model, state, checkpoints[-1])
-        optimizer.load_state_dict(state["optimizer_state"])
+        load_momenta(optimizer, state["optimizer_state"])
         position = Position(state["epoch"] + 1, state["step"], state["sums"], state["history"])
         log.info(
             "going on from %s: %d epochs and %d steps are done",
@@ -363,7 +384,7 @@ def _resume(cfg: Config, folder: Path, model: ResNet, optimizer: torch.optim.Opt
             position.epoch,
             position.step,
         )
-        return position
+        return position, changes
     if cfg.TRAIN.CHECKPOINT_FILE_PATH:
         path = path_manager.get_local_path(cfg.TRAIN.CHECKPOINT_FILE_PATH)
         report = load_weights(model, path, inflate=cfg.TRAIN.CHECKPOINT_INFLATE)
@@ -376,7 +397,40 @@ def _resume(cfg: Config, folder: Path, model: ResNet, optimizer: torch.optim.Opt
                 path,
                 ", ".join(report.class_names[:3]),
             )
-    return Position()
+    return Position(), ""
+
+
+def _load_latest(path: Path) -> dict[str, Any]:
+    """Raises WeightsError, which says how the run can go on, where the checkpoint cannot be used."""
+    try:
+        return load_checkpoint(path)
+    except WeightsError as error:
+        older = intact_before(path)
+        remedy = (
+            f"{older} is intact: move {path.name} away to go on from it"
+            if older
+            else "no older checkpoint is intact: name another OUTPUT_DIR to train anew"
+        )
+        raise WeightsError(f"{error}; {remedy}") from error
+
+
+def _read_tested(path: str) -> Weights:
+    """Raises WeightsError, which names an intact checkpoint beside a damaged one."""
+    try:
+        return read_weights(path_manager.get_local_path(path))
+    except WeightsError as error:
+        older = intact_before(Path(path))
+        if not older:
+            raise
+        raise WeightsError(f"{error}; {older} is intact: name it with TEST.CHECKPOINT_FILE_PATH") from error
+
+
+def _training_text(weights: Weights) -> str:
+    """How long weights of ours were trained; their `epoch` is the last whole one, from 0."""
+    epoch, step = weights.info.get("epoch"), weights.info.get("step")
+    if not isinstance(epoch, int) or not isinstance(step, int):
+        return ""
+    return f" after {epoch + 1} epochs" + (f" and {step} steps" if step else "")
 
 
 def _other_class_names(cfg: Config, class_names: Sequence[str]) -> bool:
@@ -385,37 +439,16 @@ def _other_class_names(cfg: Config, class_names: Sequence[str]) -> bool:
     return bool(ours and class_names and list(ours.names) != list(class_names))
 
 
-def _check_same_network(cfg: Config, weights: Weights) -> None:
-    """Raises InputError where weights of this project were trained with other values of keys that change what
-    their network computes.
-    """
-    try:
-        trained = yaml.safe_load(str(weights.info.get("cfg", "")))
-        ours = "RECTIFY_IDENTITY" in trained["RESNET"]  # a key that other projects have not
-    except (yaml.YAMLError, KeyError, TypeError):
-        ours = False
-    if not ours:
-        return
-    for section, keys in {
-        "MODEL": ["ARCH"],
-        "RESNET": [key for key in cfg.RESNET if key != "ZERO_INIT_RESIDUAL"],
-    }.items():
-        for key in keys:
-            then, now = trained[section].get(key, cfg[section][key]), cfg[section][key]
-            if then != now:
-                raise InputError(
-                    f"{weights.name} was trained with {section}.{key} {then}, but it is {now}; set it to "
-                    f"{then}"
-                )
-
-
 def _state(
-    cfg: Config, model: nn.Module, optimizer: torch.optim.Optimizer, position: Position
+    cfg: Config,
+    contents: dict[str, Any],
+    model: nn.Module,
+    optimizer: torch.optim.Optimizer,
+    position: Position,
 ) -> dict[str, Any]:
     """A checkpoint in PySlowFast's form (`epoch` is the last whole one, from 0), with what an exact restart
-    needs besides.
+    needs besides, and what the files that the config names held.
     """
-    classes = build.build_class_names(cfg)
     return {
         "epoch": position.epoch - 1,
         "model_state": model.state_dict(),
@@ -424,7 +457,7 @@ def _state(
         "step": position.step,
         "sums": position.sums,
         "history": position.history,
-        "class_names": list(classes.names) if classes else [],
+        **contents,
         "protocol": f"trained on clips of {build.clip_text(cfg)} @{cfg.DATA.TRAIN_CROP_SIZE}",
     }
 

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import re
+import zipfile
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +18,17 @@ from ..runtime.storage import atomic_write, remove_leftovers
 
 NAME = re.compile(r"checkpoint_epoch_(\d+)(?:_step_(\d+))?\.pyth")
 BEST = "checkpoint_best.pyth"
+# What a run needs of a checkpoint to go on.
+STATE: dict[str, type | tuple[type, ...]] = {
+    "epoch": int,
+    "model_state": dict,
+    "optimizer_state": dict,
+    "cfg": str,
+    "step": int,
+    "sums": (list, type(None)),
+    "history": list,
+    "class_names": list,
+}
 
 
 def checkpoint_name(epochs: int, steps: int = 0) -> str:
@@ -58,14 +71,32 @@ def remove_unfinished(folder: Path) -> None:
 
 
 def load_checkpoint(path: str | Path) -> dict[str, Any]:
-    """A checkpoint that `save_checkpoint` wrote, on the CPU. Raises WeightsError."""
+    """A checkpoint of a run, on the CPU, with all that STATE lists and its checksums verified. Raises
+    WeightsError.
+    """
     state = read_file(path)
-    if not isinstance(state.get("model_state"), dict):
+    lacking = [key for key, kind in STATE.items() if not isinstance(state.get(key, path), kind)]
+    if lacking:
         raise WeightsError(
-            f"checkpoint {path} has no model_state (it holds {', '.join(map(str, list(state)[:4]))}); "
-            "expected a .pyth of this project"
+            f"checkpoint {path} lacks {', '.join(lacking)} (it holds {', '.join(map(str, [*state][:4]))}); "
+            "expected one that a training of this project wrote"
         )
+    if zipfile.is_zipfile(path):
+        with zipfile.ZipFile(path) as archive:  # PyTorch writes checksums, but does not compare them
+            damaged = archive.testzip()
+        if damaged:
+            raise WeightsError(f"checkpoint {path} is damaged: {damaged} in it has another checksum")
     return state
+
+
+def intact_before(path: Path) -> Path | None:
+    """The latest checkpoint before this one of the same run that can be read."""
+    checkpoints = list_checkpoints(path.parent)
+    for older in reversed(checkpoints[: checkpoints.index(path)] if path in checkpoints else checkpoints):
+        with contextlib.suppress(WeightsError):
+            load_checkpoint(older)
+            return older
+    return None
 
 
 def load_model_state(model: ResNet, state: dict[str, Any], path: str | Path) -> None:
@@ -75,16 +106,24 @@ def load_model_state(model: ResNet, state: dict[str, Any], path: str | Path) -> 
     load_weights(model, Weights(str(path), state["model_state"], [], {}), strict=True)
 
 
-def export_safetensors(checkpoint: str | Path, path: Path) -> None:
-    """Write the weights of a checkpoint as safetensors, with all that is not a tensor or the optimizer's
-    (class names, config, ...) as JSON.
+def export_safetensors(checkpoint: str | Path, path: Path) -> list[str]:
+    """Write the weights of a checkpoint as safetensors, with what JSON can hold beside them (class names,
+    config, ...), but the optimizer's state; returns the names of what JSON cannot hold.
 
     Raises WeightsError where the checkpoint cannot be read, InputError where the file cannot be written.
     """
     weights = read_weights(checkpoint)
-    info = {key: json.dumps(value) for key, value in weights.info.items() if not key.startswith("optimizer")}
+    info, left_out = {}, []
+    for key, value in weights.info.items():
+        if str(key).startswith("optimizer"):
+            continue
+        try:
+            info[str(key)] = json.dumps(value)
+        except (TypeError, ValueError):  # tensors
+            left_out.append(str(key))
     contents = safetensors.torch.save(
         {key: value.contiguous() for key, value in weights.tensors.items()}, info
     )
     with atomic_write(path, "wb") as file:
         file.write(contents)
+    return left_out

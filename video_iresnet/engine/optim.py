@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 from torch import nn
 from torch.nn.modules.batchnorm import _BatchNorm
 from torch.optim import SGD, Optimizer
+
+from ..runtime.errors import InputError
 
 
 def build_sgd(
@@ -23,6 +27,24 @@ def build_sgd(
         {"params": normalisation, "weight_decay": bn_weight_decay},
     ]
     return SGD(groups, lr=0.0, momentum=momentum, nesterov=nesterov)
+
+
+def load_momenta(optimizer: Optimizer, state: dict[str, Any]) -> None:
+    """Go on with the momenta of an earlier optimizer of the same parameters, with this one's own weight
+    decay, momentum and so on. Raises InputError where the state is not one of these parameters.
+    """
+    own = [
+        {name: value for name, value in group.items() if name != "params"} for group in optimizer.param_groups
+    ]
+    try:
+        optimizer.load_state_dict(state)
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
+        raise InputError(
+            f"the optimizer's state does not fit the network ({error}); name another OUTPUT_DIR, and the "
+            "checkpoint with TRAIN.CHECKPOINT_FILE_PATH to start from its weights"
+        ) from error
+    for group, values in zip(optimizer.param_groups, own, strict=True):
+        group.update(values)
 
 
 def set_learning_rate(optimizer: Optimizer, learning_rate: float) -> None:

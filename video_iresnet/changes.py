@@ -1,0 +1,130 @@
+"""What another value of a key means: for a run that goes on, and for a test of trained weights."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Collection, Mapping
+from typing import Any, TypeAlias
+
+from .config import Config, leaves, parse_config
+from .runtime.errors import InputError
+
+Changes: TypeAlias = dict[str, tuple[Any, Any]]
+
+# Each key of the config stands in one of the next four.
+# A run goes on, whatever these are now.
+FITS = (
+    "OUTPUT_DIR", "NUM_GPUS", "LOG_PERIOD",
+    "TRAIN.ENABLE", "TRAIN.EVAL_PERIOD", "TRAIN.CHECKPOINT_PERIOD", "TRAIN.CHECKPOINTS_KEPT",
+    "TRAIN.AUTO_RESUME",
+    "TEST.ENABLE", "TEST.BATCH_SIZE", "TEST.CHECKPOINT_FILE_PATH", "TEST.NUM_ENSEMBLE_VIEWS",
+    "TEST.NUM_SPATIAL_CROPS", "TEST.TEMPORAL_CHECKS",
+    "DATA.PATH_TO_DATA_DIR", "DATA.VAL_LIST", "DATA.TEST_LIST", "DATA.PATH_PREFIX", "DATA.FRAME_NAMES",
+    "DATA.PATH_LABEL_SEPARATOR", "DATA.MAX_BAD_SHARE", "DATA.TEST_CROP_SIZE", "DATA.TEST_SHORT_SIDE",
+    "DATA_LOADER.NUM_WORKERS", "DATA_LOADER.TIMEOUT",
+    "MODEL.ACT_CHECKPOINT",
+)  # fmt: skip
+# It goes on with the new value and says so.
+TAKES_EFFECT = (
+    "SOLVER.BASE_LR", "SOLVER.LR_POLICY", "SOLVER.COSINE_END_LR", "SOLVER.STEPS", "SOLVER.LRS",
+    "SOLVER.MAX_EPOCH", "SOLVER.WARMUP_EPOCHS", "SOLVER.WARMUP_START_LR", "SOLVER.MOMENTUM",
+    "SOLVER.NESTEROV", "SOLVER.WEIGHT_DECAY", "BN.WEIGHT_DECAY",
+    "DATA.DECODING_BACKEND", "DATA.USE_OFFSET_SAMPLING", "MODEL.HEAD_PER_POSITION",
+)  # fmt: skip
+# So it does between two epochs; within one, records would be left out or seen twice. The list is compared by
+# its fingerprint and may move.
+BETWEEN_EPOCHS = ("TRAIN.BATCH_SIZE", "DATA.TRAIN_LIST", "DATA.LIST_FORMAT")
+# It does not go on: this is another network, other samples or another start. Class names are compared, not
+# their file's path; of the weights to start from, the file's name.
+ANOTHER_RUN = (
+    "RNG_SEED", "TRAIN.CHECKPOINT_FILE_PATH", "TRAIN.CHECKPOINT_INFLATE",
+    "DATA.CLASS_NAMES", "DATA.SAMPLER", "DATA.NUM_FRAMES", "DATA.SAMPLING_RATE", "DATA.TRAIN_JITTER_RATE",
+    "DATA.TARGET_FPS", "DATA.MEAN", "DATA.STD", "DATA.TRAIN_JITTER_SCALES", "DATA.INV_UNIFORM_SAMPLE",
+    "DATA.TRAIN_JITTER_SCALES_RELATIVE", "DATA.TRAIN_JITTER_ASPECT_RELATIVE", "DATA.TRAIN_CROP_SIZE",
+    "DATA.RANDOM_FLIP",
+    "AUG.NUM_SAMPLE", "AUG.COLOR_JITTER", "AUG.RAND_MAGNITUDE", "AUG.RE_PROB",
+    "MIXUP.ENABLE", "MIXUP.ALPHA", "MIXUP.CUTMIX_ALPHA", "MIXUP.PROB", "MIXUP.SWITCH_PROB",
+    "MIXUP.LABEL_SMOOTH_VALUE",
+    "MODEL.ARCH", "MODEL.NUM_CLASSES", "MODEL.DROPOUT_RATE",
+    "RESNET.DEPTH", "RESNET.WIDTH_PER_GROUP", "RESNET.TEMPORAL_KERNELS", "RESNET.TEMPORAL_STRIDES",
+    "RESNET.TEMPORAL_POOL", "RESNET.STEM_TEMPORAL_KERNEL", "RESNET.STEM_TEMPORAL_STRIDE", "RESNET.STEM_POOL",
+    "RESNET.SHORTCUT_TEMPORAL_KERNEL", "RESNET.RECTIFY_IDENTITY", "RESNET.ZERO_INIT_RESIDUAL",
+)  # fmt: skip
+
+# Weights compute something else with another value of these, and are not tested with one.
+OTHER_NETWORK = (
+    "MODEL.ARCH",
+    "RESNET.DEPTH", "RESNET.WIDTH_PER_GROUP", "RESNET.TEMPORAL_KERNELS", "RESNET.TEMPORAL_STRIDES",
+    "RESNET.TEMPORAL_POOL", "RESNET.STEM_TEMPORAL_KERNEL", "RESNET.STEM_TEMPORAL_STRIDE", "RESNET.STEM_POOL",
+    "RESNET.SHORTCUT_TEMPORAL_KERNEL", "RESNET.RECTIFY_IDENTITY",
+    "DATA.MEAN", "DATA.STD",
+)  # fmt: skip
+# With another value of these they may be tested; a warning says so.
+OTHER_CLIPS = (
+    "DATA.SAMPLER", "DATA.NUM_FRAMES", "DATA.SAMPLING_RATE", "DATA.TARGET_FPS", "MODEL.HEAD_PER_POSITION",
+)  # fmt: skip
+
+
+def check_going_on(cfg: Config, state: Mapping[str, Any], contents: Mapping[str, Any], source: str) -> str:
+    """The changes that take effect when a run goes on from a checkpoint, as one text; empty without any.
+
+    `contents`: what a checkpoint says of the files that the config names: `class_names`, and `train_list`, a
+    fingerprint, which older checkpoints do not have. Raises InputError where this would be another run.
+    """
+    changes = _changes(parse_config(state["cfg"]) or cfg, cfg)
+    for key, name in {"DATA.TRAIN_LIST": "train_list", "DATA.CLASS_NAMES": "class_names"}.items():
+        changes[key] = (state.get(name, contents[name]), contents[name])
+    changes = {key: (then, now) for key, (then, now) in changes.items() if then != now}
+    refused = _text(changes, ANOTHER_RUN)
+    if not refused and state["step"] and (refused := _text(changes, BETWEEN_EPOCHS)):
+        refused += ", which can change between two epochs alone"
+    if refused:
+        raise InputError(
+            f"to go on from {source} would make another run of it: {refused}; set it as it was, name another "
+            "OUTPUT_DIR to train anew, or set TRAIN.ENABLE False to test alone"
+        )
+    return _text(changes, (*TAKES_EFFECT, *BETWEEN_EPOCHS))
+
+
+def check_testing(cfg: Config, trained: object, source: str) -> str:
+    """What the clips of a test do not share with those of the training, as one text; empty without any.
+
+    `trained`: what stands under `cfg` in the file of weights; configs of other projects are passed over.
+    Raises InputError where the network would compute something else than the one that was trained.
+    """
+    changes = _changes(parse_config(trained) or cfg, cfg)
+    for key in OTHER_NETWORK:
+        if key in changes:
+            then, now = changes[key]
+            raise InputError(f"{source} was trained with {key} {then}, but it is {now}; set it to {then}")
+    windows = ("DATA.TRAIN_CROP_SIZE",) if cfg.MODEL.HEAD_PER_POSITION else ()
+    return _text(changes, (*OTHER_CLIPS, *windows))
+
+
+def _changes(then: Config, now: Config) -> Changes:
+    """The keys that differ, with both values. Files of weights may have moved."""
+    before = dict(leaves(then))
+    changes = {key: (before[key], value) for key, value in leaves(now) if before[key] != value}
+    start = "TRAIN.CHECKPOINT_FILE_PATH"
+    if start in changes and len({os.path.basename(path) for path in changes[start]}) == 1:
+        del changes[start]
+    return changes
+
+
+def _text(changes: Changes, keys: Collection[str]) -> str:
+    """The changes of some keys in words."""
+    return ", ".join(
+        f"{key} was {_shown(then, now)} and is {_shown(now, then)}"
+        for key, (then, now) in changes.items()
+        if key in keys
+    )
+
+
+def _shown(value: Any, other: Any) -> str:
+    """A value, of a long list the first item that is not that of the other one."""
+    if isinstance(value, list) and len(value) > 4:
+        return next(
+            (f"{item!r} at place {i}" for i, item in enumerate(value) if other[i : i + 1] != [item]),
+            f"{len(value)} long",
+        )
+    return repr(value) if isinstance(value, str) else str(value)
