@@ -27,6 +27,8 @@ from video_iresnet.changes import (
     OTHER_CLIPS,
     OTHER_NETWORK,
     TAKES_EFFECT,
+    check_going_on,
+    check_testing,
 )
 from video_iresnet.config import default_config, leaves, load_config, parse_config
 from video_iresnet.data.packed import PackedRecords
@@ -421,7 +423,7 @@ def test_a_damaged_checkpoint_names_an_intact_one(
     assert run_net(*run_of(small, stopped)) == 1
     expected = rf"error: [^\n]*{last}[^\n]*; {first} is intact: move {last.name} away to go on from it\n"
     assert re.fullmatch(expected, capsys.readouterr().err)
-    if damage == "cut":
+    if damage != "other keys":
         assert run_net(*run_of(small, stopped), "TRAIN.ENABLE", "False", "TEST.ENABLE", "True") == 1
         expected = rf"error: [^\n]*; {first} is intact: name it with TEST.CHECKPOINT_FILE_PATH\n"
         assert re.fullmatch(expected, capsys.readouterr().err)
@@ -444,6 +446,21 @@ def test_an_optimizer_of_something_else_is_one_line(
     assert re.fullmatch(
         r"error: the optimizer's state does not fit [^\n]*; name another OUTPUT_DIR[^\n]*\n",
         capsys.readouterr().err,
+    )
+
+
+def test_files_of_weights_may_move() -> None:
+    """To start from; and windows of the head depend on the crop of the training."""
+    cfg = load_config(DEMO, ["TRAIN.CHECKPOINT_FILE_PATH", "/here/w.pth"])
+    contents = {"train_list": "", "class_names": []}
+    state = {"cfg": cfg.dump(), "step": 0, **contents}
+    cfg.TRAIN.CHECKPOINT_FILE_PATH = "/there/w.pth"
+    assert check_going_on(cfg, state, contents, "a.pyth") == ""
+    cfg.DATA.TRAIN_CROP_SIZE = 40
+    assert check_testing(cfg, state["cfg"], "a.pyth") == ""
+    cfg.MODEL.HEAD_PER_POSITION = True
+    assert check_testing(cfg, state["cfg"], "a.pyth") == (
+        "DATA.TRAIN_CROP_SIZE was 48 and is 40, MODEL.HEAD_PER_POSITION was False and is True"
     )
 
 

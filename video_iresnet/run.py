@@ -35,6 +35,7 @@ from .engine.checkpoint import (
     prune_checkpoints,
     remove_unfinished,
     save_checkpoint,
+    verify_checksums,
 )
 from .engine.evaluate import (
     Accuracy,
@@ -417,7 +418,11 @@ def _load_latest(path: Path) -> dict[str, Any]:
 def _read_tested(path: str) -> Weights:
     """Raises WeightsError, which names an intact checkpoint beside a damaged one."""
     try:
-        return read_weights(path_manager.get_local_path(path))
+        file = path_manager.get_local_path(path)
+        weights = read_weights(file)
+        if path.endswith(".pyth") and "step" in weights.info:  # a checkpoint of ours
+            verify_checksums(file)
+        return weights
     except WeightsError as error:
         older = intact_before(Path(path))
         if not older:

@@ -6,6 +6,7 @@ import contextlib
 import json
 import re
 import zipfile
+import zlib
 from pathlib import Path
 from typing import Any
 
@@ -75,18 +76,25 @@ def load_checkpoint(path: str | Path) -> dict[str, Any]:
     WeightsError.
     """
     state = read_file(path)
-    lacking = [key for key, kind in STATE.items() if not isinstance(state.get(key, path), kind)]
+    lacking = [key for key, kind in STATE.items() if key not in state or not isinstance(state[key], kind)]
     if lacking:
         raise WeightsError(
             f"checkpoint {path} lacks {', '.join(lacking)} (it holds {', '.join(map(str, [*state][:4]))}); "
             "expected one that a training of this project wrote"
         )
-    if zipfile.is_zipfile(path):
-        with zipfile.ZipFile(path) as archive:  # PyTorch writes checksums, but does not compare them
-            damaged = archive.testzip()
-        if damaged:
-            raise WeightsError(f"checkpoint {path} is damaged: {damaged} in it has another checksum")
+    verify_checksums(path)
     return state
+
+
+def verify_checksums(path: str | Path) -> None:
+    """PyTorch writes checksums into a file, but does not compare them when it reads. Raises WeightsError."""
+    try:
+        with zipfile.ZipFile(path) as archive:
+            damaged = archive.testzip()
+    except (zipfile.BadZipFile, zlib.error, NotImplementedError, EOFError, RuntimeError, ValueError) as error:
+        raise WeightsError(f"checkpoint {path} is damaged ({error}); take another one") from error
+    if damaged:
+        raise WeightsError(f"checkpoint {path} is damaged: {damaged} in it has another checksum")
 
 
 def intact_before(path: Path) -> Path | None:
