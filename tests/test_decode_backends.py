@@ -7,9 +7,11 @@ from __future__ import annotations
 import logging
 import random
 import sys
+from functools import partial
 from pathlib import Path
 
 import av
+import foreign
 import numpy as np
 import pytest
 import torch
@@ -18,6 +20,7 @@ from conftest import shown_numbers, trimmed, write_video
 from torch import Tensor
 
 from video_iresnet.data.decode import BACKENDS, DecodeError, Reader, load_backend, open_video, other
+from video_iresnet.data.decode.h264 import is_idr, may_be_interlaced
 from video_iresnet.data.decode.picture import Picture, is_plain
 from video_iresnet.data.records import Record
 from video_iresnet.runtime.errors import InputError
@@ -51,6 +54,7 @@ KINDS = {
     "h264_short_gop.mov": {"gop": 6},
     "h264_no_b.mp4": {"options": {"bf": "0"}},
     "h264_open_gop.mkv": {"options": {"x264-params": "open-gop=1:bframes=3"}},
+    "h264_open_gop.mp4": {"options": {"x264-params": "open-gop=1:bframes=3"}},
     "h264_intra_refresh.mkv": {"options": {"x264-params": "intra-refresh=1:keyint=20"}},
     "h264_interlaced.mp4": {"size": (64, 64), "options": {"x264-params": "tff=1:bframes=2"}},
     "h264_broadcast.ts": {},
@@ -69,7 +73,12 @@ KINDS = {
     "late.mkv": {"times": LATE, "num_frames": 30},
     "even.mp4": {"size": (46, 66)},
     "odd.mkv": {"size": (47, 67), "pix_fmt": "yuv444p"},
+    "odd_width.mp4": {"size": (48, 67), "codec": "mpeg4"},
+    "odd_mpeg4.mp4": {"size": (47, 67), "codec": "mpeg4"},
+    "odd_vp9.webm": {"size": (47, 67), "codec": "libvpx-vp9"},
     "ten_bits.mp4": {"pix_fmt": "yuv420p10le"},
+    "ten_bits_hevc.mp4": {"codec": "libx265", "pix_fmt": "yuv420p10le"},
+    "422.mp4": {"pix_fmt": "yuv422p"},
     "full_range.mp4": {"pix_fmt": "yuvj420p"},
     "bt709.mp4": {"options": {"colorspace": "bt709"}},
     "one.mp4": {"num_frames": 1},
@@ -77,6 +86,12 @@ KINDS = {
     "turned_90.mp4": {"rotation": 90},
     "turned_180.mp4": {"rotation": 180},
     "turned_270.mp4": {"rotation": 270},
+}
+STREAMS = {
+    "two_videos": foreign.two_videos,
+    "two_videos_second": partial(foreign.two_videos, default=1),
+    "still_first": foreign.still_first_mp4,
+    "cover_first": foreign.cover_first_mp4,
 }
 TURNS = {"turned_90.mp4": -1, "turned_180.mp4": 2, "turned_270.mp4": 1}  # quarter turns, counterclockwise
 # torchcodec and decord convert colours with another version of FFmpeg than PyAV's: a level of rounding may
@@ -144,6 +159,56 @@ def test_the_frames_are_those_of_the_whole_file(files: Path, name: str, backend:
     for clip in clips[:4]:
         with opened(path, backend) as reader:
             assert (reader.read(clip).int() - everything[clip].int()).abs().max() <= TOLERANCE[backend], clip
+
+
+@pytest.mark.parametrize("backend", BACKENDS)
+@pytest.mark.parametrize("build", STREAMS)
+def test_every_decoder_reads_the_same_stream(tmp_path: Path, build: str, backend: str) -> None:
+    path = STREAMS[build](tmp_path / f"{build}.mp4")
+    with opened(path, "pyav") as pyav, opened(path, backend) as reader:
+        assert len(reader) == len(pyav) == 60
+        assert torch.equal(reader.read([40, 3]), pyav.read([40, 3]))
+
+
+@pytest.mark.parametrize(("unit_type", "expected"), [(5, True), (1, False)])
+def test_entries_of_h264(unit_type: int, expected: bool) -> None:
+    """A recovery point (SEI, 6) and a slice: clean where the slice is of an IDR picture."""
+    units = [bytes([6, 6, 1, 0xC4]), bytes([0x60 | unit_type]) + bytes(300)]
+    after_codes = b"".join(b"\0\0\1" + unit for unit in units)
+    after_lengths = b"".join(len(unit).to_bytes(4, "big") + unit for unit in units)
+    assert is_idr(after_codes, None) == is_idr(after_codes, b"\0\0\0\1g") == expected
+    assert is_idr(after_lengths, b"\1dM@\xff") == expected
+    assert not is_idr(b"", None)
+    assert not is_idr(b"\0\0\0", b"\1dM@\xff")
+
+
+@pytest.mark.parametrize(
+    ("options", "pix_fmt", "expected"),
+    [
+        ("", "yuv420p", False),
+        ("cqm=jvt", "yuv420p", False),
+        ("cqm=jvt", "yuv444p", False),
+        ("", "yuv420p10le", False),
+        ("fake-interlaced=1", "yuv420p", True),
+        ("tff=1:cqm=jvt", "yuv422p", True),
+    ],
+)
+@pytest.mark.parametrize("suffix", ["mp4", "mkv", "ts"])
+def test_what_h264_says_of_interlacing(
+    tmp_path: Path, suffix: str, options: str, pix_fmt: str, expected: bool
+) -> None:
+    """Also of streams whose first frame is none: broadcasts mix them."""
+    path = tmp_path / f"a.{suffix}"
+    write_video(path, 3, size=(64, 64), pix_fmt=pix_fmt, options={"x264-params": options} if options else {})
+    with av.open(str(path)) as container:
+        extradata = container.streams.video[0].codec_context.extradata
+    assert may_be_interlaced(extradata) == expected
+    assert may_be_interlaced(extradata[:9])
+
+
+@pytest.mark.parametrize("extradata", [None, b"", b"\1", b"\0\0\1", b"\0\0\1\x67", b"\1dM@\xff\xe1\0\4gd\0"])
+def test_h264_that_does_not_say_may_be_interlaced(extradata: bytes | None) -> None:
+    assert may_be_interlaced(extradata)
 
 
 @pytest.mark.parametrize("backend", BACKENDS)

@@ -19,5 +19,7 @@ class DecordReader(OtherReader):
         codec, container = self._video.codec, self._video.format
         if codec != "h264" or container != "mov":
             raise UnfitError(f"{codec} in {container}")
+        if len(self._video.container.streams.video) > 1:
+            raise UnfitError("several video streams, of which decord takes the largest")
         decoder = decord.VideoReader(self._video.path, num_threads=1)
         return len(decoder), lambda indices: torch.from_numpy(decoder.get_batch(indices).asnumpy())

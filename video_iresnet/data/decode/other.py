@@ -7,6 +7,8 @@ from collections.abc import Callable, Sequence
 
 from torch import Tensor
 
+from .container import VideoFile
+from .h264 import is_idr, may_be_interlaced
 from .picture import orientation, peculiarity
 from .pyav import PyAVReader
 
@@ -43,6 +45,8 @@ class OtherReader(PyAVReader):
             is_transposed, flip_rows, flip_columns = orientation(first)
             if is_transposed ^ flip_rows ^ flip_columns:
                 raise UnfitError("it is to be mirrored")
+            if self._video.codec == "h264":
+                self._check_h264()
             num_frames, self._read_other = self._connect()
             if num_frames != len(self):
                 raise UnfitError(f"{self.name} sees {num_frames} frames, not {len(self)}")
@@ -61,6 +65,15 @@ class OtherReader(PyAVReader):
             except Exception as error:
                 self._leave_to_pyav(error)
         return super().read(indices)
+
+    def _check_h264(self) -> None:
+        with VideoFile(self.path) as video:
+            extradata = video.stream.codec_context.extradata
+            if may_be_interlaced(extradata):
+                raise UnfitError("it may have interlaced frames")
+            keyframes = (packet for packet in video.packets() if packet.is_keyframe)
+            if not all(is_idr(bytes(packet), extradata) for packet in keyframes):
+                raise UnfitError("frames behind a keyframe may need earlier ones")
 
     def _connect(self) -> tuple[int, Read]:
         """The number of frames that the library sees in the local file, and how it reads them. Raises

@@ -23,7 +23,12 @@ class TorchCodecReader(OtherReader):
     name = "torchcodec"
 
     def _connect(self) -> tuple[int, Read]:
-        decoder = VideoDecoder(self._video.path, dimension_order="NHWC", num_ffmpeg_threads=1)
+        decoder = VideoDecoder(
+            self._video.path,
+            stream_index=self._stream.index,
+            dimension_order="NHWC",
+            num_ffmpeg_threads=1,
+        )
         if not hasattr(decoder.metadata, "rotation") and any(self.orientation):  # before torchcodec 0.11
             raise UnfitError("it is to be turned, which this torchcodec does not do")
 
