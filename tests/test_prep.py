@@ -17,6 +17,7 @@ from fractions import Fraction
 from pathlib import Path
 
 import av
+import foreign
 import numpy as np
 import pytest
 import simplejpeg
@@ -26,7 +27,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from video_iresnet.data import lists
-from video_iresnet.data.frames import resampled
+from video_iresnet.data.frames import Extracted, FrameJob, extract_frames, resampled
 from video_iresnet.data.records import (
     Record,
     missing_videos,
@@ -856,6 +857,18 @@ def test_ssv2_frames_smaller_and_at_a_rate(tmp_path: Path, script: Script) -> No
     assert picture(tmp_path / "frames/10/10_000001.jpg").shape == (48, 64, 3)
     assert picture(tmp_path / "frames/11/11_000004.jpg").shape == (32, 64, 3)
     assert json.loads((tmp_path / "frames/frame_rates.json").read_text()) == {"10": 50, "11": 50}
+
+
+@pytest.mark.parametrize(("fps", "num_frames"), [(0.0, 60), (50.0, 120)])
+def test_frames_are_those_of_the_stream_that_is_read(tmp_path: Path, fps: float, num_frames: int) -> None:
+    """Not of the still that is the file's first stream."""
+    video = foreign.still_first_mp4(tmp_path / "a.mp4")
+    (tmp_path / "partial").mkdir()
+    job = FrameJob(str(video), "a", str(tmp_path / "frames"), str(tmp_path / "partial"), fps, 0)
+    (tmp_path / "frames").mkdir()
+    for _ in range(2):  # made, then found
+        assert extract_frames(job) == Extracted(num_frames, pytest.approx(fps or 25))
+    assert shown_in(tmp_path / "frames/a")[-1] == 59
 
 
 def test_kill_while_extracting_then_again(tmp_path: Path, script: Script) -> None:

@@ -12,11 +12,11 @@ from pathlib import Path
 from typing import NamedTuple
 from uuid import uuid4
 
-import av
 import simplejpeg
 import torch
 
 from ..runtime.errors import InputError
+from .decode.container import VideoFile
 from .decode.pyav import PyAVReader
 from .decode.reader import DecodeError
 from .functional import resize, short_side_size
@@ -119,18 +119,14 @@ def resampled(times: Sequence[Fraction], fps: Fraction) -> list[int]:
 
 def frame_times(video: str) -> list[Fraction]:
     """The times of all frames in seconds, ascending; where the packets have none, as many as there are
-    packets, at the rate the file gives.
+    packets, at the rate the file gives. Raises DecodeError.
     """
-    try:
-        with av.open(video) as container:
-            stream = container.streams.video[0]
-            packets = [packet for packet in container.demux(stream) if packet.size and not packet.is_discard]
-            times = sorted({packet.pts for packet in packets if packet.pts is not None})
-            if len(times) == len(packets) and stream.time_base:
-                return [time * stream.time_base for time in times]
-            return [number / (stream.average_rate or Fraction(25)) for number in range(len(packets))]
-    except (OSError, ValueError) as error:
-        raise DecodeError(str(error)) from error
+    with VideoFile(video) as file:
+        packets = [packet for packet in file.scan() if packet.size and not packet.is_discard]
+        times = sorted({packet.pts for packet in packets if packet.pts is not None})
+        if len(times) == len(packets) and file.stream.time_base:
+            return [time * file.stream.time_base for time in times]
+        return [number / (file.stream.average_rate or Fraction(25)) for number in range(len(packets))]
 
 
 def frame_rows(videos: Sequence[tuple[str, int]]) -> Iterator[str]:
