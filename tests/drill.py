@@ -120,7 +120,8 @@ class Start:
 
     def kill(self) -> None:
         for pid in self.processes():
-            os.kill(pid, KILL)
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(pid, KILL)
         self.root.wait()
 
 
