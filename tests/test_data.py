@@ -14,11 +14,13 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from conftest import numbered_frame, shown_numbers, write_video
+from conftest import DEMO, numbered_frame, shown_numbers, write_video
 
+from video_iresnet.build import build_to_network
+from video_iresnet.config import load_config
 from video_iresnet.data.dataset import ClipDataset, SampleKey, ViewDataset
 from video_iresnet.data.decode import Reader, open_video
-from video_iresnet.data.functional import resize, short_side_size, spread_crops, to_network
+from video_iresnet.data.functional import resize, short_side_size, spread_crops
 from video_iresnet.data.loader import BatchShape, EpochBatches, clip_loader, view_loader
 from video_iresnet.data.packed import PackedRecords
 from video_iresnet.data.records import Record, read_records
@@ -60,11 +62,11 @@ def test_resize_is_antialiased_and_keeps_uint8() -> None:
 
 
 def test_normalisation() -> None:
+    """By the config's numbers, each channel by its own."""
+    cfg = load_config(DEMO, ["DATA.MEAN", "[0.1,0.2,0.3]", "DATA.STD", "[0.4,0.5,0.6]"])
     clips = torch.tensor([0, 128, 255], dtype=torch.uint8).view(1, 3, 1, 1, 1)
-    mean, std = torch.full((3, 1, 1, 1), 0.45), torch.full((3, 1, 1, 1), 0.225)
-    torch.testing.assert_close(
-        to_network(clips, mean, std).flatten(), torch.tensor([-2.0, (128 / 255 - 0.45) / 0.225, 0.55 / 0.225])
-    )
+    expected = torch.tensor([-0.1 / 0.4, (128 / 255 - 0.2) / 0.5, 0.7 / 0.6])
+    torch.testing.assert_close(build_to_network(cfg, torch.device("cpu"))(clips).flatten(), expected)
 
 
 def records_of(folder: Path, name: str = "train.csv") -> list[Record]:

@@ -69,6 +69,9 @@ def test_a_run_leaves_what_it_promises(trained: Path) -> None:
     assert {"dt", "dt_data", "dt_net", "eta", "loss", "lr", "gpu_mem", "top1_err", "top5_err"} <= set(
         steps[0]
     )
+    # A line from 0.01 to the cosine's middle in the first epoch, then the cosine from 0.03 down.
+    rates = [0.01, 0.01 + 0.005 / 3, 0.01 + 0.01 / 3, 0.015, 0.0075, 0.015 * (1 - 0.75**0.5)]
+    assert [s["lr"] for s in steps] == pytest.approx(rates, abs=5e-6)
     assert [s["epoch"] for s in stats_of(trained, "train_epoch")] == ["1/2", "2/2"]
     assert [s["epoch"] for s in stats_of(trained, "val_epoch")] == ["2/2"]
     assert list((trained / "tensorboard").glob("events.*"))
