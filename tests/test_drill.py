@@ -23,9 +23,10 @@ TORCHRUNS = f"{TRACEBACK}torch.distributed.elastic.multiprocessing.api.SignalExc
 
 def finished_run(folder: Path, **changes: Any) -> Path:
     """The files of a finished run that the drill looks at."""
-    state = {"model_state": {"w": torch.arange(4.0)}, "history": [{"epoch": 1, "top1": 50.0}], **changes}
+    state = {"model_state": {"w": torch.arange(4.0)}, "history": [{"epoch": 1, "top1": 50.0}]}
+    state |= {"epoch": 3, "step": 0, "sums": None, "optimizer_state": {}, "cfg": "", "class_names": []}
     for name in ("checkpoint_epoch_00004.pyth", "checkpoint_best.pyth"):
-        save_checkpoint(folder / "checkpoints" / name, state)
+        save_checkpoint(folder / "checkpoints" / name, state | changes)
     for name in ("config.yaml", "results.json", "predictions.csv"):
         (folder / name).write_text("{}\n")
     (folder / "json_stats.log").write_text(f"json_stats: {json.dumps({'loss': 1.0})}\n" * 2)
