@@ -24,7 +24,7 @@ def frames_decoded(monkeypatch: pytest.MonkeyPatch) -> list[int]:
     monkeypatch.setattr(
         PyAVReader,
         "_decode",
-        lambda self, packets: (times.append(item[0]) or item for item in decode(self, packets)),
+        lambda self, *arguments: (times.append(item[0]) or item for item in decode(self, *arguments)),
     )
     return times
 

@@ -138,24 +138,40 @@ class VideoFile:
         """The packets of the stream from here on. The last one is empty; decoding it gives the decoder's last
         frames.
         """
+        last = None
+        for packet in self._demux():
+            if packet.size:
+                yield packet
+            last = packet
+        if last is not None:
+            yield last
+
+    def scan(self) -> list[PacketInfo]:
+        """All packets, of a file that was just opened. `head` has the bytes of the first one then. Raises
+        TruncatedError where the end is missing.
+        """
+        packets = []
+        self.head = b""
+        for packet in self._demux():
+            self.head = self.head or bytes(packet)
+            packets.append(PacketInfo.of(packet))
+        packets.pop()  # PyAV's mark of the end
+        missing = missing_end(self, packets)
+        if missing:
+            raise TruncatedError(missing)
+        return packets
+
+    def _demux(self) -> Iterator[VideoPacket]:
+        """The packets from here on, empty ones too, and PyAV's mark of the end, which is empty."""
         packet = None
         with decode_errors():
             try:
                 for packet in self.container.demux(self.stream):
                     yield packet
             except IndexError:
-                # PyAV marks the end of streams it does not know where one appeared in the middle of a TS.
+                # After its mark, where a stream appeared in the middle of a TS, which PyAV does not know.
                 if packet is None or packet.size:
                     raise
-
-    def scan(self) -> list[PacketInfo]:
-        """All packets, of a file that was just opened. Raises TruncatedError where the end is missing."""
-        packets = [PacketInfo.of(packet) for packet in self.packets()]
-        packets.pop()  # PyAV's own mark of the end
-        missing = missing_end(self, packets)
-        if missing:
-            raise TruncatedError(missing)
-        return packets
 
     def decode(self, packet: VideoPacket) -> list[VideoFrame]:
         with decode_errors():

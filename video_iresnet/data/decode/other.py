@@ -36,7 +36,7 @@ class OtherReader(PyAVReader):
         super().__init__(path)
         self._read_other: Read | None = None
         try:
-            if self._count_frames:
+            if self.is_counted:
                 raise UnfitError("its packets carry no times")
             first = self._frame(0)
             unlike = peculiarity(first)

@@ -5,7 +5,8 @@ from __future__ import annotations
 import bisect
 import math
 from collections.abc import Iterator, Sequence
-from itertools import chain
+from fractions import Fraction
+from itertools import chain, islice
 
 import torch
 from av.video.frame import VideoFrame
@@ -13,6 +14,7 @@ from av.video.stream import VideoStream
 from torch import Tensor
 
 from .container import VideoFile, VideoPacket
+from .numbering import Keyframe, fingerprint, number_frames
 from .picture import Picture, orientation
 from .reader import DecodeError
 
@@ -21,28 +23,38 @@ from .reader import DecodeError
 SAYS_UNREFERENCED = {"h264", "mpeg4"}
 
 
+class SeekError(DecodeError):
+    """A seek did not lead to what decoding from the start gives."""
+
+
+class OrderError(DecodeError):
+    """Frames did not come in the order of their times."""
+
+
 class PyAVReader:
     """Decodes with FFmpeg in one thread: many videos at once use the cores better than many threads for one.
 
     The times of all packets, read without decoding, number the frames exactly, at constant and at variable
-    rates. From there a frame is found by its time: seek to the keyframe before it, decode on, convert the
-    wanted frames alone. On the way, frames that are neither wanted nor needed by others are not decoded.
-    Where packets carry no usable times (old AVI files), frames are counted by decoding from the start.
+    rates, from the first frame on that can be decoded. A frame is found by its time: seek to the keyframe
+    before it, decode on, convert the wanted frames alone. On the way, frames that are neither wanted nor
+    needed by others are not decoded. A seek is trusted only where the packets are those that were seen
+    before and the first frame is the keyframe; else decoding starts at the beginning of the file.
+    Where the packets do not tell the order of the frames (AVI with B-frames, joined recordings), frames are
+    numbered by decoding all of them.
     """
 
     def __init__(self, path: str) -> None:
         self.path = path
+        self.is_counted = False  # a frame's number stands for its time then
+        self.num_unshown = 0  # frames at the start that need others which are not there
+        self._frames: Iterator[tuple[int, VideoFrame]] = iter(())
+        self._position = math.inf  # the time of the frame decoded last; infinite: nowhere
         self._wanted: set[int] = set()
         self._last_wanted: float = -math.inf
-        self._position: float = (
-            math.inf
-        )  # the time of the frame decoded last; infinite where the decoder stands nowhere
-        self._may_skip = False
         self._video = VideoFile(path)
         try:
-            self._times, self._keyframes = self._scan()
+            self._number()
             self._picture = Picture(self._stream.width, self._stream.height)
-            self._may_skip = not self._count_frames and self._video.codec in SAYS_UNREFERENCED
         except BaseException:
             self._video.close()
             raise
@@ -57,16 +69,18 @@ class PyAVReader:
         return len(self._times)
 
     @property
-    def _stream(self) -> VideoStream:
-        return self._video.stream
-
-    @property
     def fps(self) -> float:
         """See Reader. From the times of the frames; where those are of no use, the rate the file gives."""
         span = self._times[-1] - self._times[0]
-        if span and not self._count_frames and self._stream.time_base:
+        if span and not self.is_counted and self._stream.time_base:
             return float((len(self) - 1) / (span * self._stream.time_base))
-        return float(self._stream.average_rate or self._stream.guessed_rate or 30)
+        return float(self._given_rate)
+
+    @property
+    def seconds(self) -> list[Fraction]:
+        """The time of each frame, ascending; where times are of no use, at the rate the file gives."""
+        tick = None if self.is_counted else self._stream.time_base
+        return [time * (tick or 1 / self._given_rate) for time in self._times]
 
     @property
     def orientation(self) -> tuple[bool, bool, bool]:
@@ -91,63 +105,107 @@ class PyAVReader:
                 frames.numpy()[place] = picture
         return frames
 
-    def _scan(self) -> tuple[list[int], list[int]]:
-        """The presentation times of all frames, and those of the keyframes, both ascending."""
-        packets = self._video.scan()
-        packets = [packet for packet in packets if packet.size]
-        self._first = packets[0] if packets else None
-        shown = [packet for packet in packets if not packet.is_discard]
-        times = sorted({packet.pts for packet in shown if packet.pts is not None})
-        # AVI has no presentation times; FFmpeg's guess of them is wrong for H.264 with B-frames.
-        avi_h264 = self._video.format == "avi" and self._video.codec == "h264"
-        self._count_frames = avi_h264 or len(times) < len(shown)
-        if self._count_frames:
-            times = self._count()
-        if not times:
-            raise DecodeError("it has no frames")
-        keyframes = sorted(packet.pts for packet in shown if packet.is_keyframe and packet.pts is not None)
-        return times, [] if self._count_frames else keyframes
+    @property
+    def _stream(self) -> VideoStream:
+        return self._video.stream
 
-    def _count(self) -> list[int]:
-        """The numbers of all frames that can be decoded."""
-        return [number for number, _ in self._decode(self._packets_from_start())]
+    @property
+    def _given_rate(self) -> Fraction:
+        return self._stream.average_rate or self._stream.guessed_rate or Fraction(30)
 
-    def _restart(self, time: int | None = None) -> None:
-        """Stand before the first frame, or before the keyframe at `time`."""
-        self._at_start = time is None
-        self._position = -math.inf
-        if time is None:
-            packets = self._packets_from_start()
-        else:
-            self._video.seek(time)
-            packets = self._video.packets()
-        self._frames = self._decode(packets)
+    def _number(self) -> None:
+        """Find the times of all frames, and the keyframes among them."""
+        numbering = number_frames(self._video)
+        self._fingerprints, self._start = numbering.fingerprints, numbering.start
+        self._times, self._keyframes = numbering.times or [], numbering.keyframes
+        self._can_rewind = self._start is not None
+        self._may_skip = self._video.codec in SAYS_UNREFERENCED
+        if numbering.times is None:
+            self._count()
+        elif numbering.num_doubtful:
+            self._begin(numbering.num_doubtful)
+        if not self._times:
+            raise DecodeError("none of its frames can be decoded")
 
-    def _packets_from_start(self) -> Iterator[VideoPacket]:
-        """By a seek where that leads to the first packet, else by opening the file again, which takes as long
-        as ten frames.
+    def _count(self) -> None:
+        """Number the frames in the order in which decoding gives them."""
+        self.is_counted, self._can_rewind, self._may_skip, self._keyframes = True, False, False, []
+        self._restart(None)
+        self._times = [time for time, _ in self._frames]
+        self._position = math.inf
+
+    def _begin(self, num_frames: int) -> None:
+        """Decode frames at the start, before any seek: those before the first one need others that are not
+        there, and are not numbered.
         """
-        if self._first and self._first.pts is not None and not self._count_frames:
-            self._video.seek(self._first.pts)
-            packets = self._video.packets()
-            packet = next(packets)
-            if (packet.pts, packet.pos) == (self._first.pts, self._first.pos):
-                return chain([packet], packets)
-        self._video.reopen()
-        return self._video.packets()
+        self._restart(None)
+        try:
+            times = [time for time, _ in islice(self._frames, num_frames)]
+        except SeekError:
+            self._can_rewind = False
+            return self._begin(num_frames)
+        except OrderError:
+            return self._count()
+        except DecodeError:  # damaged, and what comes later may not be
+            times = self._times[:1]
+        self._position = math.inf
+        self.num_unshown = bisect.bisect_left(self._times, times[0]) if times else len(self._times)
+        self._times = self._times[self.num_unshown :]
+        return None
 
-    def _decode(self, packets: Iterator[VideoPacket]) -> Iterator[tuple[int, VideoFrame]]:
-        """(time, frame) from here on; where times are of no use, the frame's number stands for its time."""
-        number = 0
+    def _restart(self, entry: Keyframe | None) -> None:
+        """Stand before a keyframe, or before the first packet."""
+        self._entry = entry
+        self._position = -math.inf
+        if entry is not None:
+            packets = self._packets_after_seek(entry.seek, entry.packet)
+        elif self._can_rewind and self._start is not None:
+            packets = self._packets_after_seek(self._start, 0)
+        else:
+            self._video.reopen()
+            packets = self._video.packets()
+        self._frames = self._decode(packets, entry)
+
+    def _packets_after_seek(self, time: int, number: int) -> Iterator[VideoPacket]:
+        """Packet `number` and those behind it. Raises SeekError where the file gives others."""
+        expected: Iterator[int | None] = chain(islice(self._fingerprints, number, None), [None])
+        try:
+            self._video.seek(time)
+        except DecodeError as error:
+            raise SeekError(str(error)) from error
+        awaited, is_there = next(expected), False
+        for packet in self._video.packets():
+            if (fingerprint(packet) if packet.size else None) == awaited:
+                yield packet
+                awaited, is_there = next(expected, None), True
+            elif is_there or not packet.size:
+                raise SeekError("a seek leads to other packets")
+
+    def _decode(
+        self, packets: Iterator[VideoPacket], entry: Keyframe | None
+    ) -> Iterator[tuple[int, VideoFrame]]:
+        """(time, frame) from here on. Raises SeekError where the first frame after a seek is not the keyframe
+        (intra refresh), OrderError, and DecodeError.
+        """
+        number, last, has_keyframe = 0, -math.inf, False
         for packet in packets:
+            has_keyframe |= packet.is_keyframe
             if self._may_skip:
                 self._stream.codec_context.skip_frame = "NONREF" if self._is_unwanted(packet) else "DEFAULT"
-            for frame in self._video.decode(packet):
-                if self._count_frames:
-                    yield number, frame
-                elif frame.pts is not None:
-                    yield frame.pts, frame
-                number += 1
+            try:
+                frames = self._video.decode(packet)
+            except DecodeError:
+                if has_keyframe:
+                    raise
+                continue  # a stream that begins in the middle
+            for frame in frames:
+                time = number if self.is_counted else frame.pts
+                if time is None or time <= last:
+                    raise OrderError("the times of its frames do not ascend")
+                if entry and last < entry.time < time:
+                    raise SeekError("decoding cannot begin at a keyframe")
+                yield time, frame
+                number, last = number + 1, time
 
     def _is_unwanted(self, packet: VideoPacket) -> bool:
         """Frames after the last wanted one are decoded whole, because the next call may ask for them."""
@@ -155,23 +213,42 @@ class PyAVReader:
 
     def _frame(self, index: int) -> VideoFrame:
         """Frame `index`, by decoding from where the reader stands or from its keyframe; where that fails,
-        from the start, then without skips.
+        from the first packet, from the file opened anew, and without skips.
         """
         time = self._times[index]
-        before = bisect.bisect_right(self._keyframes, time) - 1
-        keyframe = self._keyframes[before] if before > 0 else None
-        if time <= self._position or (keyframe is not None and keyframe > self._position):
-            self._restart(keyframe)
-        frame = self._advance(time)
-        while frame is None and (self._may_skip or not self._at_start):
-            if self._at_start:
+        before = bisect.bisect_right(self._keyframes, time, key=lambda keyframe: keyframe.time) - 1
+        entry = self._keyframes[before] if before > 0 else None
+        if time <= self._position or (entry and entry.time > self._position):
+            self._restart(entry)
+        while True:
+            failure = None
+            try:
+                frame = self._advance(time)
+                if frame is not None:
+                    return frame
+            except OrderError:
+                return self._frame_in_order(index)
+            except DecodeError as error:
+                failure = error
+            if self._entry is not None:
+                self._keyframes = [] if isinstance(failure, SeekError) else self._keyframes
+            elif isinstance(failure, SeekError):
+                self._can_rewind = False
+            elif failure is None and self._may_skip:
                 self._may_skip = False
                 self._stream.codec_context.skip_frame = "DEFAULT"
-            self._restart()
-            frame = self._advance(time)
-        if frame is None:
-            raise DecodeError(f"frame {index} of {len(self)} cannot be decoded")
-        return frame
+            else:
+                self._position = math.inf
+                raise failure or DecodeError(f"frame {index} of {len(self)} cannot be decoded")
+            self._restart(None)
+
+    def _frame_in_order(self, index: int) -> VideoFrame:
+        """Frame `index` of a file whose times turned out to be of no use."""
+        numbered = len(self)
+        self._count()
+        if len(self) != numbered:
+            raise DecodeError(f"its times do not ascend, and it has {len(self)} frames, not {numbered}")
+        return self._frame(index)
 
     def _advance(self, time: int) -> VideoFrame | None:
         """Decode on to the frame at `time`; None where it does not come."""
