@@ -151,7 +151,8 @@ class Drill:
         self.out = out
         self.rng = random.Random(seed)
         self.counts: dict[Fault, Counter[str]] = {}
-        self.seconds: dict[int, tuple[float, float]] = {}  # until an undisturbed run trains, and ends
+        self.seconds: dict[int, float] = {}  # until the first step of an undisturbed run
+        self.lines = 0  # of statistics in an undisturbed run
         shapes = load_script("data_prep/moving_shapes.py")
         shapes.write_data_set(out / "shapes", {"train": 24, "val": 8, "test": 11}, seed=0)
 
@@ -168,12 +169,12 @@ class Drill:
         if processes not in self.seconds:
             begin = time.monotonic()
             start = self.start(processes, folder)
-            while start.root.poll() is None and not (folder / "run/json_stats.log").exists():
+            while start.root.poll() is None and not logged(folder):
                 time.sleep(0.05)
-            trains = time.monotonic() - begin
+            self.seconds[processes] = time.monotonic() - begin
             if start.end() != 0:
                 raise SystemExit(f"error: the undisturbed run failed; see {start.output}")
-            self.seconds[processes] = trains, time.monotonic() - begin
+            self.lines = logged(folder)
         return folder / "run"
 
     def note(self, faults: list[Fault], what: str, why: str) -> None:
@@ -223,10 +224,15 @@ class Drill:
         return struck
 
     def wait(self, start: Start, fault: Fault, folder: Path) -> bool:
-        """Until the moment to strike; False where the run ended before."""
-        trains, ends = self.seconds[fault.processes]
-        earliest = 0 if self.rng.random() < 0.25 else trains  # a quarter may fall into the imports
-        deadline = time.monotonic() + self.rng.uniform(earliest, ends)
+        """Until the moment to strike, a quarter of the time before the first step, else after any line of
+        statistics; False where the run ended before.
+        """
+        early = self.rng.random() < 0.25
+        lines = 0 if early else self.rng.randint(1, max(1, self.lines - 2 - logged(folder))) + logged(folder)
+        delay = self.rng.uniform(0, self.seconds[fault.processes] if early else 0.5)
+        while logged(folder) < lines and start.root.poll() is None:
+            time.sleep(0.01)
+        deadline = time.monotonic() + delay
         while start.root.poll() is None:
             if time.monotonic() > deadline and (
                 not fault.while_saving or any((folder / "run/checkpoints").glob(".*.partial"))
@@ -245,6 +251,12 @@ class Drill:
                 start.kill()
                 return
             time.sleep(0.2)
+
+
+def logged(folder: Path) -> int:
+    """How many lines of statistics a run has written."""
+    log = folder / "run/json_stats.log"
+    return log.read_bytes().count(b"\n") if log.exists() else 0
 
 
 def disorder(text: str, fault: Fault) -> str:
