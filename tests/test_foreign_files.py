@@ -17,6 +17,7 @@ from conftest import shown_numbers, write_video
 from test_decode import frames_decoded
 from test_foreign import built, frames, packets
 
+from video_iresnet.data.decode import numbering
 from video_iresnet.data.decode.pyav import PyAVReader
 from video_iresnet.data.decode.reader import DecodeError
 
@@ -132,6 +133,22 @@ def test_times_of_decoding_in_a_container_of_times_of_presentation(
         with PyAVReader(str(path)) as reader:
             assert shown_numbers(reader.read([index])) == [index]
     assert_sequential(path)
+
+
+def test_an_order_that_shows_late(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """B-frames come only after the frames by which a file was judged."""
+    monkeypatch.setattr(numbering, "DOUBTFUL", 1)
+    source = foreign.write(tmp_path / "source.mkv", options={"bf": "3"})
+
+    def decoding_times(copied: list[Packet]) -> Iterable[Packet]:
+        for number, packet in enumerate(copied):
+            packet.pts = packet.dts = 40 * number
+            yield packet
+
+    path = foreign.remux(source, tmp_path / "a.mkv", decoding_times)
+    with PyAVReader(str(path)) as reader:
+        assert shown_numbers(reader.read(range(60))) == list(range(60))
+        assert reader.is_counted
 
 
 def test_a_stream_that_appears_in_the_middle(folder: Path) -> None:

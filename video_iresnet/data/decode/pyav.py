@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import bisect
 import math
+from collections import deque
 from collections.abc import Iterator, Sequence
 from fractions import Fraction
 from itertools import chain, islice
@@ -226,6 +227,8 @@ class PyAVReader:
                 frame = self._advance(time)
                 if frame is not None:
                     return frame
+                if self._entry is None and not self._may_skip:
+                    deque(self._frames, 0)  # raises OrderError where the frame comes too late
             except OrderError:
                 return self._frame_in_order(index)
             except DecodeError as error:
