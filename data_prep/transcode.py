@@ -21,7 +21,7 @@ import os
 import platform
 import sys
 from collections.abc import Iterator
-from contextlib import closing, suppress
+from contextlib import closing
 from pathlib import Path
 from typing import IO, Any, NamedTuple
 
@@ -33,13 +33,15 @@ if __name__ == "__main__":  # imports take seconds
 
 import av
 import numpy as np
-from av.container import InputContainer
-from av.sidedata.sidedata import Type
 from av.video.frame import VideoFrame
 from av.video.reformatter import VideoReformatter
 from av.video.stream import VideoStream
 from numpy.typing import NDArray
 
+from video_iresnet.data.decode.container import VideoFile
+from video_iresnet.data.decode.picture import orientation
+from video_iresnet.data.decode.pyav import PyAVReader
+from video_iresnet.data.decode.reader import DecodeError
 from video_iresnet.data.lists import make_folder, replace_list, write_csv
 from video_iresnet.data.records import Record, read_records
 from video_iresnet.runtime.errors import InputError, exit_code, reason
@@ -83,10 +85,6 @@ class Outcome(NamedTuple):
     bytes_after: int = 0
 
 
-class SourceError(Exception):
-    """A video that cannot be read or encoded; the message says why."""
-
-
 def transcode(job: Job) -> Outcome:
     """Make one video, unless it is there. Raises InputError where the target cannot be written, or holds
     something else.
@@ -96,12 +94,12 @@ def transcode(job: Job) -> Outcome:
         stamp = make_stamp(job, status)
         if os.path.exists(job.target) and is_made(job, stamp):
             return Outcome("", True, status.st_size, os.path.getsize(job.target))
-        with open_video(job.source) as container, atomic_write(job.target, "w+b") as file:
-            num_frames = encode(container, file, job.settings, json.dumps(stamp))
+        with PyAVReader(job.source) as reader, atomic_write(job.target, "w+b") as file:
+            num_frames = encode(reader, file, job.settings, json.dumps(stamp))
             check(file, num_frames)
         return Outcome("", False, status.st_size, os.path.getsize(job.target))
-    except (SourceError, OSError) as error:
-        return Outcome(error.strerror or str(error) if isinstance(error, OSError) else str(error))
+    except (DecodeError, OSError) as error:
+        return Outcome(reason(error))
 
 
 def make_stamp(job: Job, status: os.stat_result) -> dict[str, Any]:
@@ -121,10 +119,10 @@ def is_made(job: Job, stamp: dict[str, Any]) -> bool:
     video.
     """
     try:
-        with av.open(job.target) as container:
-            found = json.loads(container.metadata.get("comment", ""))
+        with VideoFile(job.target) as video:
+            found = json.loads(video.container.metadata.get("comment", ""))
             ours = found["writer"] == WRITER
-    except (OSError, ValueError, KeyError, TypeError):
+    except (DecodeError, ValueError, KeyError, TypeError):
         ours = False
     if not ours:
         raise InputError(f"{job.target} is there and was not written by this script; name another --out")
@@ -145,55 +143,15 @@ def is_made(job: Job, stamp: dict[str, Any]) -> bool:
     return same_content
 
 
-def open_video(path: str) -> InputContainer:
-    """The file, open to be decoded in one thread: many videos at once use the cores better."""
-    try:
-        container = av.open(path)
-    except (OSError, ValueError) as error:  # every FFmpeg error is one of these
-        raise SourceError(reason(error)) from error
-    if not container.streams.video:
-        container.close()
-        raise SourceError("it has no video stream")
-    stream = container.streams.video[0]
-    stream.thread_type = "NONE"
-    stream.codec_context.thread_count = 1
-    return container
-
-
-def timed_frames(container: InputContainer) -> Iterator[VideoFrame]:
-    """All frames, in the order of presentation; the first one's time is 0 and times ascend, whatever the file
-    says.
-    """
-    stream = container.streams.video[0]
-    step = max(1, round(1 / (stream.average_rate * stream.time_base))) if stream.average_rate else 1
-    first, previous = 0, -step
-    num_packets = 0
-    try:
-        for packet in container.demux(stream):
-            num_packets += bool(packet.size)
-            for frame in packet.decode():
-                if previous < 0:
-                    first = frame.pts or 0
-                time = frame.pts - first if frame.pts is not None else previous + step
-                frame.pts = previous = max(time, previous + 1, 0)
-                frame.time_base = stream.time_base
-                yield frame
-    except (OSError, ValueError) as error:
-        with suppress(OSError, ValueError):
-            num_packets += sum(bool(packet.size) for packet in container.demux(stream))
-        raise SourceError(truncation(container, num_packets) or reason(error)) from error
-    if previous < 0:
-        raise SourceError("it has no frames")
-    if truncation(container, num_packets):
-        raise SourceError(truncation(container, num_packets))
-
-
-def truncation(container: InputContainer, num_packets: int) -> str:
-    """Empty, or that the end is missing: the index of MP4 and MOV is exact, so fewer packets tell it. It
-    leaves out what an edit list cuts off.
-    """
-    claimed = len(container.streams.video[0].index_entries) if "mp4" in container.format.name else 0
-    return f"it is truncated: {num_packets} of {claimed} frames are there" if num_packets < claimed else ""
+def timed_frames(reader: PyAVReader) -> Iterator[VideoFrame]:
+    """All frames that the reader numbers, in its order; the first one's time is 0."""
+    tick = 1 / reader.given_rate if reader.is_counted else reader.stream.time_base
+    seconds = reader.seconds
+    for frame, time in zip(reader.frames(), seconds, strict=True):
+        frame.pts, frame.time_base = round((time - seconds[0]) / tick), tick
+        if reader.is_counted:
+            frame.duration = 1
+        yield frame
 
 
 class Output:
@@ -212,8 +170,8 @@ class Output:
             raise
 
 
-def encode(container: InputContainer, file: IO[bytes], settings: Settings, comment: str) -> int:
-    """Encode all frames into an MP4 file and return their number. Raises SourceError, or OSError where `file`
+def encode(reader: PyAVReader, file: IO[bytes], settings: Settings, comment: str) -> int:
+    """Encode all frames into an MP4 file and return their number. Raises DecodeError, or OSError where `file`
     does not take it.
     """
     pictures = Pictures(settings.short_side)
@@ -223,18 +181,18 @@ def encode(container: InputContainer, file: IO[bytes], settings: Settings, comme
         with av.open(output, "w", format="mp4") as target:
             target.metadata["comment"] = comment
             stream = None
-            for frame in timed_frames(container):
+            for frame in timed_frames(reader):
                 picture = pictures.convert(frame)
                 stream = stream or add_stream(
-                    target, container.streams.video[0], picture, pictures.is_transposed, settings
+                    target, reader.stream, picture, pictures.is_transposed, settings
                 )
                 target.mux(stream.encode(picture))
                 num_frames += 1
             if stream is not None:
                 target.mux(stream.encode())
-    except av.FFmpegError as error:
+    except (av.FFmpegError, ValueError) as error:
         if output.error is None:
-            raise SourceError(f"it cannot be encoded: {reason(error)}") from error
+            raise DecodeError(f"it cannot be encoded: {reason(error)}") from error
     if output.error is not None:
         raise output.error
     return num_frames
@@ -256,7 +214,7 @@ def add_stream(
     context = stream.codec_context
     context.thread_count = 1  # the number of threads would change the bits
     stream.width, stream.height, stream.pix_fmt = picture.width, picture.height, "yuv420p"
-    context.time_base = source.time_base
+    context.time_base = picture.time_base
     ratio = source.sample_aspect_ratio
     if ratio:
         context.sample_aspect_ratio = 1 / ratio if is_transposed else ratio
@@ -321,21 +279,6 @@ def target_size(height: int, width: int, short_side: int) -> tuple[int, int]:
     return round(height * scale / 2) * 2, round(width * scale / 2) * 2
 
 
-def orientation(frame: VideoFrame) -> tuple[bool, bool, bool]:
-    """(transpose, then flip the rows, then flip the columns) makes the picture upright, to the nearest
-    quarter turn.
-
-    FFmpeg's display matrix says where a stored (x, y) is shown: at (a x + c y, b x + d y).
-    """
-    data = frame.side_data.get(Type.DISPLAYMATRIX)
-    if data is None:
-        return False, False, False
-    a, b, _, c, d = np.frombuffer(bytes(data), np.int32)[:5].tolist()
-    if abs(b) > abs(a):
-        return True, b < 0, c < 0
-    return False, d < 0, a < 0
-
-
 def check(file: IO[bytes], num_frames: int) -> None:
     """Read back what was written, before it gets its name."""
     file.flush()
@@ -343,7 +286,7 @@ def check(file: IO[bytes], num_frames: int) -> None:
     with av.open(file, format="mp4") as container:
         found = sum(bool(packet.size) for packet in container.demux(container.streams.video[0]))
     if found != num_frames:
-        raise SourceError(f"{found} of {num_frames} frames were written")
+        raise DecodeError(f"{found} of {num_frames} frames were written")
 
 
 class Likeness(NamedTuple):
@@ -361,12 +304,12 @@ def compare(job: Job) -> Likeness:
     pictures = Pictures(job.settings.short_side)
     errors, similarities = [], []
     try:
-        with open_video(job.source) as before, open_video(job.target) as after:
+        with PyAVReader(job.source) as before, PyAVReader(job.target) as after:
             for one, other in zip(timed_frames(before), timed_frames(after), strict=True):
                 x, y = luma(pictures.convert(one)), luma(other)
                 errors.append(float(np.square(x - y).mean()))
                 similarities.append(ssim(x, y))
-    except (SourceError, ValueError) as error:
+    except (DecodeError, ValueError) as error:
         return Likeness(str(error))
     return Likeness(
         "", float(10 * np.log10(255**2 / max(np.mean(errors), 1e-10))), float(np.mean(similarities))

@@ -3,11 +3,11 @@
     python data_prep/verify.py --list /data/k400/train.csv --against /data/k400/val.csv --report report.html
 
 Bad, and left out of the clean list: missing, unreadable or truncated files, and such without video or without
-frames. Worth a look, but left in it: pictures that the decoder had to patch up, frame rates outside [10, 61]
-or uneven ones, copies (files of the same bytes) in the list and in those given with --against. Beside the
-list, or under --out, for a train.csv: train_clean.csv; train_bad.csv (path, label, problem, reason);
-train_verify.html, the report, or where --report says; train_verify.json, the same for machines;
-train_verify.jsonl, what was found in each video.
+frames. Worth a look, but left in it: pictures that the decoder had to patch up, frames lost inside, frames at
+the start that cannot be shown, frame rates outside [10, 61] or uneven ones, copies (files of the same bytes)
+in the list and in those given with --against. Beside the list, or under --out, for a train.csv:
+train_clean.csv; train_bad.csv (path, label, problem, reason); train_verify.html, the report, or where
+--report says; train_verify.json, the same for machines; train_verify.jsonl, what was found in each video.
 
 It can be stopped and started again: a video whose path, size and time of change are in train_verify.jsonl is
 not decoded again, unless it was bad. Videos are only read.
@@ -19,9 +19,8 @@ import argparse
 import hashlib
 import json
 import os
-import re
 import sys
-from collections import Counter, defaultdict
+from collections import Counter, defaultdict, deque
 from collections.abc import Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
@@ -35,15 +34,17 @@ if __name__ == "__main__":  # imports take seconds
 
     quiet_interrupts()
 
-import av
 import jinja2
 import numpy as np
 
-from video_iresnet.data.lists import replace_list, write_csv
+from video_iresnet.data.decode.container import VideoFile, check_regular
+from video_iresnet.data.decode.pyav import PyAVReader
+from video_iresnet.data.decode.reader import DecodeError
+from video_iresnet.data.lists import make_folder, replace_list, write_csv
 from video_iresnet.data.records import Record, read_records
 from video_iresnet.runtime.errors import InputError, exit_code, reason
 from video_iresnet.runtime.jobs import add_options, run_jobs
-from video_iresnet.runtime.storage import atomic_write, remove_leftovers
+from video_iresnet.runtime.storage import atomic_write, exclusive, remove_leftovers
 
 ANY_LABEL = 2**31
 RATES = (10, 61)  # frames a second that are usual
@@ -79,11 +80,9 @@ class Finding(NamedTuple):
     duration: float = 0.0
     frame_rate: float = 0.0
     uneven: int = 0  # steps between frames that differ from the usual one
+    lost: int = 0  # frames between the first and the last, as a constant rate has gaps
+    unshown: int = 0  # frames at the start that need others which are not there
     damage: str = ""
-
-
-class BadVideoError(Exception):
-    """A problem and its reason."""
 
 
 def examine(job: Job) -> Finding:
@@ -92,123 +91,81 @@ def examine(job: Job) -> Finding:
     try:
         status = os.stat(job.path)
         finding = finding._replace(size=status.st_size, mtime_ns=status.st_mtime_ns)
+        check_regular(status)
         with open(job.path, "rb") as file:
             digest = hashlib.sha256()
             while block := file.read(2**20):
                 digest.update(block)
         finding = finding._replace(sha256=digest.hexdigest())
         if not status.st_size:
-            raise BadVideoError("unreadable", "the file is empty")
+            raise DecodeError("the file is empty")
         return finding._replace(**decode(job.path)) if job.is_decoded else finding
     except FileNotFoundError:
         return finding._replace(problem="missing", reason="No such file or directory")
     except OSError as error:
         return finding._replace(problem="unreadable", reason=reason(error))
-    except BadVideoError as error:
-        return finding._replace(problem=error.args[0], reason=error.args[1])
+    except DecodeError as error:
+        return finding._replace(problem=error.problem, reason=str(error))
 
 
 def decode(path: str) -> dict[str, Any]:
-    """Decode strictly; where that fails, as training does, where the decoder patches up what is damaged."""
-    try:
-        return decode_all(path, "explode")
-    except BadVideoError as error:
-        found = decode_all(path, "")
-        return {**found, "damage": f"decodes only with pictures patched up: {error.args[1]}"}
-
-
-def decode_all(path: str, error_detection: str) -> dict[str, Any]:
-    """What Finding says of the pictures. Raises BadVideoError."""
-    try:
-        container = av.open(path)
-    except (OSError, ValueError) as error:  # every FFmpeg error is one of these
-        raise BadVideoError("unreadable", reason(error)) from error
-    with container:
-        if not container.streams.video:
-            raise BadVideoError(
-                "no video",
-                f"it has no video stream, only {', '.join(s.type for s in container.streams) or 'nothing'}",
-            )
-        stream = container.streams.video[0]
-        stream.thread_type = "NONE"
-        stream.codec_context.thread_count = 1  # many videos at once use the cores better
-        if error_detection:
-            stream.codec_context.options = {"err_detect": error_detection}
-        num_packets, num_shown, num_frames, times, end = 0, 0, 0, [], 0
-        failure = None
-        try:
-            for packet in container.demux(stream):
-                num_packets += bool(packet.size)
-                num_shown += bool(packet.size) and not packet.is_discard
-                try:
-                    for frame in packet.decode() if failure is None else ():
-                        num_frames += 1
-                        if frame.pts is not None:
-                            times.append(frame.pts)
-                            end = max(end, frame.pts + frame.duration)
-                except (OSError, ValueError) as error:  # the packets behind tell whether the end is missing
-                    failure = BadVideoError("unreadable", f"{reason(error)} after {num_frames} frames")
-        except (OSError, ValueError) as error:
-            raise BadVideoError("unreadable", f"{reason(error)} after {num_frames} frames") from error
-        claimed = (
-            len(stream.index_entries) if "mp4" in container.format.name else 0
-        )  # exact, and without what an edit list cuts off
-        if num_packets < claimed:
-            raise BadVideoError("truncated", f"{num_packets} of {claimed} frames are there")
-        if failure is not None:
-            raise failure
-        if not num_frames:
-            raise BadVideoError(
-                "no frames",
-                "it has no frames" if not num_packets else f"none of its {num_packets} frames can be decoded",
-            )
-        seconds = np.sort(np.array(times, float)) * float(stream.time_base)
-        find_truncation(container, num_shown, num_frames, float(end * stream.time_base))
+    """Decode strictly; where that fails, as training does, where the decoder patches up what is damaged. What
+    Finding says of the pictures. Raises DecodeError.
+    """
+    with PyAVReader(path) as reader:
+        stream = reader.stream
         found = {
             "codec": stream.codec_context.name,
             "height": stream.height,
             "width": stream.width,
-            "num_frames": num_frames,
+            "num_frames": len(reader),
+            "unshown": reader.num_unshown,
+            **pace(reader),
         }
-        return {
-            **found,
-            **pace(seconds, num_frames, float(stream.average_rate or 0), float(stream.time_base)),
-        }
+        failure = damage(path, len(reader))
+        if failure:
+            deque(reader.frames(), maxlen=0)
+            found["damage"] = f"decodes only with pictures patched up: {failure}"
+        return found
 
 
-def find_truncation(container: Any, num_shown: int, num_frames: int, end: float) -> None:
-    """Raise BadVideoError where there is less than the header claims. `end`: of the last frame (seconds)."""
-    stream, name = container.streams.video[0], container.format.name
-    claimed = stream.frames
-    if "mp4" in name:
-        if num_frames < num_shown:
-            raise BadVideoError("truncated", f"{num_frames} of {num_shown} frames can be decoded")
-    elif num_frames < claimed - max(2, claimed // 100):  # writers of AVI count some frames that are not there
-        raise BadVideoError("truncated", f"{num_frames} of {claimed} frames can be decoded")
-    elif "matroska" in name:
-        tag = re.fullmatch(r"(\d+):(\d+):([\d.]+)", stream.metadata.get("DURATION", ""))
-        if tag:
-            total = 3600 * int(tag[1]) + 60 * int(tag[2]) + float(tag[3])
-        else:  # the container's is that of the longest stream
-            total = (container.duration or 0) / 1e6 if len(container.streams) == 1 else 0
-        if end < total - max(0.25, 0.02 * total):
-            raise BadVideoError("truncated", f"the last frame ends at {end:.2f} s of {total:.2f} s")
+def damage(path: str, num_frames: int) -> str:
+    """Why the frames cannot be decoded without patching up pictures; empty where they can."""
+    decoded, has_keyframe = 0, False
+    with VideoFile(path) as video:
+        video.stream.codec_context.options = {"err_detect": "explode"}
+        try:
+            for packet in video.packets():
+                has_keyframe |= packet.is_keyframe
+                try:
+                    decoded += len(video.decode(packet))
+                except DecodeError:
+                    if has_keyframe:
+                        raise
+        except DecodeError as error:
+            return f"{error} after {decoded} frames"
+    return "" if decoded >= num_frames else f"{decoded} of {num_frames} frames can be decoded"
 
 
-def pace(seconds: Any, num_frames: int, rate: float, tick: float) -> dict[str, Any]:
-    """Duration, frame rate and the number of uneven steps, from the times of the frames; from the header's
-    `rate` where they have none.
+def pace(reader: PyAVReader) -> dict[str, Any]:
+    """Duration, frame rate, how many frames are lost between the first and the last, and the number of uneven
+    steps, from the times of the frames.
     """
-    steps = np.diff(seconds)
-    if num_frames < 2 or len(seconds) < num_frames or not seconds[-1] > seconds[0]:
-        return {"duration": num_frames / rate if rate else 0.0, "frame_rate": rate, "uneven": 0}
-    usual = float(np.median(steps))
-    span = float(seconds[-1] - seconds[0])
-    uneven = int((abs(steps - usual) > max(1.5 * tick, 0.1 * usual)).sum())
+    seconds = np.array(reader.seconds, float)
+    if len(seconds) < 2:
+        rate = float(reader.given_rate)
+        return {"duration": len(seconds) / rate, "frame_rate": rate}
+    steps, tick = np.diff(seconds), float(reader.stream.time_base or 0)
+    usual, span = float(np.median(steps)), float(seconds[-1] - seconds[0])
+    regular = 1 / float(reader.given_rate)
+    gaps = steps / regular
+    # Of a constant rate, every step is a multiple of the regular one.
+    is_constant = bool((abs(gaps - gaps.round()) * regular <= max(1.5 * tick, 0.1 * regular)).all())
     return {
         "duration": round(span + usual, 6),
-        "frame_rate": round((num_frames - 1) / span, 4),
-        "uneven": uneven,
+        "frame_rate": round(len(steps) / span, 4),
+        "lost": int(gaps.round().sum()) - len(steps) if is_constant and gaps.min() > 0.5 else 0,
+        "uneven": int((abs(steps - usual) > max(1.5 * tick, 0.1 * usual)).sum()),
     }
 
 
@@ -286,7 +243,15 @@ def warnings_of(finding: Finding) -> Iterable[tuple[str, str]]:
         yield "damaged", finding.damage
     if not RATES[0] <= finding.frame_rate <= RATES[1]:
         yield "odd frame rate", f"{finding.frame_rate:.2f} frames a second, outside [{RATES[0]}, {RATES[1]}]"
-    if finding.uneven > UNEVEN * finding.num_frames:
+    if finding.unshown:
+        yield (
+            "begins in the middle",
+            f"the first {finding.unshown} frames need others that are not there, and are not counted",
+        )
+    if finding.lost > UNEVEN * finding.num_frames:
+        total = finding.num_frames + finding.lost
+        yield "frames lost", f"{finding.num_frames} of {total} frames are there, at a constant rate with gaps"
+    elif finding.uneven > UNEVEN * finding.num_frames:
         yield (
             "uneven frame rate",
             f"{finding.uneven} of {finding.num_frames - 1} steps between frames differ from the usual one",
@@ -382,9 +347,15 @@ def render(result: dict[str, Any]) -> str:
 
 
 def verify(options: argparse.Namespace) -> dict[str, Any]:
-    """Examine the list's videos and write all files."""
+    """Examine the list's videos and write all files. Raises InputError where another process does."""
+    out = Path(os.path.abspath(options.out or options.list.parent))
+    make_folder(out)
+    with exclusive(out):
+        return verify_into(out, options)
+
+
+def verify_into(out: Path, options: argparse.Namespace) -> dict[str, Any]:
     root, stem = Path(os.path.abspath(options.list.parent)), options.list.stem
-    out = Path(os.path.abspath(options.out)) if options.out else root
     clean, bad, machine, journal = (
         out / f"{stem}_{end}" for end in ("clean.csv", "bad.csv", "verify.json", "verify.jsonl")
     )
@@ -415,11 +386,10 @@ def verify(options: argparse.Namespace) -> dict[str, Any]:
 
 
 def prepare(out: Path, results: Sequence[Path], journal: Path, report: Path) -> None:
-    """Make the folder, remove what killed runs left, and see that nothing of others would be overwritten."""
+    """Remove what killed runs left, and see that nothing of others would be overwritten."""
     if report.suffix != ".html":
         raise InputError(f"--report is {report}; expected a name that ends in .html")
     try:
-        out.mkdir(parents=True, exist_ok=True)
         remove_leftovers(out, {path.name for path in results})
         remove_leftovers(report.parent, {report.name})
     except OSError as error:

@@ -18,6 +18,8 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any
 
+import av
+import foreign
 import numpy as np
 import pytest
 from conftest import ROOT, load_script, start, trimmed, write_video
@@ -141,11 +143,18 @@ def test_oddities_are_named_and_kept(script: ModuleType, tmp_path: Path) -> None
     write_video(tmp_path / "uneven.mp4", 20, times=VARIABLE)
     write_video(tmp_path / "slow.mp4", 10, times=[500 * i for i in range(10)])
     whole = write_video(tmp_path / "damaged.mkv", 60, size=(192, 256)).read_bytes()
-    for name, size in (("damaged.mkv", 3), ("destroyed.mkv", 100)):
-        middle = len(whole) // 2
-        (tmp_path / name).write_bytes(
-            whole[:middle] + np.random.default_rng(0).bytes(size) + whole[middle + size :]
-        )
+    middle = len(whole) // 2
+    (tmp_path / "damaged.mkv").write_bytes(
+        whole[:middle] + np.random.default_rng(0).bytes(3) + whole[middle + 3 :]
+    )
+    write_video(tmp_path / "destroyed.mkv", 30, codec="libx265")
+    with av.open(str(tmp_path / "destroyed.mkv")) as container:
+        sizes = [(packet.pos, packet.size) for packet in container.demux(video=0) if packet.size]
+    data = bytearray((tmp_path / "destroyed.mkv").read_bytes())
+    position, size = sizes[12]  # a keyframe
+    start = data.index(bytes(data[position : position + 4]), position) + 8
+    data[start : start + size - 8] = bytes(size - 8)
+    (tmp_path / "destroyed.mkv").write_bytes(data)
     names = ["even.mp4", "late.mkv", "uneven.mp4", "slow.mp4", "damaged.mkv", "destroyed.mkv"]
     result = run(script, tmp_path, names)
     assert [(row["path"], row["problem"]) for row in result["warnings"]] == [
@@ -264,3 +273,67 @@ def test_files_of_others_stay(
 def test_a_trimmed_video_is_good(script: ModuleType, tmp_path: Path) -> None:
     trimmed(write_video(tmp_path / "a.mp4", 60), 15)
     assert run(script, tmp_path, ["a.mp4"])["bad"] == []
+
+
+def test_foreign_files_are_good_and_their_gaps_are_noticed(script: ModuleType, tmp_path: Path) -> None:
+    expected = {
+        "packed_xvid.avi": None,
+        "h264_b_frames.wmv": None,
+        "cover_first.mp4": None,
+        "latin1_title.3gp": None,
+        "joined.ts": None,
+        "lost_frames.mkv": ("frames lost", "58 of 120 frames are there, at a constant rate with gaps"),
+        "dropped_frames.avi": ("frames lost", "96 of 98 frames are there, at a constant rate with gaps"),
+        "hevc_from_cra.mkv": ("begins in the middle", "the first 3 frames need others that are not there"),
+        "mpeg2_from_open_gop.mkv": ("begins in the middle", "the first 2 frames need others"),
+    }
+    for name in expected:
+        foreign.KINDS[name].build(tmp_path / name)
+    result = run(script, tmp_path, list(expected))
+    assert result["bad"] == []
+    found = {row["path"]: (row["problem"], row["reason"]) for row in result["warnings"]}
+    for name, notice in expected.items():
+        if notice is None:
+            assert name not in found, found[name]
+        else:
+            assert found[name][0] == notice[0], (name, found)
+            assert found[name][1].startswith(notice[1]), found[name]
+
+
+def test_hostile_files_are_findings_of_one_line(script: ModuleType, tmp_path: Path) -> None:
+    """A device is not read, and a name that looks like an address is a name."""
+    urls = ["http://localhost:1/x.ts", "tcp://localhost:1", "/dev/zero"]
+    kinds = {name: build for name, build in foreign.HOSTILE.items() if name != "late_stream.ts"}
+    for name, build in kinds.items():
+        build(tmp_path / name)
+    (tmp_path / "val.csv").write_text("fifo.mp4 0\n/dev/zero 0\n")
+    result = run(script, tmp_path, [*kinds, *urls], "--against", str(tmp_path / "val.csv"))
+    bad = {row["path"]: row for row in result["bad"]}
+    assert list(bad) == [*kinds, *urls]
+    assert all(row["reason"] and "\n" not in row["reason"] for row in bad.values())
+    assert {row["problem"] for name, row in bad.items() if name in kinds or name == "/dev/zero"} <= {
+        "unreadable",
+        "truncated",
+        "no video",
+    }
+    assert bad["fifo.mp4"]["reason"] == "it is a named pipe, not a file"
+    assert bad["/dev/zero"]["reason"] == "it is a device, not a file"
+    assert {bad[url]["problem"] for url in urls[:2]} == {"missing"}
+    assert result["against"] == {str(tmp_path / "val.csv"): 2}
+
+
+def test_a_second_run_is_refused(
+    script: ModuleType, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    write_video(tmp_path / "a.mp4", 5)
+    (tmp_path / "train.csv").write_text("a.mp4 0\n")
+    hold = "import sys, time, pathlib; from video_iresnet.runtime.storage import exclusive\n"
+    hold += "with exclusive(pathlib.Path(sys.argv[1])): print(flush=True); time.sleep(60)"
+    holder = start("-c", hold, str(tmp_path))
+    assert holder.stdout
+    holder.stdout.readline()
+    assert script.main(["--list", str(tmp_path / "train.csv"), "--workers", "0"]) == 1
+    holder.kill()
+    holder.communicate()
+    assert re.fullmatch(rf"error: \S+ is in use by process {holder.pid} [^\n]*\n", capsys.readouterr().err)
+    assert not list(tmp_path.glob("train_*"))

@@ -16,7 +16,6 @@ import simplejpeg
 import torch
 
 from ..runtime.errors import InputError
-from .decode.container import VideoFile
 from .decode.pyav import PyAVReader
 from .decode.reader import DecodeError
 from .functional import resize, short_side_size
@@ -89,7 +88,7 @@ def _rate(job: FrameJob) -> float:
 def _write_frames(job: FrameJob, folder: Path) -> Extracted:
     with PyAVReader(job.video) as reader:
         indices = (
-            resampled(frame_times(job.video), Fraction(job.fps).limit_denominator(1001))
+            resampled(reader.seconds, Fraction(job.fps).limit_denominator(1001))
             if job.fps
             else list(range(len(reader)))
         )
@@ -115,18 +114,6 @@ def resampled(times: Sequence[Fraction], fps: Fraction) -> list[int]:
     ticks = [math.floor((time - times[0]) * fps + HALF) for time in times]
     end = max(1, math.floor((times[-1] - times[0] + mean) * fps + HALF))
     return [bisect.bisect_right(ticks, tick) - 1 for tick in range(end)]
-
-
-def frame_times(video: str) -> list[Fraction]:
-    """The times of all frames in seconds, ascending; where the packets have none, as many as there are
-    packets, at the rate the file gives. Raises DecodeError.
-    """
-    with VideoFile(video) as file:
-        packets = [packet for packet in file.scan() if packet.size and not packet.is_discard]
-        times = sorted({packet.pts for packet in packets if packet.pts is not None})
-        if len(times) == len(packets) and file.stream.time_base:
-            return [time * file.stream.time_base for time in times]
-        return [number / (file.stream.average_rate or Fraction(25)) for number in range(len(packets))]
 
 
 def frame_rows(videos: Sequence[tuple[str, int]]) -> Iterator[str]:

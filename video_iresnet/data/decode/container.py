@@ -91,9 +91,7 @@ class VideoFile:
     def __init__(self, path: str) -> None:
         with decode_errors():
             self.path = path_manager.get_local_path(path)
-            mode = os.stat(self.path).st_mode
-        if not stat.S_ISREG(mode):
-            raise DecodeError(f"it is {KINDS_OF_FILES.get(stat.S_IFMT(mode), 'something else')}, not a file")
+            check_regular(os.stat(self.path))
         self.reopen()
 
     def __enter__(self) -> VideoFile:
@@ -181,6 +179,13 @@ class VideoFile:
         """The frames from here on, in the decoder's order."""
         for packet in self.packets():
             yield from self.decode(packet)
+
+
+def check_regular(status: os.stat_result) -> None:
+    """Raise DecodeError for what is no regular file: reading a pipe or a device may never end."""
+    kind = stat.S_IFMT(status.st_mode)
+    if kind != stat.S_IFREG:
+        raise DecodeError(f"it is {KINDS_OF_FILES.get(kind, 'something else')}, not a file")
 
 
 def video_stream(container: InputContainer) -> VideoStream:

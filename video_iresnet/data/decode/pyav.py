@@ -55,7 +55,7 @@ class PyAVReader:
         self._video = VideoFile(path)
         try:
             self._number()
-            self._picture = Picture(self._stream.width, self._stream.height)
+            self._picture = Picture(self.stream.width, self.stream.height)
         except BaseException:
             self._video.close()
             raise
@@ -73,15 +73,15 @@ class PyAVReader:
     def fps(self) -> float:
         """See Reader. From the times of the frames; where those are of no use, the rate the file gives."""
         span = self._times[-1] - self._times[0]
-        if span and not self.is_counted and self._stream.time_base:
-            return float((len(self) - 1) / (span * self._stream.time_base))
-        return float(self._given_rate)
+        if span and not self.is_counted and self.stream.time_base:
+            return float((len(self) - 1) / (span * self.stream.time_base))
+        return float(self.given_rate)
 
     @property
     def seconds(self) -> list[Fraction]:
         """The time of each frame, ascending; where times are of no use, at the rate the file gives."""
-        tick = None if self.is_counted else self._stream.time_base
-        return [time * (tick or 1 / self._given_rate) for time in self._times]
+        tick = None if self.is_counted else self.stream.time_base
+        return [time * (tick or 1 / self.given_rate) for time in self._times]
 
     @property
     def orientation(self) -> tuple[bool, bool, bool]:
@@ -106,13 +106,22 @@ class PyAVReader:
                 frames.numpy()[place] = picture
         return frames
 
+    def frames(self) -> Iterator[VideoFrame]:
+        """All frames as FFmpeg decodes them; for this, the reader gives up seeking."""
+        self._keyframes.clear()
+        self._wanted, self._last_wanted = set(self._times), math.inf
+        for index in range(len(self)):
+            yield self._frame(index)
+
     @property
-    def _stream(self) -> VideoStream:
+    def stream(self) -> VideoStream:
+        """What FFmpeg says of the stream."""
         return self._video.stream
 
     @property
-    def _given_rate(self) -> Fraction:
-        return self._stream.average_rate or self._stream.guessed_rate or Fraction(30)
+    def given_rate(self) -> Fraction:
+        """Frames per second, as the file gives it."""
+        return self.stream.average_rate or self.stream.guessed_rate or Fraction(30)
 
     def _number(self) -> None:
         """Find the times of all frames, and the keyframes among them."""
@@ -192,7 +201,7 @@ class PyAVReader:
         for packet in packets:
             has_keyframe |= packet.is_keyframe
             if self._may_skip:
-                self._stream.codec_context.skip_frame = "NONREF" if self._is_unwanted(packet) else "DEFAULT"
+                self.stream.codec_context.skip_frame = "NONREF" if self._is_unwanted(packet) else "DEFAULT"
             try:
                 frames = self._video.decode(packet)
             except DecodeError:
@@ -239,7 +248,7 @@ class PyAVReader:
                 self._can_rewind = False
             elif failure is None and self._may_skip:
                 self._may_skip = False
-                self._stream.codec_context.skip_frame = "DEFAULT"
+                self.stream.codec_context.skip_frame = "DEFAULT"
             else:
                 self._position = math.inf
                 raise failure or DecodeError(f"frame {index} of {len(self)} cannot be decoded")

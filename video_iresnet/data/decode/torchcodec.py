@@ -25,14 +25,14 @@ class TorchCodecReader(OtherReader):
     def _connect(self) -> tuple[int, Read]:
         decoder = VideoDecoder(
             self._video.path,
-            stream_index=self._stream.index,
+            stream_index=self.stream.index,
             dimension_order="NHWC",
             num_ffmpeg_threads=1,
         )
         if not hasattr(decoder.metadata, "rotation") and any(self.orientation):  # before torchcodec 0.11
             raise UnfitError("it is to be turned, which this torchcodec does not do")
 
-        tick = float(self._stream.time_base or 0)
+        tick = float(self.stream.time_base or 0)
 
         def read(indices: list[int]) -> Tensor:
             frames = decoder.get_frames_at(indices)
