@@ -4,12 +4,15 @@ videos dealt with openly.
 
 from __future__ import annotations
 
+import multiprocessing
 import os
 import re
+import resource
 import signal
 import time
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -18,10 +21,18 @@ from conftest import DEMO, numbered_frame, shown_numbers, write_video
 
 from video_iresnet.build import build_to_network
 from video_iresnet.config import load_config
-from video_iresnet.data.dataset import ClipDataset, SampleKey, ViewDataset
+from video_iresnet.data.dataset import ClipDataset, SampleKey, TrainSample, ViewDataset
 from video_iresnet.data.decode import Reader, open_video
 from video_iresnet.data.functional import resize, short_side_size, spread_crops
-from video_iresnet.data.loader import BatchShape, EpochBatches, clip_loader, view_loader
+from video_iresnet.data.loader import (
+    BatchShape,
+    ClipBatch,
+    EpochBatches,
+    WatchedLoader,
+    clip_loader,
+    collate_clips,
+    view_loader,
+)
 from video_iresnet.data.packed import PackedRecords
 from video_iresnet.data.records import Record, read_records
 from video_iresnet.data.sampling import DenseSampler
@@ -364,6 +375,71 @@ def test_a_worker_that_hangs_or_dies_names_its_file(shapes: Path, dies: bool, te
         read()
 
 
+def watched(shapes: Path, **options: Any) -> WatchedLoader[ClipBatch]:
+    """Batches of four clips from one worker."""
+    keys = [[SampleKey(0, 4 * batch + i, 4, 32) for i in range(4)] for batch in range(6)]
+    return WatchedLoader(clip_dataset(records_of(shapes)), num_workers=1, batch_sampler=keys, **options)
+
+
+def test_a_worker_that_is_killed_while_idle_read_no_video(shapes: Path) -> None:
+    """The death is reported where the next batch is asked for, and not before."""
+    with watched(shapes, timeout=30, collate_fn=collate_clips) as loader:
+        others = set(multiprocessing.active_children())
+        batches = iter(loader)
+        (worker,) = set(multiprocessing.active_children()) - others
+        next(batches)
+        time.sleep(1)  # until it has read ahead
+        os.kill(int(worker.pid or 0), signal.SIGKILL)
+        time.sleep(0.5)
+        with pytest.raises(
+            InputError,
+            match=rf"worker \(pid {worker.pid}\) was killed, perhaps for want of memory, while it read no "
+            "video; lower DATA_LOADER.NUM_WORKERS$",
+        ):
+            next(batches)
+
+
+def never(samples: object) -> object:
+    time.sleep(60)
+    return samples
+
+
+def test_a_batch_that_hangs_after_reading_points_to_shared_memory(shapes: Path) -> None:
+    with (
+        pytest.raises(
+            InputError, match=r"no batch came for 2 s .*no decoding worker is reading a video; .*/dev/shm"
+        ),
+        watched(shapes, timeout=2, collate_fn=never) as loader,
+    ):
+        next(iter(loader))
+
+
+def collate_without_memory(samples: Sequence[TrainSample]) -> ClipBatch:
+    """A limit on the size of files is one on shared memory too."""
+    resource.setrlimit(resource.RLIMIT_FSIZE, (0, resource.getrlimit(resource.RLIMIT_FSIZE)[1]))
+    return collate_clips(samples)
+
+
+def test_a_lack_of_shared_memory_is_named_at_once(shapes: Path) -> None:
+    with (
+        pytest.raises(InputError, match=r"ran out of shared memory \(unable to .*\); .*--shm-size.*$"),
+        watched(shapes, timeout=30, collate_fn=collate_without_memory) as loader,
+    ):
+        next(iter(loader))
+
+
+def refuse(samples: object) -> object:
+    raise InputError("this is refused")
+
+
+def test_an_input_error_of_a_worker_stays_one_line(shapes: Path) -> None:
+    with (
+        pytest.raises(InputError, match=r"^this is refused$"),
+        watched(shapes, timeout=30, collate_fn=refuse) as loader,
+    ):
+        next(iter(loader))
+
+
 def test_memory_stays_flat_over_many_records() -> None:
     """100,000 records through two workers: the memory that a worker has for itself grows by less than the
     records would take as objects.
@@ -376,9 +452,11 @@ def test_memory_stays_flat_over_many_records() -> None:
         if not memory.exists():
             pytest.skip("reads /proc")
         batches = EpochBatches(len(records), [BatchShape(500, 1, 32)], seed=0)
+        others = set(multiprocessing.active_children())
         loader = iter(clip_loader(dataset, batches, num_workers=1, pin_memory=False))
+        (worker,) = set(multiprocessing.active_children()) - others
         next(loader)
-        pid = loader._workers[0].pid
+        pid = worker.pid
 
         def own() -> int:
             text = Path(f"/proc/{pid}/smaps_rollup").read_text()

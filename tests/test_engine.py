@@ -26,8 +26,9 @@ from video_iresnet.engine.metrics import TrainSums, train_stats
 from video_iresnet.engine.optim import build_sgd
 from video_iresnet.engine.train import BadVideos, hours
 from video_iresnet.models import WeightsError, create_model
-from video_iresnet.runtime.distributed import Processes, StopRequest
+from video_iresnet.runtime.distributed import Processes
 from video_iresnet.runtime.errors import InputError
+from video_iresnet.runtime.signals import StopRequest
 
 
 def test_cosine_with_warm_up_is_pyslowfasts() -> None:

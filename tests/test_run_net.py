@@ -237,9 +237,7 @@ def test_two_processes_stop_in_order(small: list[str], tmp_path: Path) -> None:
     output, _ = process.communicate(timeout=60)
     assert process.returncode == 130, output
     assert "Traceback" not in output
-    assert re.search(
-        r"saved .*checkpoint_epoch_0000\d_step_0000\d+.pyth\ngo on with: torchrun --nproc-per-node 2 ", output
-    )
+    assert re.search(r"saved .*checkpoint_epoch_0000\d_step_0000\d+.pyth\ngo on with: python ", output)
 
 
 @pytest.fixture(scope="module")

@@ -9,6 +9,7 @@ from __future__ import annotations
 import argparse
 import os
 import shlex
+import signal
 import sys
 from pathlib import Path
 
@@ -20,6 +21,8 @@ if __name__ == "__main__":  # imports take seconds
 # Threads that wait should sleep: decoding shares the cores. Read when torch is imported.
 os.environ.setdefault("OMP_WAIT_POLICY", "passive")
 
+from video_iresnet.runtime import signals as stopping  # isort: skip
+
 from torch.distributed.elastic.multiprocessing.api import SignalException
 from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
 from torch.distributed.run import main as torchrun
@@ -27,7 +30,7 @@ from torch.distributed.run import main as torchrun
 from video_iresnet.config import load_config
 from video_iresnet.models import WeightsError
 from video_iresnet.run import InterruptedRunError, run
-from video_iresnet.runtime.distributed import close_processes
+from video_iresnet.runtime.distributed import close_processes, is_loss_of_process, speaks
 from video_iresnet.runtime.errors import InputError, print_error
 
 
@@ -50,38 +53,75 @@ def main(arguments: list[str]) -> int:
     paths, overrides = parse(arguments)
     try:
         configs = [load_config(path, overrides) for path in paths]
-        num_processes = configs[0].NUM_GPUS
-        if num_processes > 1 and "RANK" not in os.environ:
-            return launch(num_processes, arguments)
-        for cfg in configs:
-            run(cfg)
+        stop = stopping.StopRequest()
+        stopping.follow_launcher(stop)
+        for path, cfg in zip(paths, configs, strict=True):
+            if cfg.NUM_GPUS > 1 and "RANK" not in os.environ:
+                os.environ["RUN_NET_COMMAND"] = _command(arguments)
+                code = launch(cfg.NUM_GPUS, ["--cfg", path, "--opts", *overrides])
+                if code:
+                    return code
+            else:
+                run(cfg, stop)
+                close_processes()  # the next config forms its own group
     except (InputError, WeightsError, OSError) as error:
-        print_error(error)
+        if speaks():
+            print_error(error)
+        close_processes()
         return 1
     except InterruptedRunError as interruption:
-        if os.environ.get("RANK", "0") == "0":
+        if speaks():
             print(f"{interruption}\ngo on with: {_command(arguments)}", file=sys.stderr)
+        close_processes()
         return 128 + interruption.signal_number
+    except RuntimeError as error:
+        if not is_loss_of_process(error):
+            raise
+        if stopping.launcher_is_gone():
+            stopping.tell_of_launcher()
+        else:
+            print(
+                f"error: process {os.environ['RANK']} ends because another one of this run did; the last "
+                f"checkpoint is intact; go on with: {_command(arguments)}",
+                file=sys.stderr,
+            )
+        return 1
     except KeyboardInterrupt:
         print("stopped at once; the last checkpoint is intact", file=sys.stderr)
         return 130
-    close_processes()
     return 0
 
 
 def launch(num_processes: int, arguments: list[str]) -> int:
-    """This command again, in several processes of this machine."""
+    """Run one config in several processes of this machine; returns the exit status."""
+    # The seconds that torchrun's agent leaves its processes to save after a signal, before it kills them.
+    os.environ.setdefault("TORCH_ELASTIC_SHUTDOWN_TIMEOUT", "300")
+    handlers = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
+    handlers[signal.SIGUSR1] = signal.signal(signal.SIGUSR1, _pass_on)
     try:
         torchrun(["--standalone", f"--nproc-per-node={num_processes}", __file__, *arguments])
-    except ChildFailedError as error:  # the process has said why
-        return abs(error.get_first_failure()[1].exitcode)
+    except ChildFailedError as error:  # the process has said why, unless it was killed
+        code = int(error.get_first_failure()[1].exitcode)
+        if code < 0:
+            print(f"error: a process of this run was killed ({signal.Signals(-code).name})", file=sys.stderr)
+        return code if code >= 0 else 128 - code
     except SignalException as error:  # the processes have saved and said how to go on
         return 128 + int(error.sigval)
+    finally:
+        for number, handler in handlers.items():
+            signal.signal(number, handler)
     return 0
+
+
+def _pass_on(number: int, frame: object) -> None:
+    """What torchrun's agent does with SIGTERM: it sends the signal to all processes and waits for them."""
+    raise SignalException(f"signal {number}", signal.Signals(number))
 
 
 def _command(arguments: list[str]) -> str:
     """The command that was given."""
+    if "RUN_NET_COMMAND" in os.environ:  # NUM_GPUS has started this process
+        return os.environ["RUN_NET_COMMAND"]
     world_size = os.environ.get("LOCAL_WORLD_SIZE")
     launcher = ["torchrun", "--nproc-per-node", world_size] if world_size else ["python"]
     return shlex.join([*launcher, sys.argv[0], *arguments])

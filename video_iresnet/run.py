@@ -51,15 +51,16 @@ from .engine.optim import load_momenta
 from .engine.train import BadVideos, EpochResult, Trainer, epoch_line, hours, train_epoch
 from .models import ResNet, WeightsError, load_weights, read_weights
 from .models.weights import Weights
-from .runtime.distributed import Processes, StopRequest
+from .runtime.distributed import Processes
 from .runtime.errors import InputError
 from .runtime.logging import Stats, log, setup_logging
 from .runtime.seeding import Stream, integer_seed
+from .runtime.signals import StopRequest
 from .runtime.storage import atomic_write, exclusive, make_output_dir, path_manager, remove_leftovers
 
 
 class InterruptedRunError(Exception):
-    """A run that ended in order on Ctrl-C or SIGTERM; the message says what was saved."""
+    """A run that ended in order on Ctrl-C, SIGTERM or SIGUSR1; the message says what was saved."""
 
     def __init__(self, signal_number: int, message: str) -> None:
         super().__init__(message)
@@ -81,36 +82,35 @@ class Position:
         return any(past["epoch"] == self.epoch for past in self.history)
 
 
-def run(cfg: Config) -> None:
+def run(cfg: Config, stop: StopRequest) -> None:
     """Train where TRAIN.ENABLE, then test where TEST.ENABLE; no other run may use OUTPUT_DIR meanwhile.
 
-    Raises InputError for what a user can put right, InterruptedRunError after Ctrl-C or SIGTERM.
+    Raises InputError for what a user can put right, InterruptedRunError after a request to stop.
     """
     with _started(cfg) as (processes, folder):
         if cfg.TRAIN.ENABLE:
-            train(cfg, processes, folder)
+            train(cfg, processes, folder, stop)
         if cfg.TEST.ENABLE:
-            test(cfg, processes, folder)
+            test(cfg, processes, folder, stop)
 
 
-def train(cfg: Config, processes: Processes, folder: Path) -> None:
+def train(cfg: Config, processes: Processes, folder: Path, stop: StopRequest) -> None:
     """Train, validate and write checkpoints; goes on where an earlier run of the same OUTPUT_DIR stopped."""
-    stop = StopRequest()
-    records = _records(cfg, "DATA.TRAIN_LIST", cfg.DATA.MAX_BAD_SHARE)
-    validation = build.build_validation_data(cfg, _records(cfg, "DATA.VAL_LIST"))
-    if cfg.TEST.ENABLE:
-        _test_records(cfg)  # a mistake in it should show now, not after the training
-    _check_batch_size(cfg, len(records), processes.size)
-
-    torch.manual_seed(integer_seed(cfg.RNG_SEED, Stream.WEIGHTS))
-    model = build.build_model(cfg).to(processes.device, memory_format=torch.channels_last_3d)  # type: ignore[call-overload]
-    optimizer = build.build_optimizer(cfg, model)
-    classes = build.build_class_names(cfg)
-    contents = {
-        "class_names": list(classes.names) if classes else [],
-        "train_list": records.fingerprint(),
-    }
-    position, changes = _resume(cfg, folder, contents, model, optimizer)
+    with processes.together():
+        records = _records(cfg, "DATA.TRAIN_LIST", cfg.DATA.MAX_BAD_SHARE)
+        validation = build.build_validation_data(cfg, _records(cfg, "DATA.VAL_LIST"))
+        if cfg.TEST.ENABLE:
+            _test_records(cfg)  # a mistake in it should show now, not after the training
+        _check_batch_size(cfg, len(records), processes.size)
+        torch.manual_seed(integer_seed(cfg.RNG_SEED, Stream.WEIGHTS))
+        model = build.build_model(cfg).to(processes.device, memory_format=torch.channels_last_3d)  # type: ignore[call-overload]
+        optimizer = build.build_optimizer(cfg, model)
+        classes = build.build_class_names(cfg)
+        contents = {
+            "class_names": list(classes.names) if classes else [],
+            "train_list": records.fingerprint(),
+        }
+        position, changes = _resume(cfg, folder, contents, model, optimizer)
     if position.epoch > cfg.SOLVER.MAX_EPOCH or (
         position.epoch == cfg.SOLVER.MAX_EPOCH and position.validated()
     ):
@@ -119,6 +119,7 @@ def train(cfg: Config, processes: Processes, folder: Path) -> None:
             position.epoch,
             f" (without effect now: {changes})" if changes else "",
         )
+        _check_stop(processes, stop, "stopped; the training was complete before")
         return
     batches = EpochBatches(
         len(records),
@@ -137,7 +138,8 @@ def train(cfg: Config, processes: Processes, folder: Path) -> None:
         )
     if changes:
         log.info("this takes effect from here on: %s", changes)
-    _write_config(cfg, processes, folder)
+    with processes.together():
+        _write_config(cfg, processes, folder)
     on_gpu = processes.device.type == "cuda"
     data = build.build_training_data(cfg, records)
     loader = clip_loader(
@@ -170,13 +172,13 @@ def train(cfg: Config, processes: Processes, folder: Path) -> None:
         cfg.SOLVER.MAX_EPOCH, steps, cfg.TRAIN.BATCH_SIZE, processes.size, processes.device,
     )  # fmt: skip
 
-    def save() -> Path:
-        path = folder / "checkpoints" / checkpoint_name(position.epoch, position.step)
+    def save(name: str = "") -> Path:
+        path = folder / "checkpoints" / (name or checkpoint_name(position.epoch, position.step))
         share_buffers(model)
-        if processes.is_main:
-            save_checkpoint(path, _state(cfg, contents, model, optimizer, position))
-            prune_checkpoints(path.parent, cfg.TRAIN.CHECKPOINTS_KEPT)
-        processes.barrier()
+        with processes.together():
+            if processes.is_main:
+                save_checkpoint(path, _state(cfg, contents, model, optimizer, position))
+                prune_checkpoints(path.parent, cfg.TRAIN.CHECKPOINTS_KEPT)
         return path
 
     with loader:
@@ -187,12 +189,8 @@ def train(cfg: Config, processes: Processes, folder: Path) -> None:
                     raise InterruptedRunError(
                         stop.signal, f"stopped while validating epoch {position.epoch}; saved {save()}"
                     )
-                if processes.is_main and position.history[-1] is max(
-                    position.history, key=lambda past: past["top1"]
-                ):
-                    save_checkpoint(
-                        folder / "checkpoints" / BEST, _state(cfg, contents, model, optimizer, position)
-                    )
+                if position.history[-1] is max(position.history, key=lambda past: past["top1"]):
+                    save(BEST)
                 if _due(position.epoch, cfg.TRAIN.CHECKPOINT_PERIOD, cfg.SOLVER.MAX_EPOCH):
                     save()
             if position.epoch == cfg.SOLVER.MAX_EPOCH:
@@ -210,28 +208,28 @@ def train(cfg: Config, processes: Processes, folder: Path) -> None:
             if _due(position.epoch, cfg.TRAIN.CHECKPOINT_PERIOD, cfg.SOLVER.MAX_EPOCH):
                 save()
     log.info("training is complete: %d epochs, last checkpoint in %s", position.epoch, folder / "checkpoints")
-    if trainer.stats:
-        trainer.stats.close()
+    _check_stop(processes, stop, f"stopped after training, which is complete; saved in {folder}/checkpoints")
 
 
-def test(cfg: Config, processes: Processes, folder: Path) -> None:
+def test(cfg: Config, processes: Processes, folder: Path, stop: StopRequest) -> None:
     """Multi-view testing; writes results.json and predictions.csv."""
-    stop = StopRequest()
-    records = _test_records(cfg)
-    path = _test_checkpoint(cfg, folder)
-    weights = _read_tested(path)
-    if _other_class_names(cfg, weights.class_names):
-        raise InputError(
-            f"{path} was trained on classes of other names or order ({', '.join(weights.class_names[:3])}, "
-            f"...) than DATA.CLASS_NAMES {cfg.DATA.CLASS_NAMES}; take the list of its training"
-        )
-    otherwise = check_testing(cfg, weights.info.get("cfg"), path)
-    if otherwise and processes.is_main:
-        log.warning("the test takes other clips than the training of %s: %s", path, otherwise)
-    model = build.build_model(cfg).to(processes.device, memory_format=torch.channels_last_3d)  # type: ignore[call-overload]
-    report = load_weights(model, weights, strict=True)
-    _write_config(cfg, processes, folder)
-    data = build.build_test_data(cfg, records)
+    with processes.together():
+        records = _test_records(cfg)
+        path = _test_checkpoint(cfg, folder)
+        weights = _read_tested(path)
+        if _other_class_names(cfg, weights.class_names):
+            raise InputError(
+                f"{path} was trained on classes of other names or order "
+                f"({', '.join(weights.class_names[:3])}, ...) than DATA.CLASS_NAMES {cfg.DATA.CLASS_NAMES}; "
+                "take the list of its training"
+            )
+        otherwise = check_testing(cfg, weights.info.get("cfg"), path)
+        if otherwise and processes.is_main:
+            log.warning("the test takes other clips than the training of %s: %s", path, otherwise)
+        model = build.build_model(cfg).to(processes.device, memory_format=torch.channels_last_3d)  # type: ignore[call-overload]
+        report = load_weights(model, weights, strict=True)
+        _write_config(cfg, processes, folder)
+        data = build.build_test_data(cfg, records)
     protocol = f"{data.protocol}, clips of {build.clip_text(cfg)}"
     epoch = weights.info.get("epoch")
     log.info("testing %s%s on %d videos, %s", report.source, _training_text(weights), len(records), protocol)
@@ -246,65 +244,44 @@ def test(cfg: Config, processes: Processes, folder: Path) -> None:
     if results is None:
         raise InterruptedRunError(stop.signal, "stopped while testing; nothing was written")
     _check_failures(results, records)
-    if not processes.is_main:
-        return
-    summary = _summary(cfg, records, results, list(checks)) | {
-        "protocol": protocol,
-        "checkpoint": str(path),
-        "epoch": epoch,
-        "class_names": weights.class_names,
-        "seconds": round(time.perf_counter() - begin, 1),
-    }
-    with atomic_write(folder / "results.json") as file:
-        simplejson.dump(summary, file, indent=2)
-        file.write("\n")
-    _write_predictions(folder / "predictions.csv", cfg, records, results)
-    stats = Stats(folder)
-    stats.write(
-        {
-            "_type": "test_final",
-            "split": "test_final",
-            "top1_acc": summary["top1_acc"],
-            "top5_acc": summary["top5_acc"],
-        },
-        0,
-    )
-    stats.close()
-    for line in _table(summary).splitlines():
-        log.info("%s", line)
-    log.info(
-        "results: %s; one line a video: %s; curves: tensorboard --logdir %s",
-        folder / "results.json",
-        folder / "predictions.csv",
-        folder,
-    )
+    with processes.together():
+        if processes.is_main:
+            summary = _summary(cfg, records, results, list(checks)) | {
+                "protocol": protocol,
+                "checkpoint": str(path),
+                "epoch": epoch,
+                "class_names": weights.class_names,
+                "seconds": round(time.perf_counter() - begin, 1),
+            }
+            _write_results(cfg, folder, summary, records, results)
+    _check_stop(processes, stop, f"stopped after testing, which is complete; its results are in {folder}")
+
+
+def _check_stop(processes: Processes, stop: StopRequest, message: str) -> None:
+    """Raises InterruptedRunError, on all processes, where one was asked to stop."""
+    if processes.sum([int(bool(stop))])[0]:
+        raise InterruptedRunError(stop.signal, message)
 
 
 @contextmanager
 def _started(cfg: Config) -> Iterator[tuple[Processes, Path]]:
     """Processes and logs, and the output folder, which no other run may use while the block runs."""
-    for key, path in needed_files(cfg).items():
-        if not path_manager.exists(path):
-            raise InputError(
-                f"{key}: {path} does not exist; correct it, or DATA.PATH_TO_DATA_DIR "
-                f"({cfg.DATA.PATH_TO_DATA_DIR!r})"
-            )
-    folder = make_output_dir(cfg.OUTPUT_DIR)
     processes = Processes(use_gpu=cfg.NUM_GPUS > 0)
     with ExitStack() as held:
-        refusal = ""
-        if processes.is_main:
-            try:
+        with processes.together():
+            for key, path in needed_files(cfg).items():
+                if not path_manager.exists(path):
+                    raise InputError(
+                        f"{key}: {path} does not exist; correct it, or DATA.PATH_TO_DATA_DIR "
+                        f"({cfg.DATA.PATH_TO_DATA_DIR!r})"
+                    )
+            folder = make_output_dir(cfg.OUTPUT_DIR)
+            if processes.is_main:
                 held.enter_context(exclusive(folder))
-            except InputError as error:
-                refusal = str(error)
-        refusal = processes.gather(refusal)[0]
-        if refusal:
-            raise InputError(refusal)
-        setup_logging(folder, processes.rank)
-        if processes.is_main:
-            remove_leftovers(folder, ("config.yaml", "results.json", "predictions.csv"))
-            remove_unfinished(folder / "checkpoints")
+            setup_logging(folder, processes.rank)
+            if processes.is_main:
+                remove_leftovers(folder, ("config.yaml", "results.json", "predictions.csv"))
+                remove_unfinished(folder / "checkpoints")
         if processes.device.type == "cuda":
             torch.backends.cudnn.benchmark = True
         else:
@@ -596,6 +573,30 @@ def _summary(
 
 def _percent(value: Accuracy) -> dict[str, float]:
     return {"top1_acc": value.top1, "top5_acc": value.top5}
+
+
+def _write_results(
+    cfg: Config,
+    folder: Path,
+    summary: dict[str, Any],
+    records: Sequence[Record],
+    results: Sequence[VideoResult],
+) -> None:
+    """results.json, predictions.csv, a line in json_stats.log, and the table in the log."""
+    with atomic_write(folder / "results.json") as file:
+        simplejson.dump(summary, file, indent=2)
+        file.write("\n")
+    _write_predictions(folder / "predictions.csv", cfg, records, results)
+    accuracies = {key: summary[key] for key in ("top1_acc", "top5_acc")}
+    Stats(folder).write({"_type": "test_final", "split": "test_final", **accuracies}, 0)
+    for line in _table(summary).splitlines():
+        log.info("%s", line)
+    log.info(
+        "results: %s; one line a video: %s; curves: tensorboard --logdir %s",
+        folder / "results.json",
+        folder / "predictions.csv",
+        folder,
+    )
 
 
 def _write_predictions(

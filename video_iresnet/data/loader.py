@@ -4,12 +4,14 @@ reading when it fails.
 
 from __future__ import annotations
 
+import multiprocessing
 import os
 import re
 import signal
 import time
-from collections.abc import Iterator, Sequence
-from types import TracebackType
+from collections.abc import Generator, Iterator, Sequence
+from contextlib import contextmanager
+from types import FrameType
 from typing import Any, Generic, NamedTuple, TypeVar
 
 import torch
@@ -18,6 +20,7 @@ from torch.utils.data import DataLoader, Dataset, Sampler, get_worker_info
 
 from ..runtime.errors import InputError
 from ..runtime.seeding import Stream, generator
+from ..runtime.signals import follow_parent, starting_workers
 from .dataset import ClipDataset, Failure, SampleKey, TrainSample, VideoViews, ViewDataset
 from .records import Record
 
@@ -98,7 +101,7 @@ class ClipBatch(NamedTuple):
 
 def collate_clips(samples: Sequence[TrainSample]) -> ClipBatch:
     failures = [failure for sample in samples for failure in sample.failures]
-    labels = torch.tensor([label for sample in samples for label in sample.labels])
+    labels = _for_sending(torch.tensor([label for sample in samples for label in sample.labels]))
     if not all(sample.clips for sample in samples):
         return ClipBatch(torch.empty(0, dtype=torch.uint8), labels, failures)
     ready = [clip for sample in samples for clip in sample.clips]
@@ -107,7 +110,33 @@ def collate_clips(samples: Sequence[TrainSample]) -> ClipBatch:
     )
     for target, clip in zip(clips, ready, strict=True):
         target.copy_(clip)
-    return ClipBatch(clips, labels, failures)
+    return ClipBatch(_for_sending(clips), labels, failures)
+
+
+def collate_views(videos: list[VideoViews]) -> list[VideoViews]:
+    return [video._replace(frames=_for_sending(video.frames)) for video in videos]
+
+
+def _for_sending(tensor: Tensor) -> Tensor:
+    """In a worker, the tensor in shared memory. Left to the queue, which sends it from a thread of its own, a
+    lack of memory would lose the batch, and the run would wait for it.
+    """
+    if get_worker_info() is None or not tensor.numel():
+        return tensor
+    try:
+        return tensor.share_memory_()  # type: ignore[no-untyped-call,no-any-return]
+    except RuntimeError as error:
+        raise InputError(_no_shared_memory(str(error))) from None
+
+
+def _no_shared_memory(reason: str) -> str:
+    return f"a decoding worker ran out of shared memory ({reason.splitlines()[0]}); {_MORE_SHARED_MEMORY}"
+
+
+_MORE_SHARED_MEMORY = (
+    "if `df /dev/shm` shows it full, give it more (docker run --shm-size 8g), or lower "
+    "DATA_LOADER.NUM_WORKERS"
+)
 
 
 class Watched(Dataset[Any]):
@@ -136,11 +165,10 @@ class Watched(Dataset[Any]):
 
 
 class WatchedLoader(Generic[Batch]):
-    """Batches of a DataLoader, inside a `with` block, which raises InputError, with the file that was being
-    read, where a worker dies or hangs.
+    """Batches of a DataLoader, whose workers end with the `with` block.
 
-    PyTorch reports the death of a worker from a signal handler, so it can come up anywhere in the block and
-    not only where a batch is asked for.
+    Where a worker dies, fails or hangs, the next batch is an InputError that names the file that was being
+    read, if one was.
     """
 
     def __init__(
@@ -155,41 +183,140 @@ class WatchedLoader(Generic[Batch]):
             worker_init_fn=_init_worker,
             **options,
         )
+        self._batches: Generator[Batch, None, None] | None = None
 
     def __iter__(self) -> Iterator[Batch]:
-        return iter(self.loader)
+        others = set(multiprocessing.active_children())
+        with starting_workers():
+            batches = iter(self.loader)
+        workers = {process.pid for process in set(multiprocessing.active_children()) - others}
+        _deaths.hold_back()
+        self._batches = self._watch(batches, workers)
+        return self._batches
 
     def __enter__(self) -> WatchedLoader[Batch]:
         return self
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
-    ) -> None:
-        if isinstance(error, RuntimeError) and str(error).startswith("DataLoader"):
-            signal.signal(
-                signal.SIGCHLD, signal.SIG_DFL
-            )  # or the same death would be reported again when the other workers end
-            raise InputError(self._story(str(error))) from None
+    def __exit__(self, *exception: object) -> None:
+        if self._batches is not None:
+            self._batches.close()
 
-    def _story(self, message: str) -> str:
-        """What happened to a worker, from DataLoader's message and the notes."""
-        records: Sequence[Record] = self.watched.dataset.records
-        notes = [note for note in self.watched.notes.tolist() if note[1] >= 0]
-        named = re.search(r"\(pid(?:\(s\))? ([\d, ]+)\)", message)
-        if named:
-            pids = [int(pid) for pid in named[1].split(",")]
-            files = ", ".join(records[record].path for pid, record, _ in notes if pid in pids) or "no video"
-            return (
-                f"a decoding worker (pid {pids[0]}) was killed, perhaps for want of memory, while reading "
-                f"{files}; verify the file, or lower DATA_LOADER.NUM_WORKERS"
-            )
-        pid, record, since = min(notes, key=lambda note: note[2])
+    def _watch(self, batches: Iterator[Batch], workers: set[int | None]) -> Generator[Batch, None, None]:
+        try:
+            while True:
+                with _deaths.raised(workers):
+                    batch = next(batches, None)
+                if batch is None:
+                    return
+                yield batch
+        except (RuntimeError, InputError) as error:
+            explanation = self._explain(str(error))
+            if explanation is None:
+                raise
+        except (OSError, EOFError):  # a batch that its worker can no longer hand over
+            pid = _dead(workers)
+            if not pid:
+                raise
+            explanation = self._killed(pid)
+        finally:
+            del batches  # ends the workers, unless an error that is kept refers to them
+        raise InputError(explanation)
+
+    def _explain(self, message: str) -> str | None:
+        """What happened to a worker, from DataLoader's message and the notes; None where it is a bug."""
+        if message.startswith("Caught InputError"):  # the error stands below the worker's traceback
+            return message.rstrip().splitlines()[-1].partition(": ")[2]
+        if not message.startswith("DataLoader"):
+            return None
+        if "shared memory" in message:
+            return _no_shared_memory(message)
+        if _pid(message):
+            return self._killed(_pid(message))
+        late = f"no batch came for {self.timeout:.0f} s (DATA_LOADER.TIMEOUT)"
+        reading = self._reading()
+        if not reading:
+            return f"{late}, and no decoding worker is reading a video; {_MORE_SHARED_MEMORY}"
+        pid, record, since = min(reading, key=lambda note: note[2])
         seconds = (time.monotonic_ns() - since) / 1e9
         return (
-            f"no batch came for {self.timeout:.0f} s (DATA_LOADER.TIMEOUT); a decoding worker (pid {pid}) "
-            f"has been reading {records[record].path} for {seconds:.0f} s; verify the file, or allow more "
-            "time"
+            f"{late}; a decoding worker (pid {pid}) has been reading {self._path(record)} for "
+            f"{seconds:.0f} s; verify the file, or allow more time"
         )
+
+    def _killed(self, pid: int) -> str:
+        what = "while it read no video; lower"
+        for reader, record, _ in self._reading():
+            if reader == pid:
+                what = f"while reading {self._path(record)}; verify the file, or lower"
+        return (
+            f"a decoding worker (pid {pid}) was killed, perhaps for want of memory, {what} "
+            "DATA_LOADER.NUM_WORKERS"
+        )
+
+    def _reading(self) -> list[list[int]]:
+        """The notes of the workers that are reading a video."""
+        return [note for note in self.watched.notes.tolist() if note[1] >= 0]
+
+    def _path(self, record: int) -> str:
+        records: Sequence[Record] = self.watched.dataset.records
+        return records[record].path
+
+
+class _Deaths:
+    """The deaths of workers. PyTorch raises them from a signal handler, wherever the process is; here they
+    wait until a batch of that worker's loader is asked for.
+    """
+
+    def __init__(self) -> None:
+        self._errors: dict[int, RuntimeError] = {}
+        self._expected: set[int | None] = set()
+        self._report: Any = None
+
+    def hold_back(self) -> None:
+        """To be called once the first workers have started, when PyTorch has set its handler."""
+        handler = signal.getsignal(signal.SIGCHLD)
+        if callable(handler) and handler != self._receive:
+            self._report = handler
+            signal.signal(signal.SIGCHLD, self._receive)
+
+    def _receive(self, number: int, frame: FrameType | None) -> None:
+        try:
+            self._report(number, frame)
+        except RuntimeError as error:
+            pid = _pid(str(error))
+            if pid in self._expected:
+                raise
+            self._errors[pid] = error
+
+    @contextmanager
+    def raised(self, workers: set[int | None]) -> Iterator[None]:
+        """Raise the death of one of these workers in this block."""
+        self._expected = workers
+        try:
+            for pid in self._errors.keys() & workers:
+                raise self._errors.pop(pid)
+            yield
+        finally:
+            self._expected = set()
+
+
+_deaths = _Deaths()
+
+
+def _dead(workers: set[int | None]) -> int:
+    """One of these workers that has died within the last second, or 0."""
+    for _ in range(20):
+        dead = workers - {process.pid for process in multiprocessing.active_children()}
+        if dead:
+            return dead.pop() or 0
+        time.sleep(0.05)
+    return 0
+
+
+def _pid(message: str) -> int:
+    """The first worker that a message of DataLoader names, or 0."""
+    named = re.search(r"\(pid(?:\(s\))? (\d+)", message)
+    return int(named[1]) if named else 0
 
 
 def clip_loader(
@@ -230,12 +357,10 @@ def view_loader(
         num_workers=num_workers,
         timeout=timeout,
         batch_sampler=groups[rank::world_size],
-        collate_fn=list,
+        collate_fn=collate_views,
         pin_memory=pin_memory,
     )
 
 
 def _init_worker(worker: int) -> None:
-    """Ctrl-C reaches every process of a terminal; the main one decides when its workers end."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
-    signal.signal(signal.SIGTERM, signal.SIG_DFL)
+    follow_parent()

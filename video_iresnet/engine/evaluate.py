@@ -17,8 +17,10 @@ from tqdm import tqdm
 from ..data.dataset import VideoViews
 from ..data.functional import crop
 from ..data.records import Record
-from ..runtime.distributed import Processes, StopRequest
+from ..runtime.distributed import Processes
+from ..runtime.errors import InputError
 from ..runtime.seeding import Stream, generator
+from ..runtime.signals import StopRequest
 from .metrics import TOP
 
 FrameOrder = Callable[[list[int], int], list[int]]
@@ -92,13 +94,17 @@ def evaluate(
     stop: StopRequest,
 ) -> list[VideoResult] | None:
     """The results of all videos in the order of their records, on every process; None after a request to
-    stop.
+    stop. Raises InputError, on all processes, where one cannot go on.
     """
     model.eval()
     orders = {"": forward, **checks}
     results = []
     for group in tqdm(
-        videos, desc="testing", unit="batch", leave=False, disable=None if processes.is_main else True
+        _rounds(videos, processes, stop),
+        desc="testing",
+        unit="batch",
+        leave=False,
+        disable=None if processes.is_main else True,
     ):
         views = (
             view
@@ -107,11 +113,29 @@ def evaluate(
             for view in _views(video, order, crop_size, processes.device)
         )
         results += _split(group, list(orders), list(_probabilities(model, views, batch_size, to_network)))
-        if stop:
-            break
     if processes.sum([int(bool(stop))])[0]:
         return None
     return sorted(result for some in processes.gather(results) for result in some)
+
+
+def _rounds(
+    videos: Iterable[list[VideoViews]], processes: Processes, stop: StopRequest
+) -> Iterator[list[VideoViews]]:
+    """The groups of this process. Before each the processes agree whether to stop, and raise what one has."""
+    groups = iter(videos)
+    while True:
+        group, error = None, None
+        try:
+            group = next(groups, None)
+        except InputError as caught:
+            error = caught
+        left, stops, errors = processes.sum([int(group is not None), int(bool(stop)), int(error is not None)])
+        if errors:
+            processes.raise_first(error)
+        if stops or not left:
+            return
+        if group is not None:
+            yield group
 
 
 def accuracy(predictions: Sequence[Prediction | None], records: Sequence[Record]) -> Accuracy:

@@ -18,10 +18,11 @@ from ..data.dataset import Failure
 from ..data.loader import ClipBatch
 from ..data.mixing import Targets
 from ..data.records import Record
-from ..runtime.distributed import Processes, StopRequest
+from ..runtime.distributed import Processes
 from ..runtime.errors import InputError
 from ..runtime.logging import Stats, log, memory
 from ..runtime.seeding import Stream, generator, integer_seed
+from ..runtime.signals import StopRequest
 from .metrics import TrainSums, train_stats
 from .optim import set_learning_rate
 from .schedule import Schedule
@@ -112,7 +113,8 @@ def train_epoch(trainer: Trainer, epoch: int, first_step: int, sums: list[float]
     """Run the steps of one epoch from `first_step` on, with the sums of the steps before; ends early on a
     request to stop.
 
-    Raises InputError when the loss is not a number or too many videos are unreadable.
+    Raises InputError, on all processes, when the loss of one is not a number, one has no batch, or too many
+    videos are unreadable.
     """
     device = trainer.processes.device
     steps_total = trainer.steps_per_epoch * trainer.num_epochs
@@ -129,14 +131,9 @@ def train_epoch(trainer: Trainer, epoch: int, first_step: int, sums: list[float]
     )
     for step in range(first_step, trainer.steps_per_epoch):
         before = time.perf_counter()
-        batch = next(trainer.batches)
+        batch, error = _next_batch(trainer, step)
         waited = time.perf_counter() - before
-        stop = _agree(trainer, batch.failures)
-        if not batch.clips.numel():
-            raise InputError(
-                f"no clip for step {step + 1}: all videos tried cannot be read, the last because "
-                f"{batch.failures[-1].reason}"
-            )
+        stop = _agree(trainer, batch.failures, error)
 
         done = epoch * trainer.steps_per_epoch + step
         learning_rate = trainer.schedule(done / steps_total)
@@ -167,34 +164,53 @@ def train_epoch(trainer: Trainer, epoch: int, first_step: int, sums: list[float]
             break
     bar.close()
     totals = [sum(values) for values in zip(*trainer.processes.gather(own_sums.values()), strict=True)]
-    _check_finite(totals[0], epoch, step)
+    trainer.processes.raise_first(_not_finite(totals[0], epoch, step))
     return EpochResult(step + 1, totals, epoch_clock.seconds, epoch_clock.waiting / epoch_clock.seconds)
 
 
-def _agree(trainer: Trainer, failures: list[Failure]) -> bool:
-    """Tell all processes of unreadable videos and of a request to stop; returns whether to stop after this
-    step.
+def _next_batch(trainer: Trainer, step: int) -> tuple[ClipBatch, InputError | None]:
+    """The batch of a step, or why this process has none."""
+    try:
+        batch = next(trainer.batches)
+    except InputError as error:
+        return ClipBatch(torch.empty(0), torch.empty(0), []), error
+    if batch.clips.numel():
+        return batch, None
+    return batch, InputError(
+        f"no clip for step {step + 1}: all videos tried cannot be read, the last because "
+        f"{batch.failures[-1].reason}"
+    )
+
+
+def _agree(trainer: Trainer, failures: list[Failure], error: InputError | None) -> bool:
+    """Tell all processes of unreadable videos, of an error of one, which all raise then, and of a request to
+    stop; returns whether to stop after this step.
     """
-    stops, bad = trainer.processes.sum([int(bool(trainer.stop)), len(failures)])
+    stops, bad, errors = trainer.processes.sum(
+        [int(bool(trainer.stop)), len(failures), int(error is not None)]
+    )
     if bad:
         everywhere = [failure for some in trainer.processes.gather(failures) for failure in some]
         trainer.bad_videos.add(everywhere)
+    if errors:
+        trainer.processes.raise_first(error)
     return stops > 0
 
 
-def _check_finite(loss: float, epoch: int, step: int) -> None:
-    if not math.isfinite(loss):
-        raise InputError(
-            f"the loss is {loss} in epoch {epoch + 1} by step {step + 1}; try a lower SOLVER.BASE_LR or a "
-            "longer SOLVER.WARMUP_EPOCHS"
-        )
+def _not_finite(loss: float, epoch: int, step: int) -> InputError | None:
+    if math.isfinite(loss):
+        return None
+    return InputError(
+        f"the loss is {loss} in epoch {epoch + 1} by step {step + 1}; try a lower SOLVER.BASE_LR or a longer "
+        "SOLVER.WARMUP_EPOCHS"
+    )
 
 
 def _log_step(trainer: Trainer, epoch: int, step: int, values: dict[str, float], bar: Any) -> None:
     """A line of PySlowFast's train_iter_ kind; loss and errors are means over the main process's clips since
     the last one.
     """
-    _check_finite(values["loss"], epoch, step)
+    trainer.processes.raise_first(_not_finite(values["loss"], epoch, step))
     if trainer.stats is None:
         return
     left = (trainer.num_epochs - epoch) * trainer.steps_per_epoch - step - 1

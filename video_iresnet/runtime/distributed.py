@@ -4,13 +4,17 @@ them.
 
 from __future__ import annotations
 
+import functools
+import itertools
 import os
-import signal
-from types import FrameType
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import torch
 import torch.distributed as dist
+from torch.distributed.distributed_c10d import PrefixStore
+from torch.distributed.rendezvous import rendezvous
 
 from .errors import InputError
 
@@ -37,7 +41,9 @@ class Processes:
         self._messages: Any = None
         if self.size > 1:
             if not dist.is_initialized():
-                dist.init_process_group("nccl" if self.device.type == "cuda" else "gloo")
+                store = PrefixStore(f"group {next(_groups)}", _store())
+                backend = "nccl" if self.device.type == "cuda" else "gloo"
+                dist.init_process_group(backend, store=store, rank=self.rank, world_size=self.size)
             self._messages = dist.new_group(backend="gloo")
 
     @property
@@ -64,30 +70,51 @@ class Processes:
         dist.all_gather_object(values, value, group=self._messages)
         return values
 
-    def barrier(self) -> None:
-        if self.size > 1:
-            dist.barrier(group=self._messages)
+    def raise_first(self, error: Exception | None) -> None:
+        """Raise an error of one process on all of them: its own where a process has one, else an InputError
+        with the text of the first.
+        """
+        if not self.sum([int(error is not None)])[0]:
+            return
+        texts = self.gather("" if error is None else str(error) or repr(error))
+        raise error or InputError(next(text for text in texts if text))
+
+    @contextmanager
+    def together(self) -> Iterator[None]:
+        """Wait at the end of the block until every process is there; an error of one ends the block on all.
+
+        In the block, processes must not exchange anything.
+        """
+        caught: Exception | None = None
+        try:
+            yield
+        except Exception as error:
+            caught = error
+        self.raise_first(caught)
+
+
+_groups = itertools.count()  # each group meets under a name of its own
+
+
+@functools.cache
+def _store() -> Any:
+    """Where the processes of a run find each other."""
+    return next(rendezvous("env://"))[0]
 
 
 def close_processes() -> None:
-    """Part from the other processes."""
+    """Leave the group of processes; the next run forms its own."""
     if dist.is_initialized():
         dist.destroy_process_group()
 
 
-class StopRequest:
-    """Turns the first Ctrl-C or SIGTERM into a flag, so that a run can save and end in order; a second one
-    ends it at once.
+def speaks() -> bool:
+    """Whether this process prints the errors that all share: the main one, or one of each machine before they
+    have met.
     """
+    return os.environ.get("RANK" if dist.is_initialized() else "LOCAL_RANK", "0") == "0"
 
-    def __init__(self) -> None:
-        self.signal = 0
-        for number in (signal.SIGINT, signal.SIGTERM):
-            signal.signal(number, self._remember)
 
-    def _remember(self, number: int, frame: FrameType | None) -> None:
-        self.signal = number
-        signal.signal(number, signal.default_int_handler if number == signal.SIGINT else signal.SIG_DFL)
-
-    def __bool__(self) -> bool:
-        return self.signal != 0
+def is_loss_of_process(error: RuntimeError) -> bool:
+    """Whether an exchange failed because another process of the run has ended."""
+    return dist.is_initialized() and (isinstance(error, dist.DistError) or "gloo" in str(error))

@@ -9,7 +9,6 @@ import multiprocessing
 import os
 import signal
 import socket
-import threading
 from collections.abc import Callable, Generator, Iterator, Sequence
 from concurrent.futures import FIRST_COMPLETED, ProcessPoolExecutor, wait
 from concurrent.futures.process import BrokenProcessPool
@@ -18,6 +17,7 @@ from typing import Any, TypeVar
 from tqdm import tqdm
 
 from .errors import InputError
+from .signals import follow_parent, starting_workers
 
 Item = TypeVar("Item")
 Result = TypeVar("Result")
@@ -92,13 +92,14 @@ def _in_processes(
     others = set(multiprocessing.active_children())
     context = multiprocessing.get_context("spawn")  # forked FFmpeg threads could hang
     remaining = iter(items)
-    pool = ProcessPoolExecutor(workers, mp_context=context, initializer=_follow_parent)
+    pool = ProcessPoolExecutor(workers, mp_context=context, initializer=follow_parent)
     under_way: list[Item] = []
     try:
         pending: dict[Any, Item] = {}
         while True:
             for item in remaining:
-                pending[pool.submit(work, item)] = item
+                with starting_workers():
+                    pending[pool.submit(work, item)] = item
                 if len(pending) >= AHEAD * workers:
                     break
             if not pending:
@@ -118,22 +119,6 @@ def _in_processes(
         raise
     finally:
         pool.shutdown(wait=True, cancel_futures=True)
-
-
-def _follow_parent() -> None:
-    """Leave Ctrl-C and SIGTERM, which may reach a whole process group, to the parent, and end when it does,
-    even by kill -9.
-    """
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
-    signal.signal(signal.SIGTERM, signal.SIG_IGN)
-    threading.Thread(target=_end_with_parent, daemon=True).start()
-
-
-def _end_with_parent() -> None:
-    parent = multiprocessing.parent_process()
-    if parent is not None:
-        parent.join()
-        os._exit(1)
 
 
 def _on_ray(

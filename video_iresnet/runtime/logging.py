@@ -2,17 +2,24 @@
 
 from __future__ import annotations
 
+import io
 import logging
 import os
+import socket
 import sys
+import time
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
 import simplejson
-from torch.utils.tensorboard import SummaryWriter
+from tensorboard.compat.proto.event_pb2 import Event, SessionLog
+from tensorboard.compat.proto.summary_pb2 import Summary
+from tensorboard.summary.writer.record_writer import RecordWriter
 from tqdm import tqdm
 
-from .errors import printable
+from .errors import printable, reason
+from .storage import append_whole
 
 log = logging.getLogger("video_iresnet")
 
@@ -28,23 +35,57 @@ class _Console(logging.StreamHandler):  # type: ignore[type-arg]
     """Prints lines above a running progress bar instead of through it."""
 
     def emit(self, record: logging.LogRecord) -> None:
-        tqdm.write(self.format(record), file=sys.stdout)
-        sys.stdout.flush()
+        with suppress(OSError):  # a console that is gone, or a full disk behind it, ends no run
+            tqdm.write(self.format(record), file=sys.stdout)
+            sys.stdout.flush()
+
+
+class _Appended:
+    """A file of the run that grows by whole entries. Where the disk does not take one, a warning says so
+    once, and the run goes on.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self._warned = False
+
+    def add(self, data: bytes) -> None:
+        try:
+            append_whole(self.path, data)
+        except OSError as error:
+            if not self._warned:
+                self._warned = True
+                log.warning(
+                    "cannot write %s: %s; the run goes on, and the file lacks what does not fit",
+                    self.path,
+                    reason(error),
+                )
+
+
+class _File(logging.Handler):
+    """Writes lines to a file."""
+
+    def __init__(self, path: Path) -> None:
+        super().__init__()
+        self._file = _Appended(path)
+
+    def emit(self, record: logging.LogRecord) -> None:
+        self._file.add(f"{self.format(record)}\n".encode(errors="backslashreplace"))
 
 
 def setup_logging(output_dir: Path, rank: int) -> None:
-    """The main process logs to the console and to OUTPUT_DIR/stdout.log; the others print warnings and errors
-    alone.
+    """The main process logs to the console and to OUTPUT_DIR/stdout.log; the others, which would say the
+    same, do not.
     """
     for handler in log.handlers[:]:
         log.removeHandler(handler)
         handler.close()
     log.propagate = False
-    log.setLevel(logging.INFO if rank == 0 else logging.WARNING)
+    log.setLevel(logging.INFO if rank == 0 else logging.CRITICAL)
     layout = _Lines("[%(asctime)s][%(levelname)s] %(filename)s: %(lineno)3d: %(message)s", "%m/%d %H:%M:%S")
     handlers: list[logging.Handler] = [_Console()]
     if rank == 0:
-        handlers.append(logging.FileHandler(output_dir / "stdout.log", encoding="utf-8"))
+        handlers.append(_File(output_dir / "stdout.log"))
     for handler in handlers:
         handler.setFormatter(layout)
         log.addHandler(handler)
@@ -54,25 +95,41 @@ class Stats:
     """Records of a run: `json_stats: {...}` lines in json_stats.log, in PySlowFast's form (sorted keys,
     floats rounded to 5 decimals), and their numbers as curves in tensorboard/. `first_step`: where this run
     starts; curves of an earlier one are cut there (0: nowhere).
+
+    Every record is complete in its file at once, so there is nothing to close. TensorBoard's own writer works
+    in a thread, where an error of the disk cannot be caught.
     """
 
     def __init__(self, output_dir: Path, first_step: int = 0) -> None:
-        self._path = output_dir / "json_stats.log"
-        self._curves = SummaryWriter(output_dir / "tensorboard", purge_step=first_step or None)
+        self._lines = _Appended(output_dir / "json_stats.log")
+        folder = output_dir / "tensorboard"
+        with suppress(OSError):  # the first curve says so
+            folder.mkdir(exist_ok=True)
+        name = f"events.out.tfevents.{time.time_ns():020d}.{socket.gethostname()}.{os.getpid()}"
+        self._curves = _Appended(folder / name)
+        self._add_event(file_version="brain.Event:2", step=first_step)
+        if first_step:
+            self._add_event(session_log=SessionLog(status=SessionLog.START), step=first_step)
 
     def write(self, stats: dict[str, Any], step: int) -> None:
         """`step`: how many optimizer steps were done."""
         rounded = {
             key: round(value, 5) if isinstance(value, float) else value for key, value in stats.items()
         }
-        with open(self._path, "a", encoding="utf-8") as file:
-            file.write(f"json_stats: {simplejson.dumps(rounded, sort_keys=True, ignore_nan=True)}\n")
-        for key, value in stats.items():
-            if isinstance(value, float):
-                self._curves.add_scalar(f"{stats['_type'].rstrip('_')}/{key}", value, step)
+        line = f"json_stats: {simplejson.dumps(rounded, sort_keys=True, ignore_nan=True)}\n"
+        self._lines.add(line.encode())
+        kind = stats["_type"].rstrip("_")
+        values = [
+            Summary.Value(tag=f"{kind}/{key}", simple_value=value)
+            for key, value in stats.items()
+            if isinstance(value, float)
+        ]
+        self._add_event(summary=Summary(value=values), step=step)
 
-    def close(self) -> None:
-        self._curves.close()
+    def _add_event(self, **fields: Any) -> None:
+        record = io.BytesIO()
+        RecordWriter(record).write(Event(wall_time=time.time(), **fields).SerializeToString())
+        self._curves.add(record.getvalue())
 
 
 def memory() -> str:

@@ -62,6 +62,18 @@ def atomic_write(path: str | Path, mode: str = "w") -> Iterator[IO[Any]]:
             os.unlink(temporary)
 
 
+def append_whole(path: Path, data: bytes) -> None:
+    """Add bytes to the end of a file: all of them or, with an OSError, none."""
+    with open(path, "ab", buffering=0) as file:
+        end = file.seek(0, os.SEEK_END)
+        try:
+            while data:  # a disk that fills up takes a part, and then says why
+                data = data[file.write(data) :]
+        except OSError:
+            file.truncate(end)
+            raise
+
+
 def remove_leftovers(folder: str | Path, names: Collection[str] | None = None) -> None:
     """Remove what `atomic_write`s of these names, or of any, left in a folder when they were killed. What
     another process is writing stays.
