@@ -22,7 +22,7 @@ import sys
 import tempfile
 import traceback
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from concurrent.futures import ProcessPoolExecutor
 from functools import partial
 from multiprocessing.connection import Connection
@@ -296,12 +296,12 @@ def check_case(
     return results
 
 
-def build_originals(folder: Path) -> None:
+def build_originals(folder: Path, kinds: Iterable[str]) -> None:
     folder.mkdir(parents=True, exist_ok=True)
     builders = {name: kind.build for name, kind in foreign.KINDS.items()} | foreign.HOSTILE
-    for name, build in builders.items():
-        if not (folder / name).exists():
-            build(folder / name)
+    for name in sorted(set(kinds)):
+        if not os.path.lexists(folder / name):
+            builders[name](folder / name)
 
 
 # ---- the report
@@ -346,7 +346,7 @@ def run(
 ) -> list[Result]:
     """What became of each file with each of the decoders `names`, and with the scripts of preparation."""
     originals = out / "originals"
-    build_originals(originals)
+    build_originals(originals, [case.kind for case in cases])
     check = partial(check_case, originals=originals, out=out, seed=seed, timeout=timeout, names=names)
     found = []
     with ProcessPoolExecutor(processes, mp_context=fork) as pool:
