@@ -166,3 +166,14 @@ def test_the_times_of_frames(tmp_path: Path, folder: Path) -> None:
     with PyAVReader(str(built(folder, "packed_xvid.avi"))) as reader:
         assert [25 * second for second in reader.seconds] == list(range(60))
         assert reader.fps == 25
+
+
+@pytest.mark.parametrize(("name", "size"), [("mpeg1.mpg", 3102), ("mpeg2_from_open_gop.ts", 4877)])
+def test_a_keyframe_that_is_cut_short_is_patched_up_as_in_sequential_decoding(
+    folder: Path, tmp_path: Path, name: str, size: int
+) -> None:
+    """The decoder fills what is missing from the frame before, which a seek would have left out."""
+    path = tmp_path / name
+    path.write_bytes(built(folder, name).read_bytes()[:size])
+    assert frames(path)[-1].is_corrupt
+    assert_sequential(path)

@@ -72,7 +72,8 @@ def test_files_are_the_same_at_every_call(tmp_path: Path) -> None:
 
 @pytest.mark.slow
 def test_damaged_videos_are_read_or_refused(tmp_path: Path) -> None:
-    numbers = [str(case.number) for case in fuzz.plan(1000) if case.number % 31 == 9]
+    """Of every thirtieth file; with every fourth, which preparation scripts examine too, it takes longer."""
+    numbers = [str(n) for n, case in enumerate(fuzz.plan(1000)) if n % 30 == 7 and case.damage != "whole"]
     process = start("tests/fuzz.py", "--files", "1000", "--out", str(tmp_path), "--only", *numbers)
     output = process.communicate(timeout=600)[0]
     assert process.returncode == 0, output

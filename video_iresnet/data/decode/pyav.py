@@ -214,6 +214,8 @@ class PyAVReader:
                     raise OrderError("the times of its frames do not ascend")
                 if entry and last < entry.time < time:
                     raise SeekError("decoding cannot begin at a keyframe")
+                if entry and frame.is_corrupt:  # it is patched up from the frames before it
+                    raise SeekError("a frame is damaged")
                 yield time, frame
                 number, last = number + 1, time
 
