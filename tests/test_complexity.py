@@ -56,7 +56,7 @@ def test_the_tool(capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["--cfg", str(ROOT / "configs/kinetics/SLOW_8x8_R50.yaml")]) == 0
     assert "32,454,096" in capsys.readouterr().out
     assert main(["--cfg", "absent.yaml"]) == 1
-    assert capsys.readouterr().err.startswith("error: cannot read config absent.yaml")
+    assert capsys.readouterr().err.startswith("error: cannot read absent.yaml")
 
 
 def test_depth_tool_prints_its_table(

@@ -226,9 +226,9 @@ def test_resolved_config_loads_again(tmp_path: Path) -> None:
         ),
         ("RESNET.TEMPORAL_KERNELS [3,3]", "or numbers for four stages"),
         ("RESNET.TEMPORAL_KERNELS [3,3.0,3,3]", "RESNET: temporal_kernels is .*expected"),
-        ("RESNET.TEMPORAL_POOL -1", "RESNET.TEMPORAL_POOL is -1; expected at least 0"),
+        ("RESNET.TEMPORAL_POOL -1", "RESNET.TEMPORAL_POOL is -1; expected a number in"),
         ("RESNET.STEM_TEMPORAL_KERNEL 4", "expected odd numbers"),
-        ("RESNET.STEM_TEMPORAL_STRIDE 0", "expected at least 1"),
+        ("RESNET.STEM_TEMPORAL_STRIDE 0", "expected a number in"),
         ("RESNET.SHORTCUT_TEMPORAL_KERNEL 2", "expected an odd number, or 0"),
         ("DATA.TRAIN_CROP_SIZE 64", "DATA.TRAIN_CROP_SIZE 64 is larger than the smallest short side 48"),
         ("DATA.TRAIN_JITTER_SCALES []", "expected the smallest and the largest"),
@@ -240,7 +240,7 @@ def test_resolved_config_loads_again(tmp_path: Path) -> None:
         ("SOLVER.COSINE_END_LR 0.5", "is not below SOLVER.BASE_LR"),
         ("SOLVER.LR_POLICY steps_with_relative_lrs", "do not fit"),
         ("TEST.NUM_SPATIAL_CROPS 2", "expected one of 1, 3"),
-        ("TRAIN.BATCH_SIZE 0", "expected at least 1"),
+        ("TRAIN.BATCH_SIZE 0", "expected a number in"),
         ("DATA.MEAN [0.5]", "expected three numbers"),
         ("TRAIN.ENABLE False TEST.ENABLE False", "nothing to do"),
         ("DATA.SAMPLER slowfast", "needs DATA.TARGET_FPS"),
@@ -256,11 +256,11 @@ def test_resolved_config_loads_again(tmp_path: Path) -> None:
         ("DATA.DECODING_BACKEND opencv", "expected one of pyav, torchcodec, decord"),
         ("DATA.TRAIN_JITTER_SCALES_RELATIVE [0.1,1]", "expected the smallest and the largest of each"),
         ("AUG.NUM_SAMPLE 3", "TRAIN.BATCH_SIZE 16 is not a multiple of AUG.NUM_SAMPLE 3"),
-        ("AUG.RAND_MAGNITUDE 31", "expected 0 to 30"),
-        ("AUG.RE_PROB 2", "expected a share in"),
-        ("MIXUP.LABEL_SMOOTH_VALUE 1", "expected a share in"),
+        ("AUG.RAND_MAGNITUDE 31", "expected a number in"),
+        ("AUG.RE_PROB 2", "expected a number in"),
+        ("MIXUP.LABEL_SMOOTH_VALUE 1", "expected a number in"),
         ("MIXUP.ENABLE True MIXUP.ALPHA 0 MIXUP.CUTMIX_ALPHA 0", "expected numbers of which one is above 0"),
-        ("DATA_LOADER.TIMEOUT -1", "expected at least 0"),
+        ("DATA_LOADER.TIMEOUT -1", "expected a number in"),
     ],
 )
 def test_wrong_values_are_one_clear_line(overrides: str, message: str) -> None:
@@ -271,7 +271,7 @@ def test_wrong_values_are_one_clear_line(overrides: str, message: str) -> None:
 
 
 def test_wrong_files_are_one_clear_line(tmp_path: Path) -> None:
-    with pytest.raises(InputError, match=r"cannot read config .*absent.yaml: No such file"):
+    with pytest.raises(InputError, match=r"cannot read .*absent.yaml: No such file"):
         load_config(str(tmp_path / "absent.yaml"))
     for text, message in [
         ("TRAIN: [", "is not plain YAML"),

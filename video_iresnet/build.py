@@ -47,23 +47,28 @@ from .runtime.errors import InputError
 
 
 def build_model(cfg: Config) -> ResNet:
-    net = create_model(
-        cfg.MODEL.ARCH,
-        cfg.RESNET.DEPTH,
-        num_classes=cfg.MODEL.NUM_CLASSES,
-        width=cfg.RESNET.WIDTH_PER_GROUP,
-        temporal_kernels=cfg.RESNET.TEMPORAL_KERNELS,
-        temporal_strides=cfg.RESNET.TEMPORAL_STRIDES or None,
-        temporal_pool=cfg.RESNET.TEMPORAL_POOL or None,
-        stem_temporal_kernel=cfg.RESNET.STEM_TEMPORAL_KERNEL or None,
-        stem_temporal_stride=cfg.RESNET.STEM_TEMPORAL_STRIDE,
-        stem_pool=cfg.RESNET.STEM_POOL,
-        shortcut_temporal_kernel=cfg.RESNET.SHORTCUT_TEMPORAL_KERNEL or None,
-        dropout=cfg.MODEL.DROPOUT_RATE,
-        rectify_identity=cfg.RESNET.RECTIFY_IDENTITY,
-        zero_init_residual=cfg.RESNET.ZERO_INIT_RESIDUAL,
-        checkpoint_activations=cfg.MODEL.ACT_CHECKPOINT,
-    )
+    try:
+        net = create_model(
+            cfg.MODEL.ARCH,
+            cfg.RESNET.DEPTH,
+            num_classes=cfg.MODEL.NUM_CLASSES,
+            width=cfg.RESNET.WIDTH_PER_GROUP,
+            temporal_kernels=cfg.RESNET.TEMPORAL_KERNELS,
+            temporal_strides=cfg.RESNET.TEMPORAL_STRIDES or None,
+            temporal_pool=cfg.RESNET.TEMPORAL_POOL or None,
+            stem_temporal_kernel=cfg.RESNET.STEM_TEMPORAL_KERNEL or None,
+            stem_temporal_stride=cfg.RESNET.STEM_TEMPORAL_STRIDE,
+            stem_pool=cfg.RESNET.STEM_POOL,
+            shortcut_temporal_kernel=cfg.RESNET.SHORTCUT_TEMPORAL_KERNEL or None,
+            dropout=cfg.MODEL.DROPOUT_RATE,
+            rectify_identity=cfg.RESNET.RECTIFY_IDENTITY,
+            zero_init_residual=cfg.RESNET.ZERO_INIT_RESIDUAL,
+            checkpoint_activations=cfg.MODEL.ACT_CHECKPOINT,
+        )
+    except (ValueError, RuntimeError, MemoryError) as error:
+        raise InputError(
+            f"this network cannot be built (MODEL, RESNET): {str(error).splitlines()[0]}"
+        ) from error
     if cfg.MODEL.HEAD_PER_POSITION:
         size = cfg.DATA.TRAIN_CROP_SIZE
         net.plan = net.plan.trained_on((cfg.DATA.NUM_FRAMES, size, size))

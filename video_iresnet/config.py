@@ -13,17 +13,55 @@ import os
 from collections.abc import Iterator, Sequence
 from typing import Any, TypeAlias
 
-import yaml
 from fvcore.common.config import CfgNode
 
 from .models import ARCHITECTURES, DEPTHS
 from .models.inflate import METHODS
 from .models.resnet import GROUPED_DEPTHS, temporal_pattern
 from .runtime.errors import InputError
+from .runtime.plain_yaml import parse_yaml
+from .runtime.storage import open_text
 
 Config: TypeAlias = CfgNode
 # Texts in whose place a list may stand.
 NAME_OR_LIST = ("RESNET.TEMPORAL_KERNELS",)
+# Of numbers and lists that are written as texts.
+LONGEST_LITERAL = 1000
+# The keys of training alone, whose values do not matter without it.
+TRAINING = ("TRAIN.", "DATA.TRAIN_JITTER_", "AUG.", "MIXUP.", "SOLVER.", "BN.")
+# Where the numbers of each key, or of each item of its list, may lie.
+RANGES = {
+    "[0, 1]": (
+        "DATA.MAX_BAD_SHARE", "DATA.MEAN", "AUG.COLOR_JITTER", "AUG.RE_PROB", "MIXUP.PROB",
+        "MIXUP.SWITCH_PROB", "SOLVER.WEIGHT_DECAY", "BN.WEIGHT_DECAY",
+    ),
+    "[0, 1)": ("MODEL.DROPOUT_RATE", "MIXUP.LABEL_SMOOTH_VALUE", "SOLVER.MOMENTUM"),
+    "(0, 1]": ("DATA.TRAIN_JITTER_SCALES_RELATIVE",),
+    "(0, 100]": ("DATA.STD", "DATA.TRAIN_JITTER_ASPECT_RELATIVE"),
+    "(0, 1000]": ("SOLVER.BASE_LR",),
+    "[0, 1000]": (
+        "DATA.TARGET_FPS", "MIXUP.ALPHA", "MIXUP.CUTMIX_ALPHA", "SOLVER.COSINE_END_LR", "SOLVER.LRS",
+        "SOLVER.WARMUP_START_LR", "NUM_GPUS", "DATA_LOADER.NUM_WORKERS",
+    ),
+    "[0, 30]": ("AUG.RAND_MAGNITUDE",),
+    "[0, 99]": (
+        "RESNET.TEMPORAL_POOL", "RESNET.STEM_TEMPORAL_KERNEL", "RESNET.SHORTCUT_TEMPORAL_KERNEL",
+        "RESNET.TEMPORAL_KERNELS", "RESNET.TEMPORAL_STRIDES",
+    ),
+    "[1, 99]": ("RESNET.STEM_TEMPORAL_STRIDE", "AUG.NUM_SAMPLE"),
+    "[1, 1024]": ("TEST.NUM_ENSEMBLE_VIEWS", "RESNET.WIDTH_PER_GROUP"),
+    "[32, 4096]": ("DATA.TRAIN_CROP_SIZE", "DATA.TEST_CROP_SIZE", "DATA.TRAIN_JITTER_SCALES"),
+    "[0, 4096]": ("DATA.TEST_SHORT_SIDE",),
+    "[1, 10000]": ("DATA.NUM_FRAMES", "DATA.SAMPLING_RATE"),
+    "[0, 10000]": ("DATA.TRAIN_JITTER_RATE",),
+    "[1, 1000000]": (
+        "LOG_PERIOD", "TRAIN.BATCH_SIZE", "TRAIN.EVAL_PERIOD", "TRAIN.CHECKPOINT_PERIOD",
+        "TRAIN.CHECKPOINTS_KEPT", "TEST.BATCH_SIZE", "SOLVER.MAX_EPOCH",
+    ),
+    "[0, 1000000]": ("SOLVER.WARMUP_EPOCHS", "SOLVER.STEPS", "DATA_LOADER.TIMEOUT"),
+    "[2, 1000000]": ("MODEL.NUM_CLASSES",),
+    "[0, 9223372036854775807]": ("RNG_SEED",),
+}  # fmt: skip
 # Lists, empty by default, that hold numbers which need not be whole.
 NUMBER_LISTS = (
     "SOLVER.STEPS",
@@ -229,17 +267,9 @@ def load_config(path: str, overrides: Sequence[str] = ()) -> Config:
     """Defaults, then the YAML file (with its `_BASE_`), then `KEY VALUE` overrides; checked. Raises
     InputError.
     """
-    try:
-        tree = CfgNode.load_yaml_with_base(path)
-    except OSError as error:
-        raise InputError(f"cannot read config {path}: {error.strerror or error}") from error
-    except yaml.YAMLError as error:
-        raise InputError(f"config {path} is not plain YAML: {' '.join(str(error).split())}") from error
-    if not isinstance(tree, dict):
-        raise InputError(f"config {path} holds no keys; expected lines like `TRAIN:` and `  BATCH_SIZE: 64`")
     cfg = default_config()
-    for key, value in leaves(tree):
-        _set(cfg, key, value, path)
+    for key, (value, source) in _read_values(path).items():
+        _set(cfg, key, value, source)
     if len(overrides) % 2:
         raise InputError(f"override {overrides[-1]} has no value; expected KEY VALUE pairs")
     for key, text in zip(overrides[::2], overrides[1::2], strict=True):
@@ -253,8 +283,8 @@ def parse_config(text: object) -> Config | None:
     other projects keep there.
     """
     try:
-        tree = yaml.safe_load(text) if isinstance(text, str) else None
-    except (yaml.YAMLError, RecursionError):
+        tree = parse_yaml(text, "the checkpoint's config") if isinstance(text, str) else None
+    except InputError:
         return None
     resnet = tree.get("RESNET") if isinstance(tree, dict) else None
     if not isinstance(tree, dict) or not isinstance(resnet, dict) or "RECTIFY_IDENTITY" not in resnet:
@@ -265,6 +295,33 @@ def parse_config(text: object) -> Config | None:
         if key in known:
             _set(cfg, key, value, "the checkpoint's config")
     return cfg
+
+
+def _read_values(path: str, derived: tuple[str, ...] = ()) -> dict[str, tuple[Any, str]]:
+    """{full key: (value, file)} of a config and the configs under its `_BASE_`: a path from its folder, or
+    a list of such. `derived`: the files that are based on this one.
+    """
+    with open_text(path) as file:
+        tree = parse_yaml(file.read(), f"config {path}")
+    if not isinstance(tree, dict):
+        raise InputError(f"config {path} holds no keys; expected lines like `TRAIN:` and `  BATCH_SIZE: 64`")
+    bases = tree.pop("_BASE_", [])
+    derived = (*derived, os.path.realpath(path))
+    values = {}
+    for name in bases if isinstance(bases, list) else [bases]:
+        if not isinstance(name, str):
+            raise InputError(f"_BASE_ in {path} is {name!r}; expected the path of a config")
+        base = os.path.join(os.path.dirname(path), os.path.expanduser(name))
+        if os.path.exists(base) and os.path.realpath(base) in derived:
+            raise InputError(
+                f"_BASE_ in {path} is {name}, which is based on {path} itself; name another config"
+            )
+        if not os.path.exists(base):
+            raise InputError(f"_BASE_ in {path} is {name}, but {base} does not exist; correct it")
+        values.update(_read_values(base, derived))
+    for key, value in leaves(tree):
+        values[key] = value, path
+    return values
 
 
 def validate(cfg: Config) -> None:
@@ -279,35 +336,15 @@ def validate(cfg: Config) -> None:
     _check_choice(cfg, "DATA.LIST_FORMAT", ["videos", "frames", "folders"])
     _check_choice(cfg, "DATA.DECODING_BACKEND", ["pyav", "torchcodec", "decord"])
     _check_choice(cfg, "TEST.NUM_SPATIAL_CROPS", [1, 3])
-    for key in (
-        "TEST.BATCH_SIZE",
-        "TEST.NUM_ENSEMBLE_VIEWS",
-        "DATA.NUM_FRAMES",
-        "DATA.SAMPLING_RATE",
-        "RESNET.WIDTH_PER_GROUP",
-        "LOG_PERIOD",
-    ):
-        _check_least(cfg, key, 1)
-    _check_least(cfg, "RESNET.STEM_TEMPORAL_STRIDE", 1)
-    for key in ("RESNET.TEMPORAL_POOL", "RESNET.STEM_TEMPORAL_KERNEL", "RESNET.SHORTCUT_TEMPORAL_KERNEL"):
-        _check_least(cfg, key, 0)
-    for key in ("NUM_GPUS", "RNG_SEED", "DATA_LOADER.NUM_WORKERS", "DATA_LOADER.TIMEOUT"):
-        _check_least(cfg, key, 0)
-    _check_least(cfg, "MODEL.NUM_CLASSES", 2)
-    _check(
-        0 <= cfg.MODEL.DROPOUT_RATE < 1,
-        f"MODEL.DROPOUT_RATE is {cfg.MODEL.DROPOUT_RATE}; expected a share in [0, 1)",
-    )
-    _check(
-        0 <= cfg.DATA.MAX_BAD_SHARE <= 1,
-        f"DATA.MAX_BAD_SHARE is {cfg.DATA.MAX_BAD_SHARE}; expected a share in [0, 1]",
-    )
+    for interval, keys in RANGES.items():
+        for key in keys:
+            if cfg.TRAIN.ENABLE or not key.startswith(TRAINING):
+                _check_range(cfg, key, interval)
     for key in ("DATA.MEAN", "DATA.STD"):
         _check(
             len(_get(cfg, key)) == 3,
             f"{key} is {_get(cfg, key)}; expected three numbers, one for each colour",
         )
-    _check(min(cfg.DATA.STD) > 0, f"DATA.STD is {cfg.DATA.STD}; expected numbers above 0")
     _check_network_sizes(cfg)
     _check_sampling(cfg)
     if cfg.TRAIN.ENABLE:
@@ -340,8 +377,6 @@ def needed_files(cfg: Config) -> dict[str, str]:
 
 def _check_training(cfg: Config) -> None:
     _check_choice(cfg, "TRAIN.CHECKPOINT_INFLATE", list(METHODS))
-    for key in ("BATCH_SIZE", "EVAL_PERIOD", "CHECKPOINT_PERIOD", "CHECKPOINTS_KEPT"):
-        _check_least(cfg, f"TRAIN.{key}", 1)
     data = cfg.DATA
     scales = data.TRAIN_JITTER_SCALES
     _check(
@@ -361,8 +396,6 @@ def _check_training(cfg: Config) -> None:
 
 
 def _check_network_sizes(cfg: Config) -> None:
-    for key in ("DATA.TRAIN_CROP_SIZE", "DATA.TEST_CROP_SIZE"):
-        _check_least(cfg, key, 32)
     _check(
         cfg.DATA.TEST_SHORT_SIDE == 0 or cfg.DATA.TEST_SHORT_SIDE >= cfg.DATA.TEST_CROP_SIZE,
         f"DATA.TEST_SHORT_SIDE {cfg.DATA.TEST_SHORT_SIDE} is smaller than DATA.TEST_CROP_SIZE "
@@ -386,7 +419,6 @@ def _check_network_sizes(cfg: Config) -> None:
 
 def _check_sampling(cfg: Config) -> None:
     data = cfg.DATA
-    _check_least(cfg, "DATA.TARGET_FPS", 0)
     _check(
         data.SAMPLER != "slowfast" or data.TARGET_FPS > 0,
         "DATA.SAMPLER slowfast needs DATA.TARGET_FPS; PySlowFast's default is 30",
@@ -406,30 +438,18 @@ def _check_augmentation(cfg: Config) -> None:
     area, aspect = cfg.DATA.TRAIN_JITTER_SCALES_RELATIVE, cfg.DATA.TRAIN_JITTER_ASPECT_RELATIVE
     _check(
         (not area and not aspect)
-        or (len(area) == len(aspect) == 2 and 0 < area[0] <= area[1] <= 1 and 0 < aspect[0] <= aspect[1]),
+        or (len(area) == len(aspect) == 2 and area[0] <= area[1] and aspect[0] <= aspect[1]),
         f"DATA.TRAIN_JITTER_SCALES_RELATIVE is {area} and DATA.TRAIN_JITTER_ASPECT_RELATIVE is {aspect}; "
-        "expected the smallest and the largest of each, areas in (0, 1], or two empty lists",
+        "expected the smallest and the largest of each, or two empty lists",
     )
     samples = cfg.AUG.NUM_SAMPLE
-    _check_least(cfg, "AUG.NUM_SAMPLE", 1)
     _check(
         cfg.TRAIN.BATCH_SIZE % samples == 0,
         f"TRAIN.BATCH_SIZE {cfg.TRAIN.BATCH_SIZE} is not a multiple of AUG.NUM_SAMPLE {samples}",
     )
-    _check(
-        0 <= cfg.AUG.RAND_MAGNITUDE <= 30, f"AUG.RAND_MAGNITUDE is {cfg.AUG.RAND_MAGNITUDE}; expected 0 to 30"
-    )
-    for key in ("AUG.COLOR_JITTER", "AUG.RE_PROB", "MIXUP.PROB", "MIXUP.SWITCH_PROB"):
-        _check(0 <= _get(cfg, key) <= 1, f"{key} is {_get(cfg, key)}; expected a share in [0, 1]")
     mixup = cfg.MIXUP
     _check(
-        0 <= mixup.LABEL_SMOOTH_VALUE < 1,
-        f"MIXUP.LABEL_SMOOTH_VALUE is {mixup.LABEL_SMOOTH_VALUE}; expected a share in [0, 1)",
-    )
-    _check(
-        mixup.ALPHA >= 0
-        and mixup.CUTMIX_ALPHA >= 0
-        and (not mixup.ENABLE or mixup.ALPHA + mixup.CUTMIX_ALPHA > 0),
+        not mixup.ENABLE or mixup.ALPHA + mixup.CUTMIX_ALPHA > 0,
         f"MIXUP.ALPHA is {mixup.ALPHA} and MIXUP.CUTMIX_ALPHA is {mixup.CUTMIX_ALPHA}; expected numbers of "
         "which one is above 0",
     )
@@ -450,10 +470,6 @@ def _temporal_stride(cfg: Config) -> int:
 def _check_schedule(cfg: Config) -> None:
     solver = cfg.SOLVER
     _check_choice(cfg, "SOLVER.LR_POLICY", ["cosine", "steps_with_relative_lrs"])
-    _check_least(cfg, "SOLVER.MAX_EPOCH", 1)
-    for key in ("SOLVER.WARMUP_EPOCHS", "SOLVER.WEIGHT_DECAY", "BN.WEIGHT_DECAY"):
-        _check_least(cfg, key, 0)
-    _check(solver.BASE_LR > 0, f"SOLVER.BASE_LR is {solver.BASE_LR}; expected more than 0")
     _check(
         solver.WARMUP_EPOCHS < solver.MAX_EPOCH,
         f"SOLVER.WARMUP_EPOCHS {solver.WARMUP_EPOCHS} leaves nothing of SOLVER.MAX_EPOCH {solver.MAX_EPOCH}",
@@ -484,9 +500,19 @@ def _check_choice(cfg: Config, key: str, choices: list[Any]) -> None:
     _check(value in choices, f"{key} is {value}; expected one of {', '.join(map(str, choices))}")
 
 
-def _check_least(cfg: Config, key: str, least: int) -> None:
+def _check_range(cfg: Config, key: str, interval: str) -> None:
     value = _get(cfg, key)
-    _check(value >= least, f"{key} is {value}; expected at least {least}")
+    least, most = map(float, interval[1:-1].split(","))
+    outside = [end for end, bracket in ((least, interval[0]), (most, interval[-1])) if bracket in "()"]
+    inside = all(least <= number <= most and number not in outside for number in _numbers(value))
+    expected = "numbers" if isinstance(value, list) else "a number"
+    _check(inside, f"{key} is {value}; expected {expected} in {interval}")
+
+
+def _numbers(value: Any) -> list[float]:
+    if isinstance(value, list):
+        return [number for item in value for number in _numbers(item)]
+    return [value] if isinstance(value, int | float) else []
 
 
 def _get(cfg: Config, key: str) -> Any:
@@ -512,7 +538,12 @@ def _set(cfg: Config, key: str, value: Any, source: str) -> None:
     *parents, name = key.split(".")
     for parent in parents:
         cfg = cfg[parent]
-    setattr(cfg, name, _convert(known[key], value, key, source))
+    if isinstance(value, str) and "\0" in value:
+        raise InputError(f"{key} in {source} is {value!r}; expected a text without NUL characters")
+    try:
+        setattr(cfg, name, _convert(known[key], value, key, source))
+    except OverflowError as error:
+        raise InputError(f"{key} in {source} is {value!r}; expected a smaller number") from error
 
 
 def _convert(default: Any, value: Any, key: str, source: str) -> Any:
@@ -520,10 +551,12 @@ def _convert(default: Any, value: Any, key: str, source: str) -> Any:
     int stands for a float.
     """
     original = value
-    if isinstance(value, str) and (
-        not isinstance(default, str) or (key in NAME_OR_LIST and value.startswith("["))
+    if (
+        isinstance(value, str)
+        and (not isinstance(default, str) or (key in NAME_OR_LIST and value.startswith("[")))
+        and len(value) <= LONGEST_LITERAL
     ):
-        with contextlib.suppress(ValueError, SyntaxError):
+        with contextlib.suppress(ValueError, TypeError, SyntaxError, RecursionError, MemoryError):
             value = ast.literal_eval(value)
     if key in NAME_OR_LIST and isinstance(value, list):
         return value

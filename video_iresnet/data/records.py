@@ -12,11 +12,13 @@ from difflib import get_close_matches
 from typing import Any, NamedTuple
 
 from ..runtime.errors import InputError
-from ..runtime.storage import path_manager, read_lines
+from ..runtime.storage import open_text, path_manager, read_lines
 
 EXPECTED = "expected `path label`, as in `videos/a b.mp4 7` or `videos/a b.mp4,7`"
 EXPECTED_FRAME = 'expected `id video frame path labels`, as in `78687 0 0 78687/78687_000001.jpg ""`'
 EXPECTED_FOLDER = "expected `folder frames label`, as in `videos/a b 117 7`"
+# Labels, numbers of frames and numbers in their names stay below; arrays hold them.
+LARGEST = 10**9
 
 
 class Record(NamedTuple):
@@ -50,7 +52,7 @@ def read_class_names(path: str) -> ClassNames:
         raise InputError(f"{path} names no class; expected one name a line")
     numbered = [re.fullmatch(r"(\d+)\s+(.+)", line) for line in lines]
     if all(numbered):
-        return ClassNames(tuple(m[2] for m in numbered if m), tuple(int(m[1]) for m in numbered if m))
+        return ClassNames(tuple(m[2] for m in numbered if m), tuple(_integer(m[1]) for m in numbered if m))
     return ClassNames(tuple(lines), tuple(range(len(lines))))
 
 
@@ -76,7 +78,7 @@ def read_records(
         where = f"line {number} of {path}"
         match = pattern.fullmatch(line)
         if match:
-            name, label = match["path"].strip(), int(match["label"])
+            name, label = match["path"].strip(), _integer(match["label"])
             if to_class is not None:
                 label = to_class.get(label, -1)
             if not 0 <= label < num_classes:
@@ -148,9 +150,9 @@ def read_tsm_list(path: str, *, root: str, num_classes: int, pattern: str = "img
     records = []
     for number, line in rows:
         match = line_pattern.fullmatch(line)
-        if not match or int(match["frames"]) == 0:
+        if not match or not 0 < _integer(match["frames"]) < LARGEST:
             raise InputError(f"line {number} of {path} is {line!r}; {EXPECTED_FOLDER}")
-        name, label = match["path"].strip(), int(match["label"])
+        name, label = match["path"].strip(), _integer(match["label"])
         if not 0 <= label < num_classes:
             raise InputError(
                 f"label {label} of line {number} of {path} is outside [0, {num_classes}); correct the list, "
@@ -158,7 +160,7 @@ def read_tsm_list(path: str, *, root: str, num_classes: int, pattern: str = "img
             )
         folder = _escaped(os.path.join(root, name))
         file = pattern.replace("{folder}", _escaped(os.path.basename(name)))
-        records.append(Record(name, os.path.join(folder, file), label, 1, int(match["frames"])))
+        records.append(Record(name, os.path.join(folder, file), label, 1, _integer(match["frames"])))
     if not path_manager.exists(records[0].path % 0):
         return records
     _check_last(records[0])
@@ -179,8 +181,9 @@ def read_json_classes(path: str) -> list[str]:
     """Something-Something's labels.json, {"Opening something": "0"} -> the names in the order of their
     numbers. Raises InputError.
     """
+    classes = _read_json(path)
     try:
-        numbers = {str(name): int(number) for name, number in _read_json(path).items()}
+        numbers = {str(name): int(number) for name, number in classes.items()}
     except (AttributeError, TypeError, ValueError) as error:
         raise InputError(
             f'{path} does not hold classes; expected an object such as {{"Opening something": "0"}}'
@@ -253,23 +256,20 @@ class _FrameRange(NamedTuple):
 def _frame_rows(path: str) -> Iterator[FrameRow]:
     """The rows one by one: Something-Something has 20 million of them."""
     row_pattern = re.compile(r"(\S+)\s+\S+\s+\S+\s+(.+?)\s+\S+")
-    try:
-        with path_manager.open(path, "r", encoding="utf-8-sig") as file:
-            header = file.readline()
-            if not re.match(r"original_vide?o_id\s", header):
-                raise InputError(
-                    f"line 1 of {path} is {header.strip()!r}; expected the header `original_vido_id video_id "
-                    "frame_id path labels`"
-                )
-            for number, line in enumerate(file, 2):
-                if line.isspace():
-                    continue
-                match = row_pattern.fullmatch(line.strip())
-                if not match:
-                    raise InputError(f"line {number} of {path} is {line.strip()!r}; {EXPECTED_FRAME}")
-                yield match[1], match[2], f"line {number} of {path}"
-    except (OSError, UnicodeDecodeError) as error:
-        raise InputError(f"cannot read {path}: {getattr(error, 'strerror', None) or error}") from error
+    with open_text(path) as file:
+        header = file.readline()
+        if not re.match(r"original_vide?o_id\s", header):
+            raise InputError(
+                f"line 1 of {path} is {header.strip()!r}; expected the header `original_vido_id video_id "
+                "frame_id path labels`"
+            )
+        for number, line in enumerate(file, 2):
+            if line.isspace():
+                continue
+            match = row_pattern.fullmatch(line.strip())
+            if not match:
+                raise InputError(f"line {number} of {path} is {line.strip()!r}; {EXPECTED_FRAME}")
+            yield match[1], match[2], f"line {number} of {path}"
 
 
 def _frame_range(rows: Iterable[FrameRow], root: str) -> _FrameRange:
@@ -278,11 +278,11 @@ def _frame_range(rows: Iterable[FrameRow], root: str) -> _FrameRange:
     _, first, first_row = next(rows)
     stem, suffix = os.path.splitext(first)
     match = re.fullmatch(r"(.*?)(\d+)([^\d/]*)", stem)
-    if not match:
+    if not match or _integer(match[2]) >= LARGEST:
         raise InputError(
             f"frame {first} of {first_row} has no number; expected names such as 78687/78687_000001.jpg"
         )
-    start = int(match[2])
+    start = _integer(match[2])
     pattern = f"{_escaped(match[1])}%0{len(match[2])}d{_escaped(match[3] + suffix)}"
     count = 1
     for _, name, where in rows:
@@ -295,16 +295,24 @@ def _frame_range(rows: Iterable[FrameRow], root: str) -> _FrameRange:
     return _FrameRange(first_row, os.path.join(_escaped(root), pattern), start, count)
 
 
+def _integer(text: str) -> int:
+    """The number; LARGEST, which no list allows, for one of so many digits that Python refuses it."""
+    return int(text) if len(text) < 1000 else LARGEST
+
+
 def _escaped(text: str) -> str:
     """The text as a part of a printf pattern."""
     return text.replace("%", "%%")
 
 
 def _read_json(path: str) -> Any:
+    text = "\n".join(read_lines(path))
     try:
-        return json.loads("\n".join(read_lines(path)))
-    except json.JSONDecodeError as error:
+        return json.loads(text)
+    except ValueError as error:
         raise InputError(f"{path} is not JSON: {error}") from error
+    except RecursionError as error:
+        raise InputError(f"{path} is not JSON of this kind: it is nested too deeply") from error
 
 
 def _sniff(line: str) -> str:

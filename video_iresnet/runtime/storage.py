@@ -20,15 +20,28 @@ from .errors import InputError, reason
 path_manager = PathManagerFactory.get()
 
 
-def read_lines(path: str) -> list[str]:
-    """The lines of a text file (UTF-8, with or without a byte order mark, any line ends), or an InputError
-    that names it.
+@contextmanager
+def open_text(path: str) -> Iterator[IO[str]]:
+    """A text file (UTF-8, with or without a byte order mark) to read in the block.
+
+    Raises InputError, which names it, where it cannot be read or is no regular file: a pipe would wait for
+    ever, and a device never end.
     """
+    if path_manager.exists(path) and not path_manager.isfile(path):
+        raise InputError(f"{path} is no regular file (but a folder, a pipe or a device); name a text file")
     try:
         with path_manager.open(path, "r", encoding="utf-8-sig") as file:
-            return str(file.read()).splitlines()
-    except (OSError, UnicodeDecodeError) as error:
+            yield file
+    except InputError:
+        raise
+    except (OSError, ValueError) as error:  # ValueError: what is not UTF-8, or no path for this system
         raise InputError(f"cannot read {path}: {reason(error)}") from error
+
+
+def read_lines(path: str) -> list[str]:
+    """The lines of a text file, with any line ends; see open_text."""
+    with open_text(path) as file:
+        return file.read().splitlines()
 
 
 @contextmanager
