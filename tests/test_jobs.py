@@ -151,6 +151,12 @@ def test_a_ray_cluster_shares_the_work(ray_address: str) -> None:
         list(run_jobs(refuse, range(1000), workers=2, ray_address=ray_address, description="on Ray"))
 
 
+def contents(folder: Path) -> dict[str, bytes]:
+    """The files of a folder; its lock names the process that held it."""
+    files = (path for path in folder.rglob("*") if path.is_file() and path.name != ".lock")
+    return {str(path.relative_to(folder)): path.read_bytes() for path in files}
+
+
 @pytest.mark.slow
 def test_the_scripts_do_the_same_on_ray(ray_address: str, tmp_path: Path) -> None:
     for number in range(4):
@@ -171,7 +177,7 @@ def test_the_scripts_do_the_same_on_ray(ray_address: str, tmp_path: Path) -> Non
         text = process.communicate()[0]
         assert process.returncode == 0, text
         assert "4 done, 0 skipped (done before), 1 failed" in text
-        outputs[name] = {path.name: path.read_bytes() for path in (tmp_path / name).iterdir()}
+        outputs[name] = contents(tmp_path / name)
         process = start("data_prep/verify.py", "--list", str(tmp_path / name / "train.csv"), *where_to)
         text = process.communicate()[0]
         assert "4 of 4 videos are good" in text
@@ -226,8 +232,6 @@ def test_lists_and_frames_are_the_same_from_ray(ray_address: str, tmp_path: Path
             process = start(*command, "--out", str(out), *where_to)
             text = process.communicate()[0]
             assert process.returncode == 0, text
-            outputs.append(
-                {str(path.relative_to(out)): path.read_bytes() for path in out.rglob("*") if path.is_file()}
-            )
+            outputs.append(contents(out))
         assert outputs[0] == outputs[1]
         assert len(outputs[0]) > (12 if name == "ssv2" else 2)
