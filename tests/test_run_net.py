@@ -11,6 +11,7 @@ import re
 import signal
 import subprocess
 import time
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -20,6 +21,9 @@ import torch.distributed.run
 from conftest import DEMO, ROOT, RunNet, load_script, start, write_video
 from PIL import Image
 
+from video_iresnet import build
+from video_iresnet.data.decode import Reader
+from video_iresnet.data.records import Record
 from video_iresnet.engine.checkpoint import list_checkpoints, load_checkpoint
 from video_iresnet.models import create_model
 
@@ -396,35 +400,32 @@ def test_strong_augmentation_trains(small: list[str], tmp_path: Path, run_net: R
     assert all(0 < float(str(s["loss"])) < 10 for s in steps)
 
 
-def test_a_worker_that_is_killed_ends_the_run_with_its_file(small: list[str], tmp_path: Path) -> None:
-    """A video that never ends: a named pipe. Its worker is killed, as the system does without memory."""
-    os.mkfifo(tmp_path / "endless.mp4")
-    (tmp_path / "list.csv").write_text("".join(f"{tmp_path}/endless.mp4 {i}\n" for i in range(8)))
-    lists = [word for key in ("TRAIN", "VAL") for word in (f"DATA.{key}_LIST", str(tmp_path / "list.csv"))]
-    more = ["DATA_LOADER.NUM_WORKERS", "1", "TEST.ENABLE", "False", "OUTPUT_DIR", str(tmp_path / "out")]
-    process = start("tools/run_net.py", "--cfg", DEMO, *small, *lists, *more)
-    worker = ""
-    for _ in range(300):
-        worker = subprocess.run(
-            ["pgrep", "-P", str(process.pid)], capture_output=True, text=True, check=False
-        ).stdout.split("\n")[0]
-        if (
-            worker
-            and (tmp_path / "out/stdout.log").exists()
-            and "training iresnet-18" in (tmp_path / "out/stdout.log").read_text()
-        ):
-            break
-        time.sleep(0.1)
-    time.sleep(1)
-    os.kill(int(worker), signal.SIGKILL)
-    output, _ = process.communicate(timeout=60)
-    assert process.returncode == 1, output
-    assert re.search(
-        r"\nerror: a decoding worker \(pid \d+\) was killed[^\n]* while reading /[^\n]*endless.mp4; "
-        r"[^\n]*\n$",
-        output,
-    ), output
-    assert "Traceback" not in output
+def killed(record: Record, backend: str) -> Reader:
+    """What the system does to a worker without memory."""
+    os.kill(os.getpid(), signal.SIGKILL)
+    raise AssertionError
+
+
+def endless(record: Record, backend: str) -> Reader:
+    time.sleep(60)
+    raise AssertionError
+
+
+@pytest.mark.parametrize(
+    ("opener", "message"),
+    [
+        (killed, r"a decoding worker \(pid \d+\) was killed, .* while reading /\S*train_\d+.mp4; "),
+        (endless, r"no batch came for 2 s \(DATA_LOADER.TIMEOUT\); .* reading /\S*train_\d+.mp4 for \d s; "),
+    ],
+)
+def test_a_worker_that_dies_or_hangs_ends_the_run_with_its_file(
+    opener: Callable[..., Reader], message: str, small: list[str], tmp_path: Path, run_net: RunNet,
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch,
+) -> None:  # fmt: skip
+    monkeypatch.setattr(build, "open_video", opener)
+    more = ["DATA_LOADER.NUM_WORKERS", "1", "DATA_LOADER.TIMEOUT", "2", "TEST.ENABLE", "False"]
+    assert run_net(*small, *more, "OUTPUT_DIR", str(tmp_path)) == 1
+    assert re.fullmatch(f"error: {message}.*\n", capsys.readouterr().err)
 
 
 def test_fewer_than_five_classes(shapes: Path, small: list[str], tmp_path: Path, run_net: RunNet) -> None:
@@ -671,30 +672,6 @@ def test_weights_with_the_config_of_another_project_are_tested(
     ]
     assert run_net(*small, *test) == 0
     assert (tmp_path / "predictions.csv").read_bytes() == (trained / "predictions.csv").read_bytes()
-
-
-def test_a_video_that_never_ends_is_named(
-    small: list[str], tmp_path: Path, run_net: RunNet, capsys: pytest.CaptureFixture[str]
-) -> None:
-    os.mkfifo(tmp_path / "endless.mp4")
-    (tmp_path / "list.csv").write_text("".join(f"{tmp_path}/endless.mp4 {i}\n" for i in range(8)))
-    lists = [word for key in ("TRAIN", "VAL") for word in (f"DATA.{key}_LIST", str(tmp_path / "list.csv"))]
-    more = [
-        "DATA_LOADER.NUM_WORKERS",
-        "1",
-        "DATA_LOADER.TIMEOUT",
-        "2",
-        "TEST.ENABLE",
-        "False",
-        "OUTPUT_DIR",
-        str(tmp_path / "out"),
-    ]
-    assert run_net(*small, *lists, *more) == 1
-    assert re.search(
-        r"error: no batch came for 2 s \(DATA_LOADER.TIMEOUT\); [^\n]* reading /[^\n]*endless.mp4 for \d s; "
-        r"[^\n]*\n$",
-        capsys.readouterr().err,
-    )
 
 
 def test_weights_of_other_class_names_are_noted(

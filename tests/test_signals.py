@@ -20,7 +20,7 @@ import pytest
 import torch
 from conftest import DEMO, ROOT, RunNet, start
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
-from test_run_net import assert_same_weights, wait_for_step
+from test_run_net import TORCHRUN, assert_same_weights, wait_for_step
 
 from video_iresnet import run as story
 from video_iresnet.runtime.logging import Stats
@@ -120,6 +120,7 @@ def test_a_signal_to_all_processes_of_a_run_stops_it_in_order(
     assert_same_weights(undisturbed, tmp_path)
 
 
+@pytest.mark.slow
 @on_the_cpu
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGUSR1])
 def test_a_signal_to_all_processes_under_torchrun_stops_them_in_order(
@@ -139,6 +140,7 @@ def test_a_signal_to_all_processes_under_torchrun_stops_them_in_order(
     assert_same_weights(undisturbed_pair, tmp_path)
 
 
+@pytest.mark.slow
 @on_the_cpu
 def test_processes_end_when_their_launcher_is_killed(
     undisturbed_pair: Path, small: list[str], tmp_path: Path
@@ -260,6 +262,7 @@ FAULTS = {
 }  # fmt: skip
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("fault", FAULTS)
 def test_an_error_of_one_process_ends_all_with_one_line(fault: str, small: list[str], tmp_path: Path) -> None:
     rank, code, message = FAULTS[fault]
@@ -289,3 +292,24 @@ def test_an_error_of_one_process_ends_all_with_one_line(fault: str, small: list[
     assert [process.returncode for process in processes] == [1, 1], error + other
     assert re.fullmatch(f"error: {message}.*\n", error), error
     assert (out, other) == ("", "")
+
+
+@pytest.mark.slow
+@on_the_cpu
+@pytest.mark.parametrize("launcher", [(), (*TORCHRUN, "--nproc-per-node=2")])
+def test_each_of_several_configs_has_its_own_processes(
+    launcher: tuple[str, ...], small: list[str], tmp_path: Path
+) -> None:
+    """The one that NUM_GPUS asks for or, under torchrun, a new group of the same."""
+    for name, count in {"a": 0, "b": 2, "c": 0}.items():
+        (tmp_path / f"{name}.yaml").write_text(
+            f"_BASE_: {DEMO}\nOUTPUT_DIR: {tmp_path}/{name}\nNUM_GPUS: {count}\n"
+        )
+    configs = [str(tmp_path / f"{name}.yaml") for name in "abc"]
+    more = [*small[2:], "SOLVER.MAX_EPOCH", "1", "SOLVER.WARMUP_EPOCHS", "0"]
+    process = start("tools/run_net.py", "--cfg", *configs, *more, launcher=launcher)
+    output, _ = process.communicate(timeout=180)
+    assert process.returncode == 0, output
+    counts = re.findall(r"(\d) process\(es\)", output)
+    assert counts == (["2", "2", "2"] if launcher else ["1", "2", "1"])
+    assert all((tmp_path / name / "results.json").exists() for name in "abc")
