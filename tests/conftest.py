@@ -5,6 +5,7 @@ function.
 from __future__ import annotations
 
 import importlib.util
+import logging
 import os
 import struct
 import subprocess
@@ -138,6 +139,15 @@ def one_thread() -> None:
     Runs set their own number.
     """
     torch.set_num_threads(1)
+
+
+@pytest.fixture
+def logged(caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch) -> pytest.LogCaptureFixture:
+    """What the project logs, once, whatever handlers runs of earlier tests have left."""
+    logger = logging.getLogger("video_iresnet")
+    monkeypatch.setattr(logger, "handlers", [])
+    monkeypatch.setattr(logger, "propagate", True)
+    return caplog
 
 
 @pytest.fixture(scope="session")

@@ -274,12 +274,16 @@ def test_a_checkpoint_of_another_network_is_refused() -> None:
     )
 
 
-def test_bad_videos_are_logged_once_and_limited(caplog: pytest.LogCaptureFixture) -> None:
+def test_bad_videos_are_logged_once_and_limited(logged: pytest.LogCaptureFixture) -> None:
     records = [Record(f"{i}.mp4", f"/v/{i}.mp4", 0) for i in range(10)]
     bad = BadVideos(records, 0.2)
     bad.add([Failure(3, "empty")])
     bad.add([Failure(3, "empty"), Failure(4, "cut")])
     assert bad.reasons == {3: "empty", 4: "cut"}
+    assert [message.split(";")[0] for message in logged.messages] == [
+        "cannot read /v/3.mp4: empty",
+        "cannot read /v/4.mp4: cut",
+    ]
     with pytest.raises(
         InputError, match=r"3 of 10 training videos .* DATA.MAX_BAD_SHARE 0.2 .* /v/3.mp4 \(empty\)"
     ):
