@@ -366,3 +366,13 @@ def test_torchcodec_without_ffmpeg_is_one_clear_line(monkeypatch: pytest.MonkeyP
 def test_an_unknown_decoder() -> None:
     with pytest.raises(InputError, match="no decoder 'opencv'; expected one of pyav, torchcodec, decord"):
         load_backend("opencv")
+
+
+@pytest.mark.parametrize("backend", BACKENDS)
+def test_a_recording_that_ends_within_a_frame(tmp_path: Path, backend: str) -> None:
+    """What a decoder shows of the last frame depends on where it began."""
+    path = foreign.KINDS["two_videos.ts"].build(tmp_path / "a.ts")
+    path.write_bytes(path.read_bytes()[:17892])
+    with opened(path, backend) as reader:
+        everything = reader.read(range(len(reader)))
+        assert torch.equal(reader.read([len(reader) - 1])[0], everything[-1])

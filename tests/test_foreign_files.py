@@ -168,11 +168,14 @@ def test_the_times_of_frames(tmp_path: Path, folder: Path) -> None:
         assert reader.fps == 25
 
 
-@pytest.mark.parametrize(("name", "size"), [("mpeg1.mpg", 3102), ("mpeg2_from_open_gop.ts", 4877)])
-def test_a_keyframe_that_is_cut_short_is_patched_up_as_in_sequential_decoding(
+@pytest.mark.parametrize(
+    ("name", "size"),
+    [("mpeg1.mpg", 3102), ("mpeg2_from_open_gop.ts", 4877), ("h264_before_keyframe.ts", 8136)],
+)
+def test_a_frame_that_is_cut_short_is_patched_up_as_in_sequential_decoding(
     folder: Path, tmp_path: Path, name: str, size: int
 ) -> None:
-    """The decoder fills what is missing from the frame before, which a seek would have left out."""
+    """The decoder fills what is missing from frames before it, which a seek or a skip would leave out."""
     path = tmp_path / name
     path.write_bytes(built(folder, name).read_bytes()[:size])
     assert frames(path)[-1].is_corrupt

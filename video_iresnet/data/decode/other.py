@@ -47,6 +47,9 @@ class OtherReader(PyAVReader):
                 raise UnfitError("it is to be mirrored")
             if self._video.codec == "h264":
                 self._check_h264()
+            # A recording that was cut off ends within a frame; what is shown of it depends on the way there.
+            if self._video.format in ("mpegts", "mpeg") and self._frame(len(self) - 1).is_corrupt:
+                raise UnfitError("its last frame is damaged")
             num_frames, self._read_other = self._connect()
             if num_frames != len(self):
                 raise UnfitError(f"{self.name} sees {num_frames} frames, not {len(self)}")

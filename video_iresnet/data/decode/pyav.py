@@ -214,7 +214,10 @@ class PyAVReader:
                     raise OrderError("the times of its frames do not ascend")
                 if entry and last < entry.time < time:
                     raise SeekError("decoding cannot begin at a keyframe")
-                if entry and frame.is_corrupt:  # it is patched up from the frames before it
+                if frame.is_corrupt and (entry or self._may_skip):
+                    # The decoder patches it up from the frames before it, whoever else needs them.
+                    self._may_skip = False
+                    self.stream.codec_context.skip_frame = "DEFAULT"
                     raise SeekError("a frame is damaged")
                 yield time, frame
                 number, last = number + 1, time
