@@ -260,11 +260,16 @@ def logged(folder: Path) -> int:
 
 
 def disorder(text: str, fault: Fault) -> str:
-    """What is wrong with the output of a start that was struck; torchrun's own tracebacks are not ours."""
-    ours = text.count("Traceback (most recent call last)")
-    ours -= len(re.findall(r"^torch\.distributed\.elastic\.\S+(?:Exception|Error):", text, re.MULTILINE))
-    if ours > 0:
-        return f"{ours} traceback(s)"
+    """What is wrong with the output of a start that was struck. Tracebacks of `python -m`, or that end in an
+    exception of torchrun, are torchrun's own and not ours.
+    """
+    _, *tracebacks = text.split("Traceback (most recent call last):\n")
+    own = re.compile(
+        r'\s*File "<frozen runpy>"|[\s\S]*^torch\.distributed\.elastic\.\S+(Exception|Error):', re.M
+    )
+    ours = [traceback for traceback in tracebacks if not own.match(traceback)]
+    if ours:
+        return f"{len(ours)} traceback(s)"
     error = re.search(r"^error: .*", text, re.MULTILINE)
     return error[0] if error and fault.number in ORDERLY else ""
 

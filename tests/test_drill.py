@@ -64,6 +64,9 @@ def test_half_written_files_are_found(name: str, contents: bytes, tmp_path: Path
 def test_disorder_in_the_output_is_found() -> None:
     kill, term = (Fault(2, "all", number) for number in (signal.SIGKILL, signal.SIGTERM))
     assert not disorder(f"saved x\n{TORCHRUNS}", term)
+    importing = TRACEBACK.replace("File x", 'File "<frozen runpy>", line 1') + "KeyboardInterrupt\n"
+    assert not disorder(importing, term)
+    assert disorder(f"{TRACEBACK}KeyError: 1\n{importing}", term) == "1 traceback(s)"
     assert disorder(f"{TRACEBACK}KeyError: 1\n{TORCHRUNS}", kill) == "1 traceback(s)"
     assert disorder("[rank0]: " + TRACEBACK, term) == "1 traceback(s)"
     assert disorder("x\nerror: a worker was killed\n", term) == "error: a worker was killed"
