@@ -97,6 +97,6 @@ def test_a_short_drill(tmp_path: Path) -> None:
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stdout + done.stderr
     assert [line.split("|")[3].strip() for line in done.stdout.splitlines() if line.startswith("| all ")] == [
-        "3"
+        "2"
     ]
     assert len(set(FAULTS)) == len(FAULTS)
