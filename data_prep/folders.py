@@ -39,8 +39,8 @@ from video_iresnet.data.lists import (
     by_stem,
     class_key,
     find_videos,
+    held_folder,
     listed_path,
-    make_folder,
     of_class,
     report_doubles,
     video_stem,
@@ -50,7 +50,7 @@ from video_iresnet.data.lists import (
 )
 from video_iresnet.data.records import read_class_names
 from video_iresnet.runtime.errors import InputError, exit_code
-from video_iresnet.runtime.storage import exclusive, read_lines
+from video_iresnet.runtime.storage import read_lines
 
 ROOT = Path(__file__).resolve().parents[1]
 CONFIG = "configs/own/iR3D18.yaml"
@@ -171,8 +171,7 @@ def prepare_folders(options: argparse.Namespace) -> None:
     )
     if empty:
         print(f"{len(empty):,} folders hold no video and are no class: {', '.join(empty[:5])}")
-    make_folder(options.out)
-    with exclusive(options.out):
+    with held_folder(options.out):
         write_divided(options, classes, names)
 
 
@@ -209,8 +208,7 @@ def prepare_splits(options: argparse.Namespace) -> None:
         f"{options.videos}: {len(found.videos):,} videos, {len(found.empty):,} empty ones (taken for "
         f"missing), {len(found.others):,} other files"
     )
-    make_folder(options.out)
-    with exclusive(options.out):
+    with held_folder(options.out):
         write_official(options, names, videos, by_stem(found.videos))
 
 

@@ -36,8 +36,8 @@ from video_iresnet.data.lists import (
     by_stem,
     class_key,
     find_videos,
+    held_folder,
     listed_path,
-    make_folder,
     of_class,
     report_doubles,
     write_class_names,
@@ -45,7 +45,7 @@ from video_iresnet.data.lists import (
 )
 from video_iresnet.data.records import read_class_names
 from video_iresnet.runtime.errors import InputError, exit_code
-from video_iresnet.runtime.storage import exclusive, read_lines
+from video_iresnet.runtime.storage import read_lines
 
 COLUMNS = ("label", "youtube_id", "time_start", "time_end", "split")
 SPLIT_NAMES = {"train": ("train",), "val": ("val", "validate", "validation"), "test": ("test",)}
@@ -203,8 +203,7 @@ def prepare(options: argparse.Namespace) -> None:
         f"missing), {len(found.others):,} other files"
     )
     report_doubles(doubles)
-    make_folder(options.out)
-    with exclusive(options.out):
+    with held_folder(options.out):
         write(options, segments, matches, names, numbers)
 
 

@@ -40,8 +40,8 @@ from video_iresnet.data.lists import (
     Wanted,
     by_stem,
     find_videos,
+    held_folder,
     listed_path,
-    make_folder,
     report_doubles,
     write_class_names,
     write_csv,
@@ -51,7 +51,6 @@ from video_iresnet.data.lists import (
 from video_iresnet.data.records import read_json_classes, read_json_labels
 from video_iresnet.runtime.errors import InputError, exit_code
 from video_iresnet.runtime.jobs import run_jobs
-from video_iresnet.runtime.storage import exclusive
 
 # Names of both releases of the annotations.
 CLASSES = ("something-something-v2-labels.json", "labels.json")
@@ -168,8 +167,7 @@ def prepare(options: argparse.Namespace) -> None:
         f"missing), {len(found.others):,} other files"
     )
     stems = by_stem(found.videos)
-    make_folder(options.out)
-    with exclusive(options.out):
+    with held_folder(options.out):
         write(options, names, files, labels, stems)
 
 

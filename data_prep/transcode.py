@@ -42,11 +42,11 @@ from video_iresnet.data.decode.container import VideoFile
 from video_iresnet.data.decode.picture import orientation
 from video_iresnet.data.decode.pyav import PyAVReader
 from video_iresnet.data.decode.reader import DecodeError
-from video_iresnet.data.lists import make_folder, replace_list, write_csv
+from video_iresnet.data.lists import held_folder, replace_list, write_csv
 from video_iresnet.data.records import Record, read_records
 from video_iresnet.runtime.errors import InputError, exit_code, reason
 from video_iresnet.runtime.jobs import add_options, run_jobs
-from video_iresnet.runtime.storage import atomic_write, exclusive, remove_leftovers
+from video_iresnet.runtime.storage import atomic_write, remove_leftovers
 
 ANY_LABEL = 2**31
 WRITER = "video_iresnet data_prep/transcode.py"
@@ -366,8 +366,7 @@ def run(
     records: list[Record], jobs: list[Job], list_path: Path, out: Path, options: argparse.Namespace
 ) -> dict[Job, Outcome]:
     """Work through the jobs, then write the lists."""
-    make_folder(out)
-    with exclusive(out):
+    with held_folder(out):
         return work_through(records, jobs, list_path, out, options)
 
 

@@ -40,11 +40,11 @@ import numpy as np
 from video_iresnet.data.decode.container import VideoFile, check_regular
 from video_iresnet.data.decode.pyav import PyAVReader
 from video_iresnet.data.decode.reader import DecodeError
-from video_iresnet.data.lists import make_folder, replace_list, write_csv
+from video_iresnet.data.lists import held_folder, replace_list, write_csv
 from video_iresnet.data.records import Record, read_records
 from video_iresnet.runtime.errors import InputError, exit_code, reason
 from video_iresnet.runtime.jobs import add_options, run_jobs
-from video_iresnet.runtime.storage import atomic_write, exclusive, remove_leftovers
+from video_iresnet.runtime.storage import atomic_write, remove_leftovers
 
 ANY_LABEL = 2**31
 RATES = (10, 61)  # frames a second that are usual
@@ -349,8 +349,7 @@ def render(result: dict[str, Any]) -> str:
 def verify(options: argparse.Namespace) -> dict[str, Any]:
     """Examine the list's videos and write all files. Raises InputError where another process does."""
     out = Path(os.path.abspath(options.out or options.list.parent))
-    make_folder(out)
-    with exclusive(out):
+    with held_folder(out):
         return verify_into(out, options)
 
 

@@ -103,7 +103,7 @@ def train(cfg: Config, processes: Processes, folder: Path, stop: StopRequest) ->
             _test_records(cfg)  # a mistake in it should show now, not after the training
         _check_batch_size(cfg, len(records), processes.size)
         torch.manual_seed(integer_seed(cfg.RNG_SEED, Stream.WEIGHTS))
-        model = build.build_model(cfg).to(processes.device, memory_format=torch.channels_last_3d)  # type: ignore[call-overload]
+        model = _network(cfg, processes.device)
         optimizer = build.build_optimizer(cfg, model)
         classes = build.build_class_names(cfg)
         contents = {
@@ -226,7 +226,7 @@ def test(cfg: Config, processes: Processes, folder: Path, stop: StopRequest) -> 
         otherwise = check_testing(cfg, weights.info.get("cfg"), path)
         if otherwise and processes.is_main:
             log.warning("the test takes other clips than the training of %s: %s", path, otherwise)
-        model = build.build_model(cfg).to(processes.device, memory_format=torch.channels_last_3d)  # type: ignore[call-overload]
+        model = _network(cfg, processes.device)
         report = load_weights(model, weights, strict=True)
         _write_config(cfg, processes, folder)
         data = build.build_test_data(cfg, records)
@@ -287,6 +287,12 @@ def _started(cfg: Config) -> Iterator[tuple[Processes, Path]]:
         else:
             torch.set_num_threads(max(1, processes.usable_cores // processes.local_size))
         yield processes, folder
+
+
+def _network(cfg: Config, device: torch.device) -> ResNet:
+    """The network, not trained yet, in the layout that convolutions of clips are fastest in."""
+    model = build.build_model(cfg)
+    return model.to(device, memory_format=torch.channels_last_3d)  # type: ignore[call-overload,no-any-return]
 
 
 def _write_config(cfg: Config, processes: Processes, folder: Path) -> None:

@@ -23,8 +23,7 @@ from uuid import uuid4
 from tqdm import tqdm
 
 from ..runtime.errors import InputError
-from ..runtime.storage import exclusive
-from .lists import make_folder
+from .lists import held_folder
 
 CHUNK = 1 << 20
 COMPRESSIONS: dict[bytes, Callable[[Any], Any]] = {
@@ -86,9 +85,8 @@ def unpack(parts: Sequence[Path], folder: Path, *, max_expansion: float = MAX_EX
     """
     size = sum(part.stat().st_size for part in parts)
     limit = _Limit(parts[0], int(max_expansion * size) + CHUNK, max_expansion)
-    make_folder(folder)
     with (
-        exclusive(folder),
+        held_folder(folder),
         partial_folder(folder) as partial,
         tqdm(total=size, unit="B", unit_scale=True, disable=None) as progress,
     ):
@@ -166,7 +164,8 @@ def _unpack_tar(
             (function for magic, function in COMPRESSIONS.items() if joined.peek(8).startswith(magic)), None
         )
         stream = _TarStream(open_compressed(joined) if open_compressed else joined, limit)
-        with tarfile.open(fileobj=stream, mode="r|") as archive:  # type: ignore[call-overload]  # it needs no more than read()
+        # Of the stream, it needs no more than read().
+        with tarfile.open(fileobj=stream, mode="r|") as archive:  # type: ignore[call-overload]
             for member in archive:
                 if member.isdir():
                     continue

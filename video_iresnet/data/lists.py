@@ -11,6 +11,7 @@ import re
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from pathlib import Path, PurePosixPath
 from typing import Any, NamedTuple
 
@@ -19,7 +20,7 @@ from tqdm import tqdm
 
 from ..runtime.errors import InputError
 from ..runtime.jobs import run_jobs
-from ..runtime.storage import atomic_write
+from ..runtime.storage import atomic_write, exclusive
 
 VIDEO_SUFFIXES = frozenset(
     [".mp4", ".m4v", ".mov", ".mkv", ".webm", ".avi", ".mpg", ".mpeg", ".wmv", ".flv", ".3gp", ".ogv", ".ts"]
@@ -219,6 +220,16 @@ def make_folder(folder: Path) -> None:
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise InputError(f"cannot make the folder {folder}: {error.strerror}; name another --out") from error
+
+
+@contextmanager
+def held_folder(folder: Path) -> Iterator[None]:
+    """A folder to write into, made where it is missing, for this process alone while the block runs. Raises
+    InputError.
+    """
+    make_folder(folder)
+    with exclusive(folder):
+        yield
 
 
 def write_new(path: Path, lines: Iterable[str]) -> None:

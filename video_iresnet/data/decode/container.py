@@ -25,8 +25,8 @@ VideoPacket: TypeAlias = "Packet[VideoStream]"
 # FFmpeg's names of the formats that are read. None of them opens another file, as playlists, scripts
 # (ffconcat) and patterns of image files do.
 VIDEO_FORMATS = (
-    "mov,matroska,avi,asf,flv,mpegts,mpeg,mpegvideo,h261,h263,h264,hevc,vvc,m4v,vc1,cavsvideo,obu,av1,ivf,ogg,"
-    "gif,mxf,nut,rm,dv,wtv,swf,mjpeg,yuv4mpegpipe"
+    "mov,matroska,avi,asf,flv,mpegts,mpeg,mpegvideo,h261,h263,h264,hevc,vvc,m4v,vc1,cavsvideo,obu,av1,ivf,"
+    "ogg,gif,mxf,nut,rm,dv,wtv,swf,mjpeg,yuv4mpegpipe"
 )
 # Recognised only to be named in the error.
 IMAGE_FORMATS = sorted(name for name in av.formats_available if name.endswith("_pipe"))
