@@ -174,7 +174,6 @@ def train(cfg: Config, processes: Processes, folder: Path, stop: StopRequest) ->
 
     def save(name: str = "") -> Path:
         path = folder / "checkpoints" / (name or checkpoint_name(position.epoch, position.step))
-        share_buffers(model)
         with processes.together():
             if processes.is_main:
                 save_checkpoint(path, _state(cfg, contents, model, optimizer, position))
@@ -184,7 +183,6 @@ def train(cfg: Config, processes: Processes, folder: Path, stop: StopRequest) ->
     with loader:
         while True:
             if _due(position.epoch, cfg.TRAIN.EVAL_PERIOD, cfg.SOLVER.MAX_EPOCH) and not position.validated():
-                share_buffers(model)
                 if not _validate(cfg, trainer, model, validation, position):
                     raise InterruptedRunError(
                         stop.signal, f"stopped while validating epoch {position.epoch}; saved {save()}"
@@ -196,6 +194,7 @@ def train(cfg: Config, processes: Processes, folder: Path, stop: StopRequest) ->
             if position.epoch == cfg.SOLVER.MAX_EPOCH:
                 break
             result = train_epoch(trainer, position.epoch, position.step, position.sums)
+            share_buffers(model)
             if result.steps < steps:
                 position.step, position.sums = result.steps, result.sums
                 raise InterruptedRunError(
