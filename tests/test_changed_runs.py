@@ -221,9 +221,10 @@ def test_a_list_is_known_by_its_videos() -> None:
 def test_a_run_of_an_older_version_goes_on(
     stopped: Path, whole: Path, small: list[str], run_net: RunNet, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """Its checkpoints have no fingerprint, and lack keys that were added since."""
+    """Its checkpoints have the position at the top, no fingerprint, and lack keys that were added since."""
     path = list_checkpoints(stopped / "checkpoints")[-1]
     state = load_checkpoint(path)
+    state |= {**state.pop("position"), "epoch": state["epoch"]}
     del state["train_list"]
     tree = yaml.safe_load(state["cfg"])
     del tree["MIXUP"], tree["DATA"]["TARGET_FPS"]
@@ -231,10 +232,10 @@ def test_a_run_of_an_older_version_goes_on(
     torch.save(state, path)
     assert run_net(*run_of(small, stopped)) == 0
     output = capsys.readouterr().out
-    assert "1 epochs and 4 steps are done" in output
+    assert "after 1 epochs and 4 steps" in output
     assert "takes effect" not in output
     assert same_weights(stopped, whole)
-    assert latest(stopped)["history"] == latest(whole)["history"]
+    assert latest(stopped)["position"] == latest(whole)["position"]
 
 
 def test_a_shorter_list_shows_without_a_fingerprint(
@@ -453,7 +454,7 @@ def test_files_of_weights_may_move() -> None:
     """To start from; and windows of the head depend on the crop of the training."""
     cfg = load_config(DEMO, ["TRAIN.CHECKPOINT_FILE_PATH", "/here/w.pth"])
     contents = {"train_list": "", "class_names": []}
-    state = {"cfg": cfg.dump(), "step": 0, **contents}
+    state = {"cfg": cfg.dump(), "position": {"step": 0}, **contents}
     cfg.TRAIN.CHECKPOINT_FILE_PATH = "/there/w.pth"
     assert check_going_on(cfg, state, contents, "a.pyth") == ""
     cfg.DATA.TRAIN_CROP_SIZE = 40

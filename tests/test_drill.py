@@ -15,7 +15,7 @@ import torch
 from conftest import ROOT
 from drill import FAULTS, Fault, Start, differences, disorder, leftovers
 
-from video_iresnet.engine.checkpoint import save_checkpoint
+from video_iresnet.engine.checkpoint import Position, save_checkpoint
 
 TRACEBACK = "Traceback (most recent call last):\n  File x\n"
 TORCHRUNS = f"{TRACEBACK}torch.distributed.elastic.multiprocessing.api.SignalException: 15\n"
@@ -23,8 +23,9 @@ TORCHRUNS = f"{TRACEBACK}torch.distributed.elastic.multiprocessing.api.SignalExc
 
 def finished_run(folder: Path, **changes: Any) -> Path:
     """The files of a finished run that the drill looks at."""
-    state = {"model_state": {"w": torch.arange(4.0)}, "history": [{"epoch": 1, "top1": 50.0}]}
-    state |= {"epoch": 3, "step": 0, "sums": None, "optimizer_state": {}, "cfg": "", "class_names": []}
+    position = Position(4, history=[{"epoch": 1, "top1": 50.0}]).state_dict()
+    state = {"model_state": {"w": torch.arange(4.0)}, "optimizer_state": {}, "cfg": "", "class_names": []}
+    state["position"] = position
     for name in ("checkpoint_epoch_00004.pyth", "checkpoint_best.pyth"):
         save_checkpoint(folder / "checkpoints" / name, state | changes)
     for name in ("config.yaml", "results.json", "predictions.csv"):
@@ -39,7 +40,7 @@ def test_runs_are_compared_bit_for_bit(tmp_path: Path) -> None:
     one_bit = torch.arange(4.0)
     one_bit[3] = torch.nextafter(one_bit[3], torch.tensor(9.0))
     assert len(differences(finished_run(tmp_path / "c", model_state={"w": one_bit}), expected)) == 2
-    assert len(differences(finished_run(tmp_path / "d", history=[]), expected)) == 2
+    assert len(differences(finished_run(tmp_path / "d", position=Position(4).state_dict()), expected)) == 2
     (tmp_path / "b/predictions.csv").write_text("{}")
     assert len(differences(tmp_path / "b", expected)) == 1
 

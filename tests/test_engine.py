@@ -11,6 +11,7 @@ import torch
 from torch import nn
 
 from video_iresnet.data.dataset import Failure, VideoViews
+from video_iresnet.data.mixing import plain_targets
 from video_iresnet.data.records import Record
 from video_iresnet.engine import schedule
 from video_iresnet.engine.checkpoint import (
@@ -22,9 +23,10 @@ from video_iresnet.engine.checkpoint import (
     save_checkpoint,
 )
 from video_iresnet.engine.evaluate import Prediction, accuracy, evaluate, temporal_checks, view_subsets
-from video_iresnet.engine.metrics import TrainSums, train_stats
+from video_iresnet.engine.journal import Meter, hours
 from video_iresnet.engine.optim import build_sgd
-from video_iresnet.engine.train import BadVideos, hours
+from video_iresnet.engine.tasks import SingleLabel
+from video_iresnet.engine.train import BadVideos
 from video_iresnet.models import WeightsError, create_model
 from video_iresnet.runtime.distributed import Processes
 from video_iresnet.runtime.errors import InputError
@@ -57,17 +59,17 @@ def test_normalisation_has_its_own_weight_decay() -> None:
 def test_metrics_are_exact_for_ragged_batches() -> None:
     torch.manual_seed(0)
     logits, labels = torch.randn(10, 7), torch.randint(7, (10,))
-    sums = TrainSums(torch.device("cpu"))
+    task = SingleLabel(torch.Tensor.float, plain_targets)
+    meter = Meter(torch.device("cpu"), None)
     for part in (slice(0, 7), slice(7, 10)):
-        sums.add(nn.functional.cross_entropy(logits[part], labels[part]), logits[part], labels[part])
-    stats = train_stats(sums.values())
+        meter.add(task.sums(task.loss(logits[part], labels[part]), logits[part], labels[part]))
+    stats = task.stats(meter.sums())
     assert stats["loss"] == pytest.approx(nn.functional.cross_entropy(logits, labels).item(), rel=1e-6)
     assert stats["top1_err"] == pytest.approx(100 * (logits.argmax(1) != labels).float().mean().item())
     in_top5 = (logits.topk(5).indices == labels[:, None]).any(1)
     assert stats["top5_err"] == pytest.approx(100 * (~in_top5).float().mean().item())
-    few = TrainSums(torch.device("cpu"))
-    few.add(torch.tensor(1.0), torch.tensor([[0.1, 0.9]]), torch.tensor([0]))
-    assert train_stats(few.values())["top5_err"] == 0
+    few = task.sums(torch.tensor(1.0), torch.tensor([[0.1, 0.9]]), torch.tensor([0]))
+    assert task.stats(few.tolist())["top5_err"] == 0
 
 
 def test_accuracy_counts_unreadable_videos_as_wrong() -> None:
@@ -236,7 +238,7 @@ def test_foreign_checkpoints_are_refused_and_never_executed(
         "plain.pkl": "damaged or hold more than tensors",
         "text.pyth": "damaged or hold more|cannot be read",
         "empty.pyth": "cannot be read",
-        "foreign.pyth": r"lacks epoch, model_state, .* \(it holds state_dict, arch\); expected one",
+        "foreign.pyth": r"lacks position, model_state, .* \(it holds state_dict, arch\); expected one",
         "tensor.pyth": "hold a Tensor; expected a state dict",
         "cut.pyth": "cannot be read",
         "absent.pyth": "cannot be read",

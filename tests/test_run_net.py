@@ -80,7 +80,7 @@ def test_a_run_leaves_what_it_promises(trained: Path) -> None:
     assert [s["epoch"] for s in stats_of(trained, "val_epoch")] == ["2/2"]
     assert list((trained / "tensorboard").glob("events.*"))
     state = load_checkpoint(trained / "checkpoints/checkpoint_epoch_00002.pyth")
-    assert (state["epoch"], state["step"], len(state["class_names"])) == (1, 0, 8)
+    assert (state["epoch"], state["position"]["step"], len(state["class_names"])) == (1, 0, 8)
 
 
 def test_results_agree_with_predictions(trained: Path) -> None:
@@ -165,7 +165,7 @@ def test_a_run_that_was_ended_goes_on_as_if_nothing_had_happened(
     again = start(*command)
     output, _ = again.communicate(timeout=120)
     assert again.returncode == 0, output
-    assert "going on from" in output
+    assert "resuming from" in output
     assert_same_weights(uninterrupted, tmp_path)
     assert (
         stats_of(tmp_path, "train_epoch")[-1]["loss"] == stats_of(uninterrupted, "train_epoch")[-1]["loss"]

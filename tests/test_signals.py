@@ -116,7 +116,7 @@ def test_a_signal_to_all_processes_of_a_run_stops_it_in_order(
     assert process.returncode == 128 + number, output
     assert re.search(STOPPED, output), output
     assert "Traceback" not in output
-    assert "going on from" in finish(*arguments)
+    assert "resuming from" in finish(*arguments)
     assert_same_weights(undisturbed, tmp_path)
 
 

@@ -13,7 +13,7 @@ from torch.nn import functional as F
 
 from video_iresnet import build
 from video_iresnet.config import Config, load_config
-from video_iresnet.data.loader import EpochBatches, collate_clips
+from video_iresnet.data.loader import collate_clips
 from video_iresnet.engine.checkpoint import load_checkpoint
 from video_iresnet.models import ResNet
 from video_iresnet.runtime.seeding import Stream, integer_seed
@@ -28,7 +28,7 @@ def trained_by_hand(cfg: Config) -> tuple[ResNet, list[float]]:
     optimizer, schedule = build.build_optimizer(cfg, model), build.build_schedule(cfg)
     data = build.build_training_data(cfg, build.build_records(cfg, "DATA.TRAIN_LIST"))
     to_network = build.build_to_network(cfg, torch.device("cpu"))
-    batches = EpochBatches(len(data), [build.build_batch_shape(cfg)], seed=cfg.RNG_SEED)
+    batches = build.build_batches(cfg, len(data))
     losses = []
     for step, keys in zip(range(batches.steps_per_epoch), batches, strict=False):
         halves = [collate_clips([data[key] for key in half]) for half in (keys[:4], keys[4:])]

@@ -30,7 +30,6 @@ from video_iresnet.data.dataset import SampleKey
 from video_iresnet.data.decode import OpenVideo, Reader
 from video_iresnet.data.decode.reader import DecodeError
 from video_iresnet.data.functional import crop
-from video_iresnet.data.loader import EpochBatches
 from video_iresnet.data.records import Record
 from video_iresnet.data.sampling import Timeline
 from video_iresnet.runtime.errors import InputError, exit_code
@@ -73,16 +72,7 @@ def training_rows(cfg: Config, count: int, mixed: bool) -> list[Row]:
     data = build.build_training_data(cfg, records)
     data.open_video = noted = Noted(data.open_video)
     names = class_names(cfg)
-    keys = next(
-        iter(
-            EpochBatches(
-                len(records),
-                [build.build_batch_shape(cfg)],
-                seed=cfg.RNG_SEED,
-                num_samples=cfg.AUG.NUM_SAMPLE,
-            )
-        )
-    )
+    keys = next(iter(build.build_batches(cfg, len(records))))
     clips, labels, titles, indices = [], [], [], []
     for key in keys if mixed else keys[:count]:  # a clip's partner may be any of the batch
         sample = data[SampleKey(*key)]

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import functools
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -17,12 +18,13 @@ from .data.decode import OpenVideo, load_backend, open_video
 from .data.directions import directions
 from .data.frame_rates import with_frame_rates
 from .data.functional import to_network
-from .data.loader import BatchShape
+from .data.loader import BatchShape, EpochBatches
 from .data.mixing import Mixer, Targets, plain_targets
 from .data.packed import PackedRecords
 from .data.records import (
     ClassNames,
     Record,
+    missing_videos,
     read_class_names,
     read_frame_list,
     read_json_classes,
@@ -42,8 +44,12 @@ from .data.transforms import (
     Transform,
 )
 from .engine import optim, schedule
+from .engine.step import Step
+from .engine.tasks import SingleLabel
 from .models import ResNet, create_model
+from .runtime.distributed import Processes
 from .runtime.errors import InputError
+from .runtime.logging import log
 
 
 def build_model(cfg: Config) -> ResNet:
@@ -73,6 +79,28 @@ def build_model(cfg: Config) -> ResNet:
         size = cfg.DATA.TRAIN_CROP_SIZE
         net.plan = net.plan.trained_on((cfg.DATA.NUM_FRAMES, size, size))
     return net
+
+
+def build_network(cfg: Config, device: torch.device) -> ResNet:
+    """The network, not trained yet, in the layout that convolutions of clips are fastest in."""
+    model = build_model(cfg)
+    return model.to(device, memory_format=torch.channels_last_3d)  # type: ignore[call-overload,no-any-return]
+
+
+def build_step(cfg: Config, network: ResNet, processes: Processes) -> Step:
+    return Step(
+        network,
+        build_optimizer(cfg, network),
+        build_schedule(cfg),
+        build_task(cfg, processes.device),
+        seed=cfg.RNG_SEED,
+        processes=processes,
+    )
+
+
+def build_task(cfg: Config, device: torch.device) -> SingleLabel:
+    """What is learnt and measured."""
+    return SingleLabel(build_to_network(cfg, device), build_targets(cfg))
 
 
 def build_optimizer(cfg: Config, model: torch.nn.Module) -> Optimizer:
@@ -122,8 +150,27 @@ def _annotations(cfg: Config) -> str:
     return os.path.join(cfg.DATA.PATH_TO_DATA_DIR, "something-something-v2-")
 
 
-def build_records(cfg: Config, key: str) -> PackedRecords:
-    """The records of the list that `key` names, e.g. DATA.TRAIN_LIST."""
+def build_records(cfg: Config, key: str, max_missing: float = 1.0) -> PackedRecords:
+    """The records of the list that `key` names, e.g. DATA.TRAIN_LIST.
+
+    Missing videos are counted and named. Raises InputError where all are missing, or more than the fraction
+    `max_missing`.
+    """
+    records = PackedRecords(with_frame_rates(_read_list(cfg, key), needed=cfg.DATA.TARGET_FPS > 0))
+    missing = missing_videos(records)
+    if missing:
+        names = ", ".join(record.path for record in missing[:3])
+        message = f"{len(missing)} of the {len(records)} videos of {key} do not exist, first {names}"
+        if len(missing) == len(records) or len(missing) > max_missing * len(records):
+            raise InputError(
+                f"{message}; correct DATA.PATH_TO_DATA_DIR, DATA.PATH_PREFIX or the list "
+                f"(DATA.MAX_BAD_SHARE is {cfg.DATA.MAX_BAD_SHARE})"
+            )
+        log.warning("%s", message)
+    return records
+
+
+def _read_list(cfg: Config, key: str) -> Iterable[Record]:
     folder = cfg.DATA.PATH_TO_DATA_DIR
     path, root = needed_files(cfg)[key], os.path.join(folder, cfg.DATA.PATH_PREFIX)
     if cfg.DATA.LIST_FORMAT == "frames":
@@ -131,17 +178,13 @@ def build_records(cfg: Config, key: str) -> PackedRecords:
         labels = read_json_labels(
             f"{_annotations(cfg)}{'train' if key == 'DATA.TRAIN_LIST' else 'validation'}.json", names
         )
-        records = read_frame_list(path, root=root, labels=labels)
-    elif cfg.DATA.LIST_FORMAT == "folders":
-        records = read_tsm_list(
-            path, root=root, num_classes=cfg.MODEL.NUM_CLASSES, pattern=cfg.DATA.FRAME_NAMES
-        )
-    else:
-        classes, separator = build_class_names(cfg), cfg.DATA.PATH_LABEL_SEPARATOR
-        records = read_records(
-            path, root=root, num_classes=cfg.MODEL.NUM_CLASSES, class_names=classes, separator=separator
-        )
-    return PackedRecords(with_frame_rates(records, needed=cfg.DATA.TARGET_FPS > 0))
+        return read_frame_list(path, root=root, labels=labels)
+    if cfg.DATA.LIST_FORMAT == "folders":
+        return read_tsm_list(path, root=root, num_classes=cfg.MODEL.NUM_CLASSES, pattern=cfg.DATA.FRAME_NAMES)
+    classes, separator = build_class_names(cfg), cfg.DATA.PATH_LABEL_SEPARATOR
+    return read_records(
+        path, root=root, num_classes=cfg.MODEL.NUM_CLASSES, class_names=classes, separator=separator
+    )
 
 
 def build_training_data(cfg: Config, records: Sequence[Record]) -> ClipDataset:
@@ -158,8 +201,38 @@ def build_training_data(cfg: Config, records: Sequence[Record]) -> ClipDataset:
     )
 
 
-def build_batch_shape(cfg: Config) -> BatchShape:
-    return BatchShape(cfg.TRAIN.BATCH_SIZE, cfg.DATA.NUM_FRAMES, cfg.DATA.TRAIN_CROP_SIZE)
+def build_batches(cfg: Config, num_records: int, rank: int = 0, world_size: int = 1) -> EpochBatches:
+    """This process's keys of the training samples. Raises InputError where the batch size does not fit the
+    list or the number of processes.
+    """
+    size, samples = cfg.TRAIN.BATCH_SIZE, cfg.AUG.NUM_SAMPLE
+    if num_records < size // samples:
+        raise InputError(
+            f"TRAIN.BATCH_SIZE {size} is more than the {num_records} videos of {cfg.DATA.TRAIN_LIST}; make "
+            "it smaller"
+        )
+    if size // samples % world_size:
+        raise InputError(
+            f"TRAIN.BATCH_SIZE {size} does not divide among {world_size} processes; take a multiple of "
+            f"{world_size * samples}"
+        )
+    return EpochBatches(
+        num_records,
+        [BatchShape(size, cfg.DATA.NUM_FRAMES, cfg.DATA.TRAIN_CROP_SIZE)],
+        seed=cfg.RNG_SEED,
+        rank=rank,
+        world_size=world_size,
+        num_samples=samples,
+    )
+
+
+def loading(cfg: Config, device: torch.device) -> dict[str, Any]:
+    """What all loaders share."""
+    return {
+        "num_workers": cfg.DATA_LOADER.NUM_WORKERS,
+        "timeout": cfg.DATA_LOADER.TIMEOUT,
+        "pin_memory": device.type == "cuda",
+    }
 
 
 def build_validation_data(cfg: Config, records: Sequence[Record]) -> ViewDataset:

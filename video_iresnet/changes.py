@@ -76,7 +76,7 @@ def check_going_on(cfg: Config, state: Mapping[str, Any], contents: Mapping[str,
         changes[key] = (state.get(name, contents[name]), contents[name])
     changes = {key: (then, now) for key, (then, now) in changes.items() if then != now}
     refused = _text(changes, ANOTHER_RUN)
-    if not refused and state["step"] and (refused := _text(changes, BETWEEN_EPOCHS)):
+    if not refused and state["position"]["step"] and (refused := _text(changes, BETWEEN_EPOCHS)):
         refused += ", which can change between two epochs alone"
     if refused:
         raise InputError(

@@ -7,6 +7,8 @@ import json
 import re
 import zipfile
 import zlib
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -15,21 +17,71 @@ import torch
 
 from ..models import ResNet, WeightsError, load_weights, read_weights
 from ..models.weights import Weights, read_file
-from ..runtime.storage import atomic_write, remove_leftovers
+from ..runtime.storage import atomic_write, path_manager, remove_leftovers
 
 NAME = re.compile(r"checkpoint_epoch_(\d+)(?:_step_(\d+))?\.pyth")
 BEST = "checkpoint_best.pyth"
-# What a run needs of a checkpoint to go on.
-STATE: dict[str, type | tuple[type, ...]] = {
+POSITION: dict[str, type | tuple[type, ...]] = {
     "epoch": int,
-    "model_state": dict,
-    "optimizer_state": dict,
-    "cfg": str,
     "step": int,
     "sums": (list, type(None)),
     "history": list,
+}
+
+
+@dataclass
+class Position:
+    """How far a training is: whole epochs, steps of the next one with the sums of all processes over them,
+    and the accuracies of the validations so far.
+    """
+
+    epoch: int = 0
+    step: int = 0
+    sums: list[float] | None = None
+    history: list[dict[str, float]] = field(default_factory=list)
+
+    def validated(self) -> bool:
+        return any(past["epoch"] == self.epoch for past in self.history)
+
+    def is_best(self) -> bool:
+        """Whether the last validation is better than all before it, by its first accuracy."""
+        *_, last = self.history
+        name = next(name for name in last if name != "epoch")
+        return all(past[name] < last[name] for past in self.history[:-1])
+
+    def __str__(self) -> str:
+        return f"{self.epoch} epochs" + (f" and {self.step} steps" if self.step else "")
+
+    def state_dict(self) -> dict[str, Any]:
+        return asdict(self)
+
+
+# What a run needs of a checkpoint to go on.
+STATE: dict[str, type | tuple[type, ...]] = {
+    "position": dict,
+    "model_state": dict,
+    "optimizer_state": dict,
+    "cfg": str,
     "class_names": list,
 }
+
+
+def read_position(contents: Mapping[str, Any]) -> Position | None:
+    """Where a training of this project saved a checkpoint; None for files of other origin.
+
+    Checkpoints of 2026-11 and before have the fields at the top, with the number of the last whole epoch,
+    from 0, as `epoch`.
+    """
+    fields = contents.get("position")
+    if fields is None and "step" in contents:
+        fields = {name: contents.get(name) for name in POSITION}
+        if isinstance(fields["epoch"], int):
+            fields["epoch"] += 1
+    if not isinstance(fields, dict) or any(
+        not isinstance(fields.get(name, ...), kind) for name, kind in POSITION.items()
+    ):
+        return None
+    return Position(**{name: fields[name] for name in POSITION})
 
 
 def checkpoint_name(epochs: int, steps: int = 0) -> str:
@@ -76,6 +128,8 @@ def load_checkpoint(path: str | Path) -> dict[str, Any]:
     WeightsError.
     """
     state = read_file(path)
+    if position := read_position(state):
+        state["position"] = position.state_dict()
     lacking = [key for key, kind in STATE.items() if key not in state or not isinstance(state[key], kind)]
     if lacking:
         raise WeightsError(
@@ -105,6 +159,37 @@ def intact_before(path: Path) -> Path | None:
             load_checkpoint(older)
             return older
     return None
+
+
+def load_latest(path: Path) -> dict[str, Any]:
+    """The checkpoint to continue from. Raises WeightsError, which says how the run can continue, where it
+    cannot be used.
+    """
+    try:
+        return load_checkpoint(path)
+    except WeightsError as error:
+        older = intact_before(path)
+        remedy = (
+            f"{older} is intact: move {path.name} away to go on from it"
+            if older
+            else "no older checkpoint is intact: name another OUTPUT_DIR to train anew"
+        )
+        raise WeightsError(f"{error}; {remedy}") from error
+
+
+def read_tested(path: str) -> Weights:
+    """The weights to test. Raises WeightsError, which names an intact checkpoint beside a damaged one."""
+    try:
+        file = path_manager.get_local_path(path)
+        weights = read_weights(file)
+        if path.endswith(".pyth") and read_position(weights.info):
+            verify_checksums(file)
+        return weights
+    except WeightsError as error:
+        older = intact_before(Path(path))
+        if not older:
+            raise
+        raise WeightsError(f"{error}; {older} is intact: name it with TEST.CHECKPOINT_FILE_PATH") from error
 
 
 def load_model_state(model: ResNet, state: dict[str, Any], path: str | Path) -> None:

@@ -21,7 +21,7 @@ from ..runtime.distributed import Processes
 from ..runtime.errors import InputError
 from ..runtime.seeding import Stream, generator
 from ..runtime.signals import StopRequest
-from .metrics import TOP
+from .tasks import TOP
 
 FrameOrder = Callable[[list[int], int], list[int]]
 """(positions of a clip's frames, record) -> the positions that the network gets."""

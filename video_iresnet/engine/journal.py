@@ -1,0 +1,168 @@
+"""What a training reports: lines, records and curves of its steps, epochs and validations."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from itertools import zip_longest
+from typing import Any
+
+import torch
+from torch import Tensor
+from tqdm import tqdm
+
+from ..runtime.logging import Stats, log, memory
+from .checkpoint import Position
+
+
+@dataclass
+class Clock:
+    """Where the time of steps goes, in seconds. `waiting` is the time that the network waited for data."""
+
+    start: float = field(default_factory=time.perf_counter)
+    steps: int = 0
+    waiting: float = 0.0
+
+    @property
+    def seconds(self) -> float:
+        return time.perf_counter() - self.start
+
+    def fields(self) -> dict[str, float]:
+        steps = max(self.steps, 1)
+        return {
+            "dt": self.seconds / steps,
+            "dt_data": self.waiting / steps,
+            "dt_net": (self.seconds - self.waiting) / steps,
+        }
+
+
+class Meter:
+    """The sums over the steps of an epoch on this process, kept on the device so that adding never waits for
+    it, and the time of the steps. A window is what came since the last log line.
+    """
+
+    def __init__(self, device: torch.device, sums: list[float] | None) -> None:
+        self._sums = torch.tensor(sums or 0.0, dtype=torch.float64, device=device)
+        self._logged = sums or []
+        self.epoch, self.window = Clock(), Clock()
+
+    @contextmanager
+    def waiting(self) -> Iterator[None]:
+        """Count the time of the block as waiting for data."""
+        before = time.perf_counter()
+        yield
+        for clock in (self.epoch, self.window):
+            clock.waiting += time.perf_counter() - before
+
+    def add(self, sums: Tensor) -> None:
+        """(N,) float64 sums of one step."""
+        self._sums = self._sums + sums
+        for clock in (self.epoch, self.window):
+            clock.steps += 1
+
+    def sums(self) -> list[float]:
+        """Those of the epoch so far."""
+        return [float(value) for value in self._sums.tolist()]
+
+    def window_sums(self) -> list[float]:
+        return [now - before for now, before in zip_longest(self.sums(), self._logged, fillvalue=0.0)]
+
+    def start_window(self) -> None:
+        self._logged, self.window = self.sums(), Clock()
+
+
+@dataclass(frozen=True)
+class Journal:
+    """The log of a training. `stats` takes records in PySlowFast's form; the main process alone has one."""
+
+    stats: Stats | None
+    device: torch.device
+    steps_per_epoch: int
+    num_epochs: int
+    log_period: int
+
+    def bar(self, position: Position) -> Any:
+        """The progress bar of an epoch."""
+        return tqdm(
+            total=self.steps_per_epoch,
+            initial=position.step,
+            desc=f"epoch {position.epoch + 1}/{self.num_epochs}",
+            leave=False,
+            disable=None if self.stats else True,
+        )
+
+    def step(self, position: Position, values: dict[str, float], bar: Any) -> None:
+        """Write a record after a step. `values`: means over this process's clips since the last one."""
+        if self.stats is None:
+            return
+        left = (self.num_epochs - position.epoch) * self.steps_per_epoch - position.step
+        self.stats.write(
+            {
+                "_type": "train_iter_",
+                "epoch": f"{position.epoch + 1}/{self.num_epochs}",
+                "iter": f"{position.step}/{self.steps_per_epoch}",
+                "eta": hours(left * values["dt"]),
+                "gpu_mem": gpu_memory(self.device),
+                **values,
+            },
+            position.epoch * self.steps_per_epoch + position.step,
+        )
+        bar.set_postfix_str(
+            f"loss {values['loss']:.3f}, {100 * values['dt_data'] / values['dt']:.0f}% waiting for data, run "
+            f"ends in {hours(left * values['dt'])}"
+        )
+
+    def epoch(self, position: Position, values: dict[str, float], clock: Clock) -> None:
+        """Log an epoch. `values`: means over the clips of all processes."""
+        fraction = clock.waiting / clock.seconds
+        log.info(
+            "epoch %d/%d: %s, %s, %.0f%% of it waiting for data",
+            position.epoch, self.num_epochs, _text(values), hours(clock.seconds), 100 * fraction,
+        )  # fmt: skip
+        self._write("train_epoch", position, clock.seconds, values | {"waiting_fraction": fraction})
+
+    def validation(self, position: Position, seconds: float, videos: str) -> None:
+        """Log a validation, whose accuracies are the last of the history. `videos`:
+        what was classified, in words.
+        """
+        accuracies = {name: value for name, value in position.history[-1].items() if name != "epoch"}
+        best = {name: max(past[name] for past in position.history) for name in accuracies}
+        errors = {f"{name}_err": 100 - value for name, value in accuracies.items()}
+        errors |= {f"min_{name}_err": 100 - value for name, value in best.items()}
+        self._write("val_epoch", position, seconds, errors)
+        log.info(
+            "epoch %d: validation %s (best: %s), %s",
+            position.epoch, _text(accuracies), _text(best), videos,
+        )  # fmt: skip
+
+    def _write(self, kind: str, position: Position, seconds: float, values: dict[str, float]) -> None:
+        """A record with the fields that PySlowFast's train_epoch and val_epoch have in common."""
+        if self.stats:
+            self.stats.write(
+                {
+                    "_type": kind,
+                    "epoch": f"{position.epoch}/{self.num_epochs}",
+                    "time_diff": seconds,
+                    "gpu_mem": gpu_memory(self.device),
+                    "RAM": memory(),
+                    **values,
+                },
+                position.epoch * self.steps_per_epoch,
+            )
+
+
+def _text(values: dict[str, float]) -> str:
+    return ", ".join(f"{name} {value:.4g}" for name, value in values.items())
+
+
+def hours(seconds: float) -> str:
+    """12345.6 -> 3:25:45."""
+    minutes, rest = divmod(int(seconds), 60)
+    return f"{minutes // 60}:{minutes % 60:02d}:{rest:02d}"
+
+
+def gpu_memory(device: torch.device) -> str:
+    """The largest memory that tensors have taken, in gibibytes."""
+    return f"{torch.cuda.max_memory_allocated(device) / 2**30:.2f}G" if device.type == "cuda" else "0.00G"
