@@ -13,7 +13,6 @@ from PIL import Image
 
 from video_iresnet import build
 from video_iresnet.config import load_config
-from video_iresnet.data.loader import EpochBatches
 from video_iresnet.runtime.errors import InputError
 
 MARGIN, LINE = 4, 14
@@ -36,7 +35,7 @@ def test_a_contact_sheet_shows_what_the_network_receives(
     cfg = load_config(DEMO, options)
     records = build.build_records(cfg, "DATA.TRAIN_LIST")
     data = build.build_training_data(cfg, records)
-    keys = next(iter(EpochBatches(len(records), [build.build_batch_shape(cfg)], seed=cfg.RNG_SEED)))
+    keys = next(iter(build.build_batches(cfg, len(records))))
     sheet = Image.open(out)
     for row, key in enumerate(keys[:5]):
         clip = data[key].clips[0].permute(1, 2, 3, 0).numpy()
