@@ -29,10 +29,7 @@ from pathlib import Path, PurePosixPath
 from typing import NamedTuple
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
-if __name__ == "__main__":  # imports take seconds
-    from video_iresnet.runtime.errors import quiet_interrupts
-
-    quiet_interrupts()
+from video_iresnet.runtime.ending import exit_code  # isort: skip, so Ctrl-C ends slow imports in one line
 
 from video_iresnet.data.lists import (
     Wanted,
@@ -49,7 +46,7 @@ from video_iresnet.data.lists import (
     write_split,
 )
 from video_iresnet.data.records import read_class_names
-from video_iresnet.runtime.errors import InputError, exit_code
+from video_iresnet.runtime.errors import InputError
 from video_iresnet.runtime.storage import read_lines
 
 ROOT = Path(__file__).resolve().parents[1]

@@ -25,10 +25,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
-if __name__ == "__main__":  # imports take seconds
-    from video_iresnet.runtime.errors import quiet_interrupts
-
-    quiet_interrupts()
+from video_iresnet.runtime.ending import exit_code  # isort: skip, so Ctrl-C ends slow imports in one line
 
 from video_iresnet.data.lists import (
     Found,
@@ -44,7 +41,7 @@ from video_iresnet.data.lists import (
     write_split,
 )
 from video_iresnet.data.records import read_class_names
-from video_iresnet.runtime.errors import InputError, exit_code
+from video_iresnet.runtime.errors import InputError
 from video_iresnet.runtime.storage import read_lines
 
 COLUMNS = ("label", "youtube_id", "time_start", "time_end", "split")

@@ -24,19 +24,14 @@ from pathlib import Path
 from typing import NamedTuple
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
-if __name__ == "__main__":  # imports take seconds
-    from video_iresnet.runtime.errors import quiet_interrupts
-
-    quiet_interrupts()
+from video_iresnet.runtime.ending import exit_code  # isort: skip, so Ctrl-C ends slow imports in one line
 
 import av
 import numpy as np
 from av.video.reformatter import VideoReformatter
 from numpy.typing import NDArray
 
-sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
-
-from video_iresnet.runtime.errors import InputError, exit_code
+from video_iresnet.runtime.errors import InputError
 from video_iresnet.runtime.jobs import run_jobs, usable_cores
 from video_iresnet.runtime.storage import atomic_write, exclusive, remove_leftovers
 

@@ -28,10 +28,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
-if __name__ == "__main__":  # imports take seconds
-    from video_iresnet.runtime.errors import quiet_interrupts
-
-    quiet_interrupts()
+from video_iresnet.runtime.ending import exit_code  # isort: skip, so Ctrl-C ends slow imports in one line
 
 from video_iresnet.data.archives import MAX_EXPANSION, group_parts, partial_folder, unpack
 from video_iresnet.data.frame_rates import FILE_NAME, write_frame_rates
@@ -49,7 +46,7 @@ from video_iresnet.data.lists import (
     write_split,
 )
 from video_iresnet.data.records import read_json_classes, read_json_labels
-from video_iresnet.runtime.errors import InputError, exit_code
+from video_iresnet.runtime.errors import InputError
 from video_iresnet.runtime.jobs import run_jobs
 
 # Names of both releases of the annotations.

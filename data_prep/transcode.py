@@ -26,10 +26,7 @@ from pathlib import Path
 from typing import IO, Any, NamedTuple
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
-if __name__ == "__main__":  # imports take seconds
-    from video_iresnet.runtime.errors import quiet_interrupts
-
-    quiet_interrupts()
+from video_iresnet.runtime.ending import exit_code  # isort: skip, so Ctrl-C ends slow imports in one line
 
 import av
 import numpy as np
@@ -44,7 +41,7 @@ from video_iresnet.data.decode.pyav import PyAVReader
 from video_iresnet.data.decode.reader import DecodeError
 from video_iresnet.data.lists import held_folder, replace_list, write_csv
 from video_iresnet.data.records import Record, read_records
-from video_iresnet.runtime.errors import InputError, exit_code, reason
+from video_iresnet.runtime.errors import InputError, reason
 from video_iresnet.runtime.jobs import add_options, run_jobs
 from video_iresnet.runtime.storage import atomic_write, remove_leftovers
 

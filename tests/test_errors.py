@@ -7,13 +7,16 @@ import subprocess
 import sys
 
 import pytest
+import torch.distributed as dist
 from conftest import ROOT
 
-from video_iresnet.runtime.errors import InputError, exit_code
+from video_iresnet.runtime.distributed import group_of_run
+from video_iresnet.runtime.ending import exit_code
+from video_iresnet.runtime.errors import InputError, InterruptedRunError, LostProcessError
 
 WAIT = """
-import sys, time
-from video_iresnet.runtime.errors import exit_code
+import os, signal, sys, time
+from video_iresnet.runtime.ending import exit_code
 def work():
     try:
         print("at work", flush=True)
@@ -21,7 +24,10 @@ def work():
     finally:
         time.sleep(0.5)  # tidying up is not cut short by a second signal
         print("tidied up", flush=True)
-sys.exit(exit_code(work))
+code = exit_code(work)
+if code == 143:
+    os.kill(os.getpid(), signal.SIGTERM)  # nor is the end of the process
+sys.exit(code)
 """
 
 
@@ -43,10 +49,11 @@ def test_a_stopped_script_tidies_up_and_ends_in_one_line(number: signal.Signals,
     assert error.count("\n") == 1
 
 
-def test_errors_are_one_line_and_others_are_not_hidden(capsys: pytest.CaptureFixture[str]) -> None:
-    def fail(error: Exception) -> None:
-        raise error
+def fail(error: BaseException) -> None:
+    raise error
 
+
+def test_errors_are_one_line_and_others_are_not_hidden(capsys: pytest.CaptureFixture[str]) -> None:
     before = signal.getsignal(signal.SIGTERM)
     assert exit_code(lambda: fail(InputError("a is 3; expected 4"))) == 1
     assert exit_code(lambda: fail(FileNotFoundError(2, "No such file", "b.csv"))) == 1
@@ -58,3 +65,57 @@ def test_errors_are_one_line_and_others_are_not_hidden(capsys: pytest.CaptureFix
         exit_code(lambda: fail(KeyError("a bug")))
     assert exit_code(lambda: None) == 0
     assert signal.getsignal(signal.SIGTERM) == before
+
+
+def test_work_returns_the_status_of_what_it_started() -> None:
+    assert exit_code(lambda: 3) == 3
+
+
+# How the work ends: (its error, the exit status, the line).
+ENDS: dict[str, tuple[BaseException, int, str]] = {
+    "input": (InputError("a is 3"), 1, "error: a is 3\n"),
+    "interrupted": (InterruptedRunError(signal.SIGUSR1, "saved b"), 138, "saved b\ngo on with: python c\n"),
+    "at once": (KeyboardInterrupt("stopped at once"), 130, "stopped at once\n"),
+}
+
+
+@pytest.mark.parametrize("end", ENDS)
+@pytest.mark.parametrize("have_met", [False, True])
+@pytest.mark.parametrize("rank", [0, 1])
+def test_one_process_speaks_for_all(
+    rank: int, have_met: bool, end: str, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The main one or, before they have met, the first of each machine."""
+    monkeypatch.setenv("RANK", str(rank) if have_met else "9")
+    monkeypatch.setenv("LOCAL_RANK", "9" if have_met else str(rank))
+    if have_met:
+        dist.init_process_group("gloo", store=dist.HashStore(), rank=0, world_size=1)
+    error, status, line = ENDS[end]
+    try:
+        assert exit_code(lambda: fail(error), command="python c") == status
+    finally:
+        is_left = not dist.is_initialized()
+        if not is_left:
+            dist.destroy_process_group()
+    assert capsys.readouterr().err == (line if rank == 0 else "")
+    assert is_left == (not have_met or end != "at once")
+
+
+def test_every_process_tells_that_another_one_is_lost(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The one that would speak for all may be that one."""
+    monkeypatch.setenv("LOCAL_RANK", "1")
+    dist.init_process_group("gloo", store=dist.HashStore(), rank=0, world_size=1)
+    try:
+        with pytest.raises(RuntimeError, match="a bug"), group_of_run():
+            raise RuntimeError("a bug")
+        with pytest.raises(LostProcessError) as lost, group_of_run():
+            raise RuntimeError("[gloo/transport/tcp/pair.cc:547] Connection closed by peer [127.0.0.1]:54001")
+    finally:
+        dist.destroy_process_group()
+    assert exit_code(lambda: fail(lost.value), command="python c") == 1
+    assert capsys.readouterr().err == (
+        "error: process 0 ends because another one of this run did; the last checkpoint is intact; go on "
+        "with: python c\n"
+    )

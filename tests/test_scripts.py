@@ -24,7 +24,7 @@ def test_interrupted_imports_are_one_line(script: str, tmp_path: Path) -> None:
 
 
 def test_interrupted_imports_are_one_line_for_all_processes(tmp_path: Path) -> None:
-    """The main one prints it."""
+    """The first one of each machine prints it."""
     assert interrupted("tools/run_net.py", tmp_path, rank="1") == (130, "", "")
 
 
@@ -34,7 +34,7 @@ def interrupted(script: str, folder: Path, rank: str) -> tuple[int, str, str]:
         (folder / f"{library}.py").write_text(INTERRUPT)
     done = subprocess.run(
         [sys.executable, ROOT / script],
-        env=os.environ | {"PYTHONPATH": str(folder), "RANK": rank},
+        env=os.environ | {"PYTHONPATH": str(folder), "LOCAL_RANK": rank},
         capture_output=True,
         text=True,
         check=False,

@@ -26,10 +26,7 @@ from datetime import date
 from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
-if __name__ == "__main__":  # imports take seconds
-    from video_iresnet.runtime.errors import quiet_interrupts
-
-    quiet_interrupts()
+from video_iresnet.runtime.ending import exit_code  # isort: skip, so Ctrl-C ends slow imports in one line
 
 import av
 import numpy as np
@@ -49,7 +46,7 @@ from video_iresnet.data.packed import PackedRecords
 from video_iresnet.data.records import Record
 from video_iresnet.data.sampling import DenseSampler, Timeline
 from video_iresnet.data.transforms import InTurn, ShortSideJitter
-from video_iresnet.runtime.errors import InputError, exit_code
+from video_iresnet.runtime.errors import InputError
 from video_iresnet.runtime.seeding import Stream, generator
 
 ROOT = Path(__file__).resolve().parents[1]

@@ -11,10 +11,7 @@ import sys
 from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
-if __name__ == "__main__":  # imports take seconds
-    from video_iresnet.runtime.errors import quiet_interrupts
-
-    quiet_interrupts()
+from video_iresnet.runtime.ending import exit_code  # isort: skip, so Ctrl-C ends slow imports in one line
 
 import torch
 from tabulate import tabulate
@@ -22,7 +19,6 @@ from tabulate import tabulate
 from video_iresnet.build import build_model, clip_text
 from video_iresnet.config import load_config
 from video_iresnet.engine.complexity import complexity
-from video_iresnet.runtime.errors import exit_code
 
 ROOT = Path(__file__).resolve().parents[1]
 HEADERS = [

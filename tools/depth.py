@@ -16,10 +16,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
-if __name__ == "__main__":  # imports take seconds
-    from video_iresnet.runtime.errors import quiet_interrupts
-
-    quiet_interrupts()
+from video_iresnet.runtime.ending import exit_code  # isort: skip, so Ctrl-C ends slow imports in one line
 
 import torch
 from tabulate import tabulate
@@ -28,7 +25,6 @@ from torch.nn import functional as F
 from tqdm import tqdm
 
 from video_iresnet.models import ResNet, create_cifar_model, create_model
-from video_iresnet.runtime.errors import exit_code
 
 CLASSES = 4
 NETWORKS: dict[str, tuple[Callable[[str], ResNet], tuple[int, ...]]] = {

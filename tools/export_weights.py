@@ -9,14 +9,11 @@ import sys
 from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
-if __name__ == "__main__":  # imports take seconds
-    from video_iresnet.runtime.errors import quiet_interrupts
-
-    quiet_interrupts()
+from video_iresnet.runtime.ending import exit_code  # isort: skip, so Ctrl-C ends slow imports in one line
 
 from video_iresnet.engine.checkpoint import export_safetensors
 from video_iresnet.models import WeightsError, read_weights
-from video_iresnet.runtime.errors import InputError, exit_code
+from video_iresnet.runtime.errors import InputError
 
 
 def export(checkpoint: str, out: Path) -> None:

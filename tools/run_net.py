@@ -14,14 +14,10 @@ import sys
 from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
-if __name__ == "__main__":  # imports take seconds
-    from video_iresnet.runtime.errors import quiet_interrupts
+from video_iresnet.runtime.ending import exit_code  # isort: skip, so Ctrl-C ends slow imports in one line
 
-    quiet_interrupts()
 # Threads that wait should sleep: decoding shares the cores. Read when torch is imported.
 os.environ.setdefault("OMP_WAIT_POLICY", "passive")
-
-from video_iresnet.runtime import signals as stopping  # isort: skip
 
 from torch.distributed.elastic.multiprocessing.api import SignalException
 from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
@@ -29,9 +25,9 @@ from torch.distributed.run import main as torchrun
 
 from video_iresnet.config import load_config
 from video_iresnet.models import WeightsError
-from video_iresnet.run import InterruptedRunError, run
-from video_iresnet.runtime.distributed import close_processes, is_loss_of_process, speaks
-from video_iresnet.runtime.errors import InputError, print_error
+from video_iresnet.run import run
+from video_iresnet.runtime.distributed import group_of_run
+from video_iresnet.runtime.signals import StopRequest, follow_launcher
 
 
 def parse(arguments: list[str]) -> tuple[list[str], list[str]]:
@@ -51,44 +47,26 @@ def parse(arguments: list[str]) -> tuple[list[str], list[str]]:
 
 def main(arguments: list[str]) -> int:
     paths, overrides = parse(arguments)
-    try:
-        configs = [load_config(path, overrides) for path in paths]
-        stop = stopping.StopRequest()
-        stopping.follow_launcher(stop)
-        for path, cfg in zip(paths, configs, strict=True):
-            if cfg.NUM_GPUS > 1 and "RANK" not in os.environ:
-                os.environ["RUN_NET_COMMAND"] = _command(arguments)
-                code = launch(cfg.NUM_GPUS, ["--cfg", path, "--opts", *overrides])
-                if code:
-                    return code
-            else:
-                run(cfg, stop)
-                close_processes()  # the next config forms its own group
-    except (InputError, WeightsError, OSError) as error:
-        if speaks():
-            print_error(error)
-        close_processes()
-        return 1
-    except InterruptedRunError as interruption:
-        if speaks():
-            print(f"{interruption}\ngo on with: {_command(arguments)}", file=sys.stderr)
-        close_processes()
-        return 128 + interruption.signal_number
-    except RuntimeError as error:
-        if not is_loss_of_process(error):
-            raise
-        if stopping.launcher_is_gone():
-            stopping.tell_of_launcher()
+    command = os.environ.get("RUN_NET_COMMAND") or _command(arguments)  # set: NUM_GPUS started this process
+    return exit_code(lambda: run_configs(paths, overrides, command), WeightsError, command=command)
+
+
+def run_configs(paths: list[str], overrides: list[str], command: str) -> int:
+    """Run one config after another; return 0, or the exit status of the first that failed in processes of
+    its own.
+    """
+    configs = [load_config(path, overrides) for path in paths]
+    stop = StopRequest()
+    follow_launcher(stop)
+    for path, cfg in zip(paths, configs, strict=True):
+        if cfg.NUM_GPUS > 1 and "RANK" not in os.environ:
+            os.environ["RUN_NET_COMMAND"] = command
+            code = launch(cfg.NUM_GPUS, ["--cfg", path, "--opts", *overrides])
+            if code:
+                return code
         else:
-            print(
-                f"error: process {os.environ['RANK']} ends because another one of this run did; the last "
-                f"checkpoint is intact; go on with: {_command(arguments)}",
-                file=sys.stderr,
-            )
-        return 1
-    except KeyboardInterrupt:
-        print("stopped at once; the last checkpoint is intact", file=sys.stderr)
-        return 130
+            with group_of_run():
+                run(cfg, stop)
     return 0
 
 
@@ -120,8 +98,6 @@ def _pass_on(number: int, frame: object) -> None:
 
 def _command(arguments: list[str]) -> str:
     """The command that was given."""
-    if "RUN_NET_COMMAND" in os.environ:  # NUM_GPUS has started this process
-        return os.environ["RUN_NET_COMMAND"]
     world_size = os.environ.get("LOCAL_WORLD_SIZE")
     launcher = ["torchrun", "--nproc-per-node", world_size] if world_size else ["python"]
     return shlex.join([*launcher, sys.argv[0], *arguments])

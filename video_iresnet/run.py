@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import csv
-import signal
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
@@ -49,19 +48,11 @@ from .engine.tasks import TOP
 from .engine.train import Agreement, BadVideos, train_epoch
 from .models import ResNet, load_weights
 from .runtime.distributed import Processes
-from .runtime.errors import InputError
+from .runtime.errors import InputError, InterruptedRunError
 from .runtime.logging import Stats, log, setup_logging
 from .runtime.seeding import Stream, integer_seed
 from .runtime.signals import StopRequest
 from .runtime.storage import atomic_write, exclusive, make_output_dir, path_manager, remove_leftovers
-
-
-class InterruptedRunError(Exception):
-    """A run that ended in order on Ctrl-C, SIGTERM or SIGUSR1; the message says what was saved."""
-
-    def __init__(self, signal_number: int, message: str) -> None:
-        super().__init__(message)
-        self.signal_number = signal_number or signal.SIGTERM
 
 
 def run(cfg: Config, stop: StopRequest) -> None:

@@ -16,7 +16,7 @@ import torch.distributed as dist
 from torch.distributed.distributed_c10d import PrefixStore
 from torch.distributed.rendezvous import rendezvous
 
-from .errors import InputError
+from .errors import InputError, LostProcessError
 
 
 class Processes:
@@ -102,19 +102,20 @@ def _store() -> Any:
     return next(rendezvous("env://"))[0]
 
 
-def close_processes() -> None:
-    """Leave the group of processes; the next run forms its own."""
+@contextmanager
+def group_of_run() -> Iterator[None]:
+    """Leave the group that the processes formed in the block; the next run forms its own.
+
+    Raises LostProcessError where an exchange fails because another process has ended.
+    """
+    try:
+        yield
+    except RuntimeError as error:
+        if not dist.is_initialized() or not (isinstance(error, dist.DistError) or "gloo" in str(error)):
+            raise
+        raise LostProcessError(
+            f"process {dist.get_rank()} ends because another one of this run did; the last checkpoint is "
+            "intact"
+        ) from error
     if dist.is_initialized():
         dist.destroy_process_group()
-
-
-def speaks() -> bool:
-    """Whether this process prints the errors that all share: the main one, or one of each machine before they
-    have met.
-    """
-    return os.environ.get("RANK" if dist.is_initialized() else "LOCAL_RANK", "0") == "0"
-
-
-def is_loss_of_process(error: RuntimeError) -> bool:
-    """Whether an exchange failed because another process of the run has ended."""
-    return dist.is_initialized() and (isinstance(error, dist.DistError) or "gloo" in str(error))

@@ -36,7 +36,7 @@ class StopRequest:
         if not self.signal:
             self.signal, self._since = number, time.monotonic()
         elif number == signal.SIGINT and time.monotonic() - self._since > 1:
-            raise KeyboardInterrupt
+            raise KeyboardInterrupt("stopped at once; the last checkpoint is intact")
 
     def __bool__(self) -> bool:
         return self.signal != 0
