@@ -1,17 +1,18 @@
 """Videos in one folder for each class -> lists and class names; also UCF101 and HMDB51 with their official
 splits.
 
-    python data_prep/folders.py --videos /my/videos --out /data/mine --val-share 0.2
+    python data_prep/folders.py --videos /my/videos --out /data/mine --val-fraction 0.2
     python data_prep/folders.py --videos /raw/UCF-101 --splits /raw/ucfTrainTestlist --out /data/ucf101
     python data_prep/folders.py --videos /raw/hmdb51 --splits /raw/hmdb51_splits --fold 1 --out /data/hmdb51
 
-Without --splits, each class gives its share to val.csv and test.csv, the rest to train.csv. Which videos
-these are depends on --seed and their names alone. Clips cut from one video, as UCF101's names tell
-(v_Class_g01_c01), stay together. With --splits, --val-share holds out a part of the official training videos.
+Without --splits, a fraction of each class goes to val.csv and to test.csv, the rest to train.csv. Which
+videos these are depends on --seed and their names alone. Clips cut from one video, as UCF101's names tell
+(v_Class_g01_c01), stay together. With --splits, --val-fraction holds out a part of the official training
+videos.
 
 Lists that are there with other content are not overwritten; the videos are read from where they are and never
 changed. At the end the script prints the command that trains and tests on them. Where there is no test.csv,
-it tests on the validation videos, and the script says so; --test-share 0.2 holds out videos for testing.
+it tests on the validation videos, and the script says so; --test-fraction 0.2 holds out videos for testing.
 """
 
 from __future__ import annotations
@@ -62,12 +63,12 @@ class Splits(NamedTuple):
     videos: dict[str, list[Video]]
 
 
-def divide(videos: Sequence[str], shares: Mapping[str, float], key: str) -> dict[str, list[str]]:
-    """The videos of one class -> split -> its videos. `shares`: split -> part of the whole; the rest is
+def divide(videos: Sequence[str], fractions: Mapping[str, float], key: str) -> dict[str, list[str]]:
+    """The videos of one class -> split -> its videos. `fractions`: split -> part of the whole; the rest is
     train.
 
-    The order of the groups is that of their hashes with `key`. A split with a share has at least one group,
-    where train keeps one too.
+    The order of the groups is that of their hashes with `key`. A split with a fraction has at least one
+    group, where train keeps one too.
     """
     groups = defaultdict(list)
     for video in videos:
@@ -76,12 +77,12 @@ def divide(videos: Sequence[str], shares: Mapping[str, float], key: str) -> dict
         groups, key=lambda group: sha256(f"{key}/{group}".encode("utf-8", "surrogateescape")).digest()
     )
     parts: dict[str, list[str]] = {}
-    for split, share in shares.items():
+    for split, fraction in fractions.items():
         part = parts[split] = []
         while (
-            share
+            fraction
             and len(order) > 1
-            and (not part or len(part) + len(groups[order[0]]) / 2 <= share * len(videos))
+            and (not part or len(part) + len(groups[order[0]]) / 2 <= fraction * len(videos))
         ):
             part.extend(groups[order.pop(0)])
     parts["train"] = [video for group in order for video in groups[group]]
@@ -176,10 +177,10 @@ def write_divided(
     options: argparse.Namespace, classes: Mapping[str, list[str]], names: Sequence[str]
 ) -> None:
     """Divide the videos of each class; write the lists and the class names."""
-    shares = {"test": options.test_share, "val": options.val_share}
+    fractions = {"test": options.test_fraction, "val": options.val_fraction}
     lists: dict[str, list[tuple[str, int]]] = defaultdict(list)
     for label, name in enumerate(names):
-        for split, paths in divide(classes[name], shares, f"{options.seed}/{name}").items():
+        for split, paths in divide(classes[name], fractions, f"{options.seed}/{name}").items():
             lists[split] += [(listed_path(options.videos, path, options.out), label) for path in paths]
     write_class_names(options.out / "classes.txt", names)
     for split in ("train", "val", "test"):
@@ -216,11 +217,13 @@ def write_official(
     stems: Mapping[str, list[str]],
 ) -> None:
     """Write the lists of an official split, the class names and the reports."""
-    if options.val_share:
+    if options.val_fraction:
         train, videos["train"], videos["val"] = videos["train"], [], []
         for name in names:
             members = [video for of, video in train if of == name]
-            for split, part in divide(members, {"val": options.val_share}, f"{options.seed}/{name}").items():
+            for split, part in divide(
+                members, {"val": options.val_fraction}, f"{options.seed}/{name}"
+            ).items():
                 videos[split] += [(name, video) for video in part]
     doubles = []
     write_class_names(options.out / "classes.txt", names)
@@ -259,13 +262,13 @@ def print_next_command(out: Path, num_classes: int, splits: Collection[str]) -> 
         overrides["DATA.TEST_LIST"] = "val.csv"
         print(
             "there is no test.csv: the command below tests on the validation videos, and its accuracy "
-            "flatters what was chosen by them; hold out others with --test-share"
+            "flatters what was chosen by them; hold out others with --test-fraction"
         )
     elif "val" not in splits:
         overrides["DATA.VAL_LIST"] = "test.csv"
         print(
             "there is no val.csv: the command below validates on the test videos; hold out training videos "
-            "with --val-share before choosing anything by the validation"
+            "with --val-fraction before choosing anything by the validation"
         )
     python = "python" if shutil.which("python") == sys.executable else sys.executable
     script, config = (
@@ -293,24 +296,25 @@ def main(arguments: list[str]) -> int:
     parser.add_argument("--videos", type=Path, required=True, help="folder with a folder for each class")
     parser.add_argument("--out", type=Path, required=True, help="folder to write into")
     parser.add_argument(
-        "--val-share", type=float, help="part of the videos for val.csv; 0.2, or 0 with --splits"
+        "--val-fraction", type=float, help="part of the videos for val.csv; 0.2, or 0 with --splits"
     )
-    parser.add_argument("--test-share", type=float, default=0, help="part of the videos for test.csv")
+    parser.add_argument("--test-fraction", type=float, default=0, help="part of the videos for test.csv")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--splits", type=Path, help="folder of the official split files of UCF101 or HMDB51")
     parser.add_argument("--fold", type=int, default=1, help="which of the official splits")
     parser.add_argument("--workers", type=int, default=8, help="folders that are looked through at once")
     parser.add_argument("--ray", metavar="ADDRESS", help="look through them on this Ray cluster")
     options = parser.parse_args(arguments)
-    if options.val_share is None:
-        options.val_share = 0 if options.splits else 0.2
-    if min(options.val_share, options.test_share) < 0 or options.val_share + options.test_share >= 1:
+    if options.val_fraction is None:
+        options.val_fraction = 0 if options.splits else 0.2
+    val, test = options.val_fraction, options.test_fraction
+    if min(val, test) < 0 or val + test >= 1:
         parser.error(
-            f"--val-share {options.val_share} and --test-share {options.test_share}: expected shares from 0 "
-            "on that leave some for training"
+            f"--val-fraction {val} and --test-fraction {test}: expected fractions from 0 on that leave "
+            "some for training"
         )
-    if options.splits and options.test_share:
-        parser.error("--test-share cannot be given with --splits, which say what the test videos are")
+    if options.splits and options.test_fraction:
+        parser.error("--test-fraction cannot be given with --splits, which say what the test videos are")
     return exit_code(lambda: prepare_splits(options) if options.splits else prepare_folders(options))
 
 

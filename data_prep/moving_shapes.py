@@ -35,7 +35,7 @@ from video_iresnet.runtime.errors import InputError
 from video_iresnet.runtime.jobs import run_jobs, usable_cores
 from video_iresnet.runtime.storage import atomic_write, exclusive, remove_leftovers
 
-# Change per cycle of (x, y, angle, size), each a share of its full range; neighbours are each other's time
+# Change per cycle of (x, y, angle, size), each a fraction of its full range; neighbours are each other's time
 # reverse.
 MOTIONS = {
     "moving left": (-1, 0, 0, 0),

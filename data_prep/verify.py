@@ -45,7 +45,7 @@ from video_iresnet.runtime.storage import atomic_write, remove_leftovers
 
 ANY_LABEL = 2**31
 RATES = (10, 61)  # frames a second that are usual
-UNEVEN = 0.01  # the share of steps between frames that may differ from the usual one
+UNEVEN = 0.01  # the fraction of steps between frames that may differ from the usual one
 GENERATOR = "video_iresnet data_prep/verify.py"
 SHORT_SIDES = (0, 128, 200, 256, 320, 360, 480, 720, 1080)
 DURATIONS = (0, 1, 2, 4, 6, 8, 9.5, 10.5, 15, 30, 60, 300)

@@ -51,7 +51,7 @@ TOLERANCE = (
 LUMA = np.array([0.299, 0.587, 0.114], np.float32)  # differs least between ways of scaling chroma up
 OUTCOMES = ("read", "refused", "wrong", "exception", "crash", "hang")
 FAILURES = OUTCOMES[2:]
-PREPARATION_SHARE = 4  # every n-th file is verified and transcoded too
+PREPARED_EVERY = 4  # every n-th file is verified and transcoded too
 
 
 # ---- damage
@@ -286,7 +286,7 @@ def check_case(
 ) -> list[Result]:
     path = make(case, originals, out, seed)
     checks = {name: READERS[name] for name in names}
-    if case.damage == "whole" or case.number % PREPARATION_SHARE == 0:
+    if case.damage == "whole" or case.number % PREPARED_EVERY == 0:
         checks.update(PREPARATION)
     results = [
         Result(case, name, *isolated(check, case, path, seed, timeout)) for name, check in checks.items()

@@ -228,6 +228,7 @@ def test_a_run_of_an_older_version_goes_on(
     del state["train_list"]
     tree = yaml.safe_load(state["cfg"])
     del tree["MIXUP"], tree["DATA"]["TARGET_FPS"]
+    tree["DATA"]["MAX_BAD_SHARE"] = tree["DATA"].pop("MAX_BAD_FRACTION")
     state["cfg"] = yaml.safe_dump(tree)
     torch.save(state, path)
     assert run_net(*run_of(small, stopped)) == 0

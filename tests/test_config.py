@@ -206,6 +206,7 @@ def test_resolved_config_loads_again(tmp_path: Path) -> None:
     ("overrides", "message"),
     [
         ("SOLVER.BAS_LR 1", "unknown key SOLVER.BAS_LR in the command line; did you mean SOLVER.BASE_LR?"),
+        ("DATA.MAX_BAD_SHARE 0", "unknown key DATA.MAX_BAD_SHARE .*; did you mean DATA.MAX_BAD_FRACTION?"),
         ("TRAIN 1", "unknown key TRAIN in the command line; did you mean TRAIN"),
         ("SOLVER.BASE_LR fast", "SOLVER.BASE_LR in the command line is 'fast'; expected a number"),
         ("TRAIN.BATCH_SIZE 1.5", "expected a whole number"),

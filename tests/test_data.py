@@ -19,7 +19,7 @@ import pytest
 import torch
 from conftest import DEMO, numbered_frame, shown_numbers, write_video
 
-from video_iresnet.build import build_to_network
+from video_iresnet.build import build_normalize
 from video_iresnet.config import load_config
 from video_iresnet.data.dataset import ClipDataset, SampleKey, TrainSample, ViewDataset
 from video_iresnet.data.decode import Reader, open_video
@@ -36,7 +36,7 @@ from video_iresnet.data.loader import (
 from video_iresnet.data.packed import PackedRecords
 from video_iresnet.data.records import Record, read_records
 from video_iresnet.data.sampling import DenseSampler
-from video_iresnet.data.transforms import InTurn, RandomFlip, ShortSideJitter
+from video_iresnet.data.transforms import Compose, RandomFlip, ShortSideJitter
 from video_iresnet.runtime.errors import InputError
 
 
@@ -77,7 +77,7 @@ def test_normalisation() -> None:
     cfg = load_config(DEMO, ["DATA.MEAN", "[0.1,0.2,0.3]", "DATA.STD", "[0.4,0.5,0.6]"])
     clips = torch.tensor([0, 128, 255], dtype=torch.uint8).view(1, 3, 1, 1, 1)
     expected = torch.tensor([-0.1 / 0.4, (128 / 255 - 0.2) / 0.5, 0.7 / 0.6])
-    torch.testing.assert_close(build_to_network(cfg, torch.device("cpu"))(clips).flatten(), expected)
+    torch.testing.assert_close(build_normalize(cfg, torch.device("cpu"))(clips).flatten(), expected)
 
 
 def records_of(folder: Path, name: str = "train.csv") -> list[Record]:
@@ -93,7 +93,7 @@ def clip_dataset(
         open_video=open_video,
         crop=ShortSideJitter(32, 36, 44),
         flip=flip,
-        augment=InTurn([]),
+        augment=Compose([]),
         seed=0,
         num_samples=num_samples,
     )

@@ -277,8 +277,8 @@ def test_what_an_edit_list_cuts_off_is_not_there(tmp_path: Path, backend: str) -
 def test_truncated_files(tmp_path: Path, name: str, codec: str, backend: str) -> None:
     path = write_video(tmp_path / name, 60, size=(96, 128), codec=codec, front=name == "a.mp4")
     whole = path.read_bytes()
-    for share in (0.6, 0.9):
-        path.write_bytes(whole[: int(len(whole) * share)])
+    for fraction in (0.6, 0.9):
+        path.write_bytes(whole[: int(len(whole) * fraction)])
         with pytest.raises(DecodeError, match="truncated"):
             opened(path, backend)
 

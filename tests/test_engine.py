@@ -112,7 +112,7 @@ def test_evaluation_averages_probabilities_over_views() -> None:
         [group],
         crop_size=4,
         batch_size=3,
-        to_network=torch.Tensor.float,
+        normalize=torch.Tensor.float,
         checks=temporal_checks(0),
         processes=Processes(use_gpu=False),
         stop=StopRequest(),
@@ -158,7 +158,7 @@ def test_videos_whose_logits_are_not_finite_fail(value: float) -> None:
         [group],
         crop_size=4,
         batch_size=3,
-        to_network=torch.Tensor.float,
+        normalize=torch.Tensor.float,
         checks={"last": lambda clip, record: [2] * len(clip)},
         processes=Processes(use_gpu=False),
         stop=StopRequest(),
@@ -287,7 +287,7 @@ def test_bad_videos_are_logged_once_and_limited(logged: pytest.LogCaptureFixture
         "cannot read /v/4.mp4: cut",
     ]
     with pytest.raises(
-        InputError, match=r"3 of 10 training videos .* DATA.MAX_BAD_SHARE 0.2 .* /v/3.mp4 \(empty\)"
+        InputError, match=r"3 of 10 training videos .* DATA.MAX_BAD_FRACTION 0.2 .* /v/3.mp4 \(empty\)"
     ):
         bad.add([Failure(5, "cut")])
 

@@ -148,7 +148,7 @@ def test_damaged_files_load_whole_or_end_in_one_line(state: dict[str, Tensor], t
             before = {key: tensor.clone() for key, tensor in net.state_dict().items()}
             message = ""
             try:
-                load_weights(net, path, min_share=0.1)
+                load_weights(net, path, min_fraction=0.1)
             except WeightsError as error:
                 message = str(error)
             outcomes.append("refused" if message else "loaded")

@@ -498,7 +498,7 @@ def test_folders_are_divided_by_class_and_group(tmp_path: Path, script: Script) 
         "One/only.mp4",
     )
     (raw / "Empty").mkdir()
-    command = ("folders", "--videos", raw, "--val-share", "0.2", "--test-share", "0.1", "--out")
+    command = ("folders", "--videos", raw, "--val-fraction", "0.2", "--test-fraction", "0.1", "--out")
     code, text, error = script(*command, tmp_path / "a")
     assert (code, error) == (0, "")
     found = {split: listed(tmp_path / f"a/{split}.csv", 3) for split in ("train", "val", "test")}
@@ -535,7 +535,7 @@ def test_folders_that_hold_no_class(tmp_path: Path, script: Script) -> None:
     assert code == 1
     assert one_line(error, "raw holds no folder with videos; expected one folder for each class")
     with pytest.raises(SystemExit):
-        script("folders", "--videos", tmp_path / "raw", "--out", tmp_path / "out", "--val-share", "1")
+        script("folders", "--videos", tmp_path / "raw", "--out", tmp_path / "out", "--val-fraction", "1")
 
 
 def next_command(text: str) -> list[str]:
@@ -548,7 +548,7 @@ def test_the_next_command_runs(tmp_path: Path, script: Script, run_net: RunNet) 
     for number in range(10):
         write_video(tmp_path / f"my raw/it's {number % 2}/{number}.mp4", 12)
     out = tmp_path / "my lists, $1"
-    code, text, _ = script("folders", "--videos", tmp_path / "my raw", "--out", out, "--val-share", "0.2")
+    code, text, _ = script("folders", "--videos", tmp_path / "my raw", "--out", out, "--val-fraction", "0.2")
     assert code == 0
     assert "tests on the validation videos" in text
     python, tool, *arguments = next_command(text)
@@ -571,9 +571,9 @@ def test_the_next_command_runs(tmp_path: Path, script: Script, run_net: RunNet) 
 def test_no_command_without_held_out_videos(tmp_path: Path, script: Script) -> None:
     touch(tmp_path / "raw", "A/1.mp4", "A/2.mp4")
     command = ("folders", "--videos", tmp_path / "raw", "--out", tmp_path / "a")
-    text = script(*command, "--val-share", "0")[1]
+    text = script(*command, "--val-fraction", "0")[1]
     assert text.splitlines()[-1].endswith("what run_net.py needs: train.csv, and val.csv or test.csv")
-    text = script(*command[:4], tmp_path / "b", "--val-share", "0.3", "--test-share", "0")[1]
+    text = script(*command[:4], tmp_path / "b", "--val-fraction", "0.3", "--test-fraction", "0")[1]
     assert next_command(text)[-2:] == ["DATA.TEST_LIST", "val.csv"]
 
 
@@ -613,7 +613,7 @@ def test_ucf101_splits(tmp_path: Path, script: Script) -> None:
     assert "test: 2 of 3 videos are there" in text
     assert next_command(text)[-2:] == ["DATA.VAL_LIST", "test.csv"]
     assert "validates on the test videos" in text
-    assert script(*command, tmp_path / "held", "--fold", "2", "--val-share", "0.4")[0] == 0
+    assert script(*command, tmp_path / "held", "--fold", "2", "--val-fraction", "0.4")[0] == 0
     held = {
         split: {name for name, _ in listed(tmp_path / f"held/{split}.csv")}
         for split in ("train", "val", "test")

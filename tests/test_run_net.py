@@ -461,7 +461,7 @@ def test_training_replaces_and_limits_broken_videos(
         "\n".join(f"{shapes}/{line}" for line in lines[:-1]) + f"\n{tmp_path}/empty.mp4 0\n"
     )
     more = ["DATA.TRAIN_LIST", str(tmp_path / "train.csv"), "TEST.ENABLE", "False", "TRAIN.BATCH_SIZE", "24"]
-    assert run_net(*small, *more, "OUTPUT_DIR", str(tmp_path / "a"), "DATA.MAX_BAD_SHARE", "0.1") == 0
+    assert run_net(*small, *more, "OUTPUT_DIR", str(tmp_path / "a"), "DATA.MAX_BAD_FRACTION", "0.1") == 0
     assert capsys.readouterr().out.count("empty.mp4: Invalid data") == 1
     assert run_net(*small, *more, "OUTPUT_DIR", str(tmp_path / "b")) == 1
     assert re.search(

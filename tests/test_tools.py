@@ -86,7 +86,7 @@ def test_the_sheet_names_the_source_frames(small: list[str], tmp_path: Path) -> 
     assert shown_numbers(padded) == [*rows[0].indices, *rows[3].indices]
 
 
-def test_mixed_clips_name_their_shares(shapes: Path, small: list[str], tmp_path: Path) -> None:
+def test_mixed_clips_name_their_fractions(shapes: Path, small: list[str], tmp_path: Path) -> None:
     tool = load_script("tools/show_clips.py")
     cfg = load_config(
         DEMO, [*small, "MIXUP.ENABLE", "True", "MIXUP.CUTMIX_ALPHA", "0", "TRAIN.BATCH_SIZE", "8"]

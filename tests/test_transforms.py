@@ -14,8 +14,8 @@ from video_iresnet.data.directions import directions
 from video_iresnet.data.functional import flip
 from video_iresnet.data.mixing import Mixer, plain_targets, smooth_targets
 from video_iresnet.data.transforms import (
+    Compose,
     Crop,
-    InTurn,
     OnAllFrames,
     RandomErasing,
     RandomFlip,
@@ -28,7 +28,7 @@ CROPS: list[Crop] = [
     ShortSideJitter(32, 36, 44, inverse=True),
     RandomResizedCrop((0.2, 1.0), (0.75, 4 / 3)),
 ]
-AUGMENT = InTurn(
+AUGMENT = Compose(
     [OnAllFrames(v2.ColorJitter(0.4, 0.4, 0.4)), OnAllFrames(v2.RandAugment(2, 7)), RandomErasing(0.5)]
 )
 
@@ -119,17 +119,17 @@ def test_resized_crops_keep_to_their_bounds() -> None:
 
 def test_erasing_fills_one_box_in_all_frames() -> None:
     clip = torch.full((3, 40, 40, 3), 7, dtype=torch.uint8)
-    shares = []
+    fractions = []
     for seed in range(200):
         erased = RandomErasing(0.5)(clip, np.random.default_rng(seed))
         changed = (erased != 7).any(-1)
         assert torch.equal(changed[0], changed[2])
         if changed.any():
             rows, columns = changed[0].any(1).sum(), changed[0].any(0).sum()
-            shares.append(float(rows * columns) / 1600)
-    assert 70 < len(shares) < 130
-    assert min(shares) > 0.01
-    assert max(shares) < 0.36
+            fractions.append(float(rows * columns) / 1600)
+    assert 70 < len(fractions) < 130
+    assert min(fractions) > 0.01
+    assert max(fractions) < 0.36
     assert (clip == 7).all()
 
 
@@ -202,7 +202,7 @@ def test_cutmix_pastes_a_box_and_weighs_labels_by_area() -> None:
         assert box.sum() == box.any(1).sum() * box.any(0).sum()
 
 
-def test_shares_of_mixed_batches() -> None:
+def test_fractions_of_mixed_batches() -> None:
     batches = [mixed(seed, probability=0.6, switch_probability=0.25) for seed in range(400)]
     untouched = sum(bool(targets[0, 0] == 1 and (clips[0] == 0).all()) for clips, targets in batches)
     cut = sum(

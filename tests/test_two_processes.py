@@ -27,7 +27,7 @@ def trained_by_hand(cfg: Config) -> tuple[ResNet, list[float]]:
     model = build.build_model(cfg)
     optimizer, schedule = build.build_optimizer(cfg, model), build.build_schedule(cfg)
     data = build.build_training_data(cfg, build.build_records(cfg, "DATA.TRAIN_LIST"))
-    to_network = build.build_to_network(cfg, torch.device("cpu"))
+    normalize = build.build_normalize(cfg, torch.device("cpu"))
     batches = build.build_batches(cfg, len(data))
     losses = []
     for step, keys in zip(range(batches.steps_per_epoch), batches, strict=False):
@@ -35,7 +35,7 @@ def trained_by_hand(cfg: Config) -> tuple[ResNet, list[float]]:
         networks = [model, copy.deepcopy(model)]
         for network, half in zip(networks, halves, strict=True):
             network.zero_grad()
-            loss = F.cross_entropy(network(to_network(half.clips)), half.labels)
+            loss = F.cross_entropy(network(normalize(half.clips)), half.labels)
             loss.backward()  # type: ignore[no-untyped-call]
             losses += [loss.item()] if network is model else []
         for ours, theirs in zip(*(network.parameters() for network in networks), strict=True):

@@ -59,7 +59,7 @@ def test_parity_with_torchvision(name: str, tmp_path: Path) -> None:
     torch.save(theirs.state_dict(), tmp_path / "w.pth")
     report = load_weights(ours, tmp_path / "w.pth", strict=True)
     assert report.complete
-    assert report.share == 1
+    assert report.fraction == 1
     with torch.no_grad():
         for mode in (False, True):
             assert relative(ours.train(mode)(inputs), theirs.train(mode)(inputs)) < 1e-9
@@ -309,7 +309,7 @@ def test_fine_tuning_replaces_the_head(tmp_path: Path) -> None:
     net = create_model("iresnet", 18, **NARROW)
     report = load_weights(net, tmp_path / "w.pyth")
     assert report.missing == ["fc.weight", "fc.bias"]
-    assert report.share == 1
+    assert report.fraction == 1
     assert report.difference is None
     with pytest.raises(WeightsError, match="8 classes in the file, 3 in the network"):
         load_weights(net, tmp_path / "w.pyth", strict=True)
@@ -350,7 +350,7 @@ def test_what_does_not_fit_fails_and_changes_nothing(tmp_path: Path) -> None:
         load_weights(create_model("iresnet", 50, dims=2, **NARROW), save(tmp_path / "w.pth", net))
     path = save(tmp_path / "w.pth", create_model("iresnet", 101, **NARROW))
     assert all(torch.equal(value, before[key]) for key, value in net.state_dict().items())
-    assert load_weights(net, path, min_share=0.4).share == pytest.approx(0.5, abs=0.02)
+    assert load_weights(net, path, min_fraction=0.4).fraction == pytest.approx(0.5, abs=0.02)
     with pytest.raises(ValueError, match="inflate is 'mean'; expected None or one of average, center"):
         load_weights(net, path, inflate="mean")
 

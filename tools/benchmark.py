@@ -45,7 +45,7 @@ from video_iresnet.data.loader import BatchShape, EpochBatches, clip_loader, col
 from video_iresnet.data.packed import PackedRecords
 from video_iresnet.data.records import Record
 from video_iresnet.data.sampling import DenseSampler, Timeline
-from video_iresnet.data.transforms import InTurn, ShortSideJitter
+from video_iresnet.data.transforms import Compose, ShortSideJitter
 from video_iresnet.runtime.errors import InputError
 from video_iresnet.runtime.seeding import Stream, generator
 
@@ -102,7 +102,7 @@ def plain_sample(
     position: tuple[float, float] | tuple[int, int],
 ) -> Tensor:
     """A training sample or a test view the plain way: float, normalise full frames, resize, crop at (top,
-    left), or at shares of the room.
+    left), or at fractions of the room.
     """
     clip = plain_clip(path, indices).float() / 255
     clip = ((clip - 0.45) / 0.225).permute(3, 0, 1, 2)
@@ -334,7 +334,7 @@ def benchmark_memory(options: argparse.Namespace) -> None:
             open_video=Grey,
             crop=ShortSideJitter(32, 32, 40),
             flip=None,
-            augment=InTurn([]),
+            augment=Compose([]),
             seed=0,
         )
         batches = EpochBatches(len(records), [BatchShape(FEWEST, 1, 32)], seed=0)
@@ -343,7 +343,7 @@ def benchmark_memory(options: argparse.Namespace) -> None:
             used = []
             for step in tqdm(range(batches.steps_per_epoch), desc=name, leave=False):
                 next(iterator)
-                if step in [batches.steps_per_epoch * share // 10 for share in (1, 4, 7)] + [
+                if step in [batches.steps_per_epoch * tenths // 10 for tenths in (1, 4, 7)] + [
                     batches.steps_per_epoch - 1
                 ]:
                     used.append(memory_of([os.getpid(), *(worker.pid for worker in iterator._workers)]))

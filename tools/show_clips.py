@@ -3,7 +3,7 @@
 
 One row a sample of the first epoch, after decoding, cropping, flipping and augmentation (`--test`: the first
 views of test videos): its frames as uint8, with label, class name and the numbers of the source frames.
-`--mixed`: after mixing, with the largest shares of the target.
+`--mixed`: after mixing, with the largest fractions of the target.
 """
 
 from __future__ import annotations
@@ -88,7 +88,7 @@ def training_rows(cfg: Config, count: int, mixed: bool) -> list[Row]:
         rng = generator(cfg.RNG_SEED, Stream.MIXING, 0, 0)
         blended, targets = build.build_targets(cfg)(torch.stack(clips).float(), torch.tensor(labels), rng)
         clips = list(blended.round().to(torch.uint8))
-        texts = [shares(target, names) for target in targets]
+        texts = [fractions(target, names) for target in targets]
     else:
         texts = [f"{label} {names[label]}" for label in labels]
     rows = zip(clips, indices, texts, titles, strict=True)
@@ -97,8 +97,8 @@ def training_rows(cfg: Config, count: int, mixed: bool) -> list[Row]:
     ][:count]
 
 
-def shares(target: Tensor, names: Sequence[str]) -> str:
-    """The two largest shares of a target, or its label."""
+def fractions(target: Tensor, names: Sequence[str]) -> str:
+    """The two largest fractions of a target, or its label."""
     if target.ndim == 0:
         return f"{int(target)} {names[int(target)]}"
     values, labels = target.topk(min(2, len(target)))

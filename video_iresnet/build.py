@@ -17,7 +17,7 @@ from .data.dataset import ClipDataset, ViewDataset
 from .data.decode import OpenVideo, load_backend, open_video
 from .data.directions import directions
 from .data.frame_rates import with_frame_rates
-from .data.functional import to_network
+from .data.functional import normalize
 from .data.loader import BatchShape, EpochBatches
 from .data.mixing import Mixer, Targets, plain_targets
 from .data.packed import PackedRecords
@@ -34,8 +34,8 @@ from .data.records import (
 )
 from .data.sampling import DenseSampler, Sampler, SegmentSampler, SlowFastSampler
 from .data.transforms import (
+    Compose,
     Crop,
-    InTurn,
     OnAllFrames,
     RandomErasing,
     RandomFlip,
@@ -100,7 +100,7 @@ def build_step(cfg: Config, network: ResNet, processes: Processes) -> Step:
 
 def build_task(cfg: Config, device: torch.device) -> SingleLabel:
     """What is learnt and measured."""
-    return SingleLabel(build_to_network(cfg, device), build_targets(cfg))
+    return SingleLabel(build_normalize(cfg, device), build_targets(cfg))
 
 
 def build_optimizer(cfg: Config, model: torch.nn.Module) -> Optimizer:
@@ -164,7 +164,7 @@ def build_records(cfg: Config, key: str, max_missing: float = 1.0) -> PackedReco
         if len(missing) == len(records) or len(missing) > max_missing * len(records):
             raise InputError(
                 f"{message}; correct DATA.PATH_TO_DATA_DIR, DATA.PATH_PREFIX or the list "
-                f"(DATA.MAX_BAD_SHARE is {cfg.DATA.MAX_BAD_SHARE})"
+                f"(DATA.MAX_BAD_FRACTION is {cfg.DATA.MAX_BAD_FRACTION})"
             )
         log.warning("%s", message)
     return records
@@ -195,7 +195,7 @@ def build_training_data(cfg: Config, records: Sequence[Record]) -> ClipDataset:
         open_video=_open_video(cfg),
         crop=_random_crop(cfg),
         flip=_random_flip(cfg) if cfg.DATA.RANDOM_FLIP else None,
-        augment=InTurn(_augmentations(cfg)),
+        augment=Compose(_augmentations(cfg)),
         seed=cfg.RNG_SEED,
         num_samples=cfg.AUG.NUM_SAMPLE,
     )
@@ -278,12 +278,12 @@ def build_targets(cfg: Config) -> Targets:
     )
 
 
-def build_to_network(cfg: Config, device: torch.device) -> Callable[[Tensor], Tensor]:
+def build_normalize(cfg: Config, device: torch.device) -> Callable[[Tensor], Tensor]:
     """uint8 clips -> normalised ones, on the device."""
     mean, std = (
         torch.tensor(values, device=device).view(3, 1, 1, 1) for values in (cfg.DATA.MEAN, cfg.DATA.STD)
     )
-    return functools.partial(to_network, mean=mean, std=std)
+    return functools.partial(normalize, mean=mean, std=std)
 
 
 def clip_text(cfg: Config) -> str:

@@ -32,7 +32,7 @@ TRAINING = ("TRAIN.", "DATA.TRAIN_JITTER_", "AUG.", "MIXUP.", "SOLVER.", "BN.")
 # Where the numbers of each key, or of each item of its list, may lie.
 RANGES = {
     "[0, 1]": (
-        "DATA.MAX_BAD_SHARE", "DATA.MEAN", "AUG.COLOR_JITTER", "AUG.RE_PROB", "MIXUP.PROB",
+        "DATA.MAX_BAD_FRACTION", "DATA.MEAN", "AUG.COLOR_JITTER", "AUG.RE_PROB", "MIXUP.PROB",
         "MIXUP.SWITCH_PROB", "SOLVER.WEIGHT_DECAY", "BN.WEIGHT_DECAY",
     ),
     "[0, 1)": ("MODEL.DROPOUT_RATE", "MIXUP.LABEL_SMOOTH_VALUE", "SOLVER.MOMENTUM"),
@@ -62,6 +62,8 @@ RANGES = {
     "[2, 1000000]": ("MODEL.NUM_CLASSES",),
     "[0, 9223372036854775807]": ("RNG_SEED",),
 }  # fmt: skip
+# Keys that checkpoints of older versions hold: old -> new.
+RENAMED = {"DATA.MAX_BAD_SHARE": "DATA.MAX_BAD_FRACTION"}
 # Lists, empty by default, that hold numbers which need not be whole.
 NUMBER_LISTS = (
     "SOLVER.STEPS",
@@ -136,8 +138,8 @@ def default_config() -> Config:
     # A file with one class name a line; names go into checkpoints. PySlowFast's frame lists have theirs in
     # something-something-v2-labels.json.
     cfg.DATA.CLASS_NAMES = ""
-    # The share of unreadable training videos above which a run stops.
-    cfg.DATA.MAX_BAD_SHARE = 0.01
+    # The fraction of unreadable training videos above which a run stops.
+    cfg.DATA.MAX_BAD_FRACTION = 0.01
     # pyav, torchcodec or decord; frame folders are recognised.
     cfg.DATA.DECODING_BACKEND = "pyav"
     # dense: NUM_FRAMES frames, exactly SAMPLING_RATE apart. segments: one frame of each of NUM_FRAMES equal
@@ -177,11 +179,11 @@ def default_config() -> Config:
     cfg.AUG = CfgNode()
     # Differently augmented clips of one decoding; BATCH_SIZE counts them all.
     cfg.AUG.NUM_SAMPLE = 1
-    # Brightness, contrast and saturation change by up to this share; 0: not at all.
+    # Brightness, contrast and saturation change by up to this fraction; 0: not at all.
     cfg.AUG.COLOR_JITTER = 0.0
     # Two random operations of this strength, up to 30 (RandAugment); 0: none (PySlowFast: AA_TYPE).
     cfg.AUG.RAND_MAGNITUDE = 0
-    # The share of clips of which a box is replaced by noise.
+    # The fraction of clips of which a box is replaced by noise.
     cfg.AUG.RE_PROB = 0.0
 
     cfg.MIXUP = CfgNode()
@@ -189,11 +191,11 @@ def default_config() -> Config:
     cfg.MIXUP.ENABLE = False
     cfg.MIXUP.ALPHA = 0.8
     cfg.MIXUP.CUTMIX_ALPHA = 1.0
-    # The share of batches that are mixed, and of those by cutmix.
+    # The fraction of batches that are mixed, and of those by cutmix.
     cfg.MIXUP.PROB = 1.0
     cfg.MIXUP.SWITCH_PROB = 0.5
-    # The share of each label that is spread over all classes, with or without mixing (PySlowFast: 0.1, with
-    # mixing alone).
+    # The fraction of each label that is spread over all classes, with or without mixing (PySlowFast: 0.1,
+    # with mixing alone).
     cfg.MIXUP.LABEL_SMOOTH_VALUE = 0.0
 
     cfg.DATA_LOADER = CfgNode()
@@ -292,6 +294,7 @@ def parse_config(text: object) -> Config | None:
     cfg = default_config()
     known = dict(leaves(cfg))
     for key, value in leaves(tree):
+        key = RENAMED.get(key, key)
         if key in known:
             _set(cfg, key, value, "the checkpoint's config")
     return cfg

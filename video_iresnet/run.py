@@ -71,7 +71,7 @@ def train(run: Run) -> None:
     """Train, validate and write checkpoints; resume where an earlier run of this OUTPUT_DIR stopped."""
     cfg, processes = run.cfg, run.processes
     with processes.together():
-        records = run.records("DATA.TRAIN_LIST", cfg.DATA.MAX_BAD_SHARE)
+        records = run.records("DATA.TRAIN_LIST", cfg.DATA.MAX_BAD_FRACTION)
         validation = build.build_validation_data(cfg, run.records("DATA.VAL_LIST"))
         if cfg.TEST.ENABLE:
             run.records("DATA.TEST_LIST")  # a mistake in it should show now, not after the training
@@ -102,7 +102,7 @@ def train(run: Run) -> None:
     with processes.together():
         run.write_config()
     journal = run.journal(batches.steps_per_epoch)
-    agreement = Agreement(processes, run.stop, BadVideos(records, cfg.DATA.MAX_BAD_SHARE))
+    agreement = Agreement(processes, run.stop, BadVideos(records, cfg.DATA.MAX_BAD_FRACTION))
     log.info(
         "training %s-%d (%.2fM parameters) on %d videos: %d epochs of %d steps of %d clips; %d process(es), "
         "%s",
@@ -376,7 +376,7 @@ def _evaluate(
             loader,
             crop_size=data.crop_size,
             batch_size=cfg.TEST.BATCH_SIZE,
-            to_network=build.build_to_network(cfg, device),
+            normalize=build.build_normalize(cfg, device),
             checks=checks,
             processes=run.processes,
             stop=run.stop,

@@ -53,7 +53,7 @@ def spread_crops(height: int, width: int, size: int, num_crops: int) -> list[tup
     return [(0, left), (top, left), (height - size, left)]
 
 
-def to_network(clips: Tensor, mean: Tensor, std: Tensor) -> Tensor:
+def normalize(clips: Tensor, mean: Tensor, std: Tensor) -> Tensor:
     """uint8 in [0, 255] -> float, normalised per channel; `mean` and `std` are (3, 1, 1, 1), for values in
     [0, 1]. Keeps the layout.
     """

@@ -76,13 +76,12 @@ class EpochBatches(Sampler[list[SampleKey]]):
         while True:
             order = generator(self.seed, Stream.ORDER, epoch).permutation(self.num_records)
             for first, count, shape in self._steps[first_step:]:
-                share = slice(
+                mine = slice(
                     first + self.rank * count // self.world_size,
                     first + (self.rank + 1) * count // self.world_size,
                 )
                 yield [
-                    SampleKey(epoch, int(record), shape.num_frames, shape.crop_size)
-                    for record in order[share]
+                    SampleKey(epoch, int(record), shape.num_frames, shape.crop_size) for record in order[mine]
                 ]
             epoch, first_step = epoch + 1, 0
 

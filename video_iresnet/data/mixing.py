@@ -13,7 +13,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 # (B, 3, T, H, W) clips and (B,) labels -> clips, and what F.cross_entropy takes as target: labels, or (B, K)
-# shares.
+# fractions.
 Targets = Callable[[Tensor, Tensor, np.random.Generator], tuple[Tensor, Tensor]]
 
 
@@ -23,7 +23,7 @@ def plain_targets(clips: Tensor, labels: Tensor, rng: np.random.Generator) -> tu
 
 
 def smooth_targets(labels: Tensor, num_classes: int, smoothing: float) -> Tensor:
-    """(B,) labels -> (B, K) shares that sum to one: `smoothing` spread over all classes, the rest on the
+    """(B,) labels -> (B, K) fractions that sum to one: `smoothing` spread over all classes, the rest on the
     label's.
 
     Szegedy et al., arXiv 1512.00567.
@@ -35,9 +35,9 @@ def smooth_targets(labels: Tensor, num_classes: int, smoothing: float) -> Tensor
 class Mixer:
     """Blends each clip of a batch with another one, or pastes a box of it, with one draw for the batch.
 
-    A batch is mixed with `probability`; where both are on, by cutmix with `switch_probability`. The share of
-    the clip itself is drawn from Beta(alpha, alpha); an alpha of 0 turns its kind off. Partners: the batch in
-    reverse order.
+    A batch is mixed with `probability`; where both are on, by cutmix with `switch_probability`. The fraction
+    of the clip itself is drawn from Beta(alpha, alpha); an alpha of 0 turns its kind off. Partners: the batch
+    in reverse order.
     """
 
     num_classes: int
@@ -54,20 +54,20 @@ class Mixer:
             return clips, targets
         cut = self.cutmix_alpha > 0 and (self.mixup_alpha == 0 or rng.random() < self.switch_probability)
         alpha = self.cutmix_alpha if cut else self.mixup_alpha
-        share = float(rng.beta(alpha, alpha))
+        fraction = float(rng.beta(alpha, alpha))
         if cut:
-            clips, share = _paste(clips, share, rng)
+            clips, fraction = _paste(clips, fraction, rng)
         else:
-            clips = clips * share + clips.flip(0) * (1 - share)
-        return clips, targets * share + targets.flip(0) * (1 - share)
+            clips = clips * fraction + clips.flip(0) * (1 - fraction)
+        return clips, targets * fraction + targets.flip(0) * (1 - fraction)
 
 
-def _paste(clips: Tensor, share: float, rng: np.random.Generator) -> tuple[Tensor, float]:
-    """A box of the partner in each clip, in all frames; boxes are cut at the border, and the share that is
+def _paste(clips: Tensor, fraction: float, rng: np.random.Generator) -> tuple[Tensor, float]:
+    """A box of the partner in each clip, in all frames; boxes are cut at the border, and the fraction that is
     left is returned.
     """
     height, width = clips.shape[-2:]
-    h, w = (round(size * math.sqrt(1 - share)) for size in (height, width))
+    h, w = (round(size * math.sqrt(1 - fraction)) for size in (height, width))
     y, x = int(rng.integers(height)), int(rng.integers(width))
     top, bottom = max(0, y - h // 2), min(height, y + h - h // 2)
     left, right = max(0, x - w // 2), min(width, x + w - w // 2)

@@ -74,7 +74,7 @@ class SegmentSampler:
 
     The bounds are PySlowFast's: segment i runs from round(s * i) to round(s * (i + 1)), s = (length - 1) /
     num_frames, both ends included, halves rounded to even. Of n test clips, clip k takes the frame at the
-    share (k + 1) / (n + 1) of each segment.
+    fraction (k + 1) / (n + 1) of each segment.
     """
 
     @staticmethod
@@ -104,8 +104,8 @@ class SlowFastSampler:
     frames evenly from first to last.
 
     So frames are (T * tau - 1) / (T - 1) apart, rounded down, at `target_fps`. Of n test clips, clip k starts
-    at the share k / n of the possible starts, and a single one is the first; with `offset_sampling` at k / (n
-    - 1), rounded down, and a single one is centred.
+    at the fraction k / n of the possible starts, and a single one is the first; with `offset_sampling` at k /
+    (n - 1), rounded down, and a single one is centred.
     """
 
     sampling_rate: int

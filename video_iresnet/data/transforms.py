@@ -127,7 +127,7 @@ class RandomErasing:
 
 
 @dataclass(frozen=True)
-class InTurn:
+class Compose:
     """Several transforms, one after the other."""
 
     transforms: Sequence[Transform]

@@ -88,7 +88,7 @@ def evaluate(
     *,
     crop_size: int,
     batch_size: int,
-    to_network: Callable[[Tensor], Tensor],
+    normalize: Callable[[Tensor], Tensor],
     checks: dict[str, FrameOrder],
     processes: Processes,
     stop: StopRequest,
@@ -112,7 +112,7 @@ def evaluate(
             for order in orders.values()
             for view in _views(video, order, crop_size, processes.device)
         )
-        results += _split(group, list(orders), list(_probabilities(model, views, batch_size, to_network)))
+        results += _split(group, list(orders), list(_probabilities(model, views, batch_size, normalize)))
     if processes.sum([int(bool(stop))])[0]:
         return None
     return sorted(result for some in processes.gather(results) for result in some)
@@ -177,23 +177,23 @@ def _views(video: VideoViews, order: FrameOrder, crop_size: int, device: torch.d
 
 
 def _probabilities(
-    model: nn.Module, views: Iterator[Tensor], batch_size: int, to_network: Callable[[Tensor], Tensor]
+    model: nn.Module, views: Iterator[Tensor], batch_size: int, normalize: Callable[[Tensor], Tensor]
 ) -> Iterator[Tensor]:
     """(n, K) probabilities on the CPU, for `batch_size` views at a time; see `_forward`."""
     batch = []
     for view in views:
         batch.append(view)
         if len(batch) == batch_size:
-            yield _forward(model, batch, to_network)
+            yield _forward(model, batch, normalize)
             batch = []
     if batch:
-        yield _forward(model, batch, to_network)
+        yield _forward(model, batch, normalize)
 
 
-def _forward(model: nn.Module, batch: list[Tensor], to_network: Callable[[Tensor], Tensor]) -> Tensor:
+def _forward(model: nn.Module, batch: list[Tensor], normalize: Callable[[Tensor], Tensor]) -> Tensor:
     """(n, K) probabilities on the CPU; a view's are all NaN where one of its logits is not finite."""
     clips = torch.stack([view.permute(1, 2, 3, 0) for view in batch]).permute(0, 4, 1, 2, 3)
-    logits = model(to_network(clips)).float()
+    logits = model(normalize(clips)).float()
     # Decided on the device, so that copying the probabilities stays the only wait for it.
     return torch.where(logits.isfinite().all(1, keepdim=True), logits.softmax(1), torch.nan).cpu()
 

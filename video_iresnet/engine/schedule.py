@@ -1,4 +1,4 @@
-"""Learning rates as functions of progress, the share of all steps that are done, in [0, 1]."""
+"""Learning rates as functions of progress, the fraction of all steps that are done, in [0, 1]."""
 
 from __future__ import annotations
 
@@ -19,14 +19,14 @@ def steps(base_lr: float, starts: Sequence[float], factors: Sequence[float]) -> 
     return lambda progress: base_lr * factors[bisect.bisect_right(starts, progress) - 1]
 
 
-def warm_up(schedule: Schedule, start_lr: float, share: float) -> Schedule:
-    """In the first `share` of the run, a line from `start_lr` to what `schedule` gives at its end; then
+def warm_up(schedule: Schedule, start_lr: float, fraction: float) -> Schedule:
+    """In the first `fraction` of the run, a line from `start_lr` to what `schedule` gives at its end; then
     `schedule`, as in PySlowFast.
     """
 
     def warmed(progress: float) -> float:
-        if progress >= share:
+        if progress >= fraction:
             return schedule(progress)
-        return start_lr + (schedule(share) - start_lr) * progress / share
+        return start_lr + (schedule(fraction) - start_lr) * progress / fraction
 
     return warmed

@@ -43,7 +43,7 @@ class BadVideos:
             first = next(iter(self.reasons))
             raise InputError(
                 f"{len(self.reasons)} of {len(self.records)} training videos cannot be read, more than the "
-                f"fraction DATA.MAX_BAD_SHARE {self.max_fraction} allows; the first is "
+                f"fraction DATA.MAX_BAD_FRACTION {self.max_fraction} allows; the first is "
                 f"{self.records[first].path} ({self.reasons[first]})"
             )
 

@@ -23,7 +23,7 @@ HEAD = ("fc.weight", "fc.bias")
 # and ours; others.
 STATES = ("state_dict", "model_state", "model_state_dict", "model")
 # ResNet-50 shares 87 % of its tensors with iResNet-50, iResNet-101 half of them.
-MIN_SHARE = 0.8
+MIN_FRACTION = 0.8
 # Of the check on identical frames, in float64.
 MAX_DIFFERENCE = 1e-6
 # What a kernel may be; integers would be a quantised network's, whose scales stand elsewhere.
@@ -62,7 +62,7 @@ class LoadReport:
     inflated: list[str]
     missing: list[str]
     skipped: dict[str, str]
-    share: float
+    fraction: float
     method: str | None = None
     difference: float | None = None
     class_names: list[str] = field(default_factory=list)
@@ -72,7 +72,7 @@ class LoadReport:
         return not self.missing and not self.skipped
 
     def __str__(self) -> str:
-        lines = [f"{self.source} -> {self.target}: {100 * self.share:.1f} % of the backbone's tensors"]
+        lines = [f"{self.source} -> {self.target}: {100 * self.fraction:.1f} % of the backbone's tensors"]
         lines.append(f"  loaded   {len(self.loaded):5d}")
         lines.append(f"  inflated {len(self.inflated):5d}" + (f" ({self.method})" if self.inflated else ""))
         lines.append(f"  skipped  {len(self.skipped):5d}")
@@ -109,7 +109,7 @@ def load_weights(
     source: str | os.PathLike[str] | Weights,
     *,
     inflate: str | None = None,
-    min_share: float = MIN_SHARE,
+    min_fraction: float = MIN_FRACTION,
     strict: bool = False,
 ) -> LoadReport:
     """Copy the weights of a file into a network, whoever wrote it; the layout is recognised.
@@ -121,7 +121,7 @@ def load_weights(
 
     Raises WeightsError, with the network unchanged, where the file cannot be read, where a tensor has another
     shape, is not dense or holds values that are not finite, or where the tensors that fit are less than
-    `min_share` of the tensors of the larger one of both backbones.
+    `min_fraction` of the tensors of the larger one of both backbones.
     """
     if inflate not in (None, *METHODS):
         raise ValueError(f"inflate is {inflate!r}; expected None or one of {', '.join(METHODS)}")
@@ -139,7 +139,7 @@ def load_weights(
     ours = net.state_dict()
     fit = _fit(ours, theirs, file_names, weights.name, inflate)
     title, target = f"{weights.name} ({layout.name}: {describe(theirs)})", describe(ours)
-    _check_fit(fit, title, target, file_names, 1.0 if strict else min_share, strict)
+    _check_fit(fit, title, target, file_names, 1.0 if strict else min_fraction, strict)
     for name, value in fit.values.items():
         if not value.to(ours[name].dtype).isfinite().all():
             raise WeightsError(
@@ -171,7 +171,7 @@ def load_weights(
         inflated,
         fit.missing,
         skipped,
-        fit.share,
+        fit.fraction,
         inflate if inflated else None,
         difference,
         weights.class_names,
@@ -189,7 +189,7 @@ class _Fit:
     missing: list[str] = field(default_factory=list)
     skipped: dict[str, str] = field(default_factory=dict)
     moved: list[str] = field(default_factory=list)
-    share: float = 0.0
+    fraction: float = 0.0
 
 
 def _fit(
@@ -246,14 +246,14 @@ def _fit(
     for role, name in their_roles.items():
         if role not in our_roles and not _is_counter(name):
             fit.skipped[name] = "no such tensor in the network"
-    fit.share = sum(map(_in_backbone, fit.values)) / max(
+    fit.fraction = sum(map(_in_backbone, fit.values)) / max(
         sum(map(_in_backbone, ours)), sum(map(_in_backbone, theirs)), 1
     )
     return fit
 
 
 def _check_fit(
-    fit: _Fit, source: str, target: str, file_names: dict[str, str], min_share: float, strict: bool
+    fit: _Fit, source: str, target: str, file_names: dict[str, str], min_fraction: float, strict: bool
 ) -> None:
     head = next((reason for name, reason in fit.skipped.items() if name in HEAD), None)
     if strict and head:
@@ -263,13 +263,13 @@ def _check_fit(
             f"weights {source} are of another shortcut than {target}: {fit.moved[0]} has another place; set "
             "MODEL.ARCH to the file's"
         )
-    if fit.share < min_share or (strict and (fit.missing or fit.skipped)):
+    if fit.fraction < min_fraction or (strict and (fit.missing or fit.skipped)):
         lacks = f"; it lacks {len(fit.missing)} tensors, {fit.missing[0]} first" if fit.missing else ""
         unknown = [file_names[name] for name in fit.skipped if name not in HEAD]
         unused = f"; {len(unknown)} of its tensors have no place, {unknown[0]} first" if unknown else ""
-        expected = "all" if strict else f"at least {100 * min_share:.0f} %"
+        expected = "all" if strict else f"at least {100 * min_fraction:.0f} %"
         raise WeightsError(
-            f"weights {source} fit {100 * fit.share:.1f} % of the tensors of {target}, expected "
+            f"weights {source} fit {100 * fit.fraction:.1f} % of the tensors of {target}, expected "
             f"{expected}{lacks}{unused}; set architecture and depth (MODEL.ARCH, RESNET.DEPTH) to the file's"
         )
 
