@@ -41,7 +41,7 @@ def test_every_key_is_read_and_every_key_read_exists() -> None:
     read = set()
     for name in ("run.py", "build.py"):
         text = (ROOT / "video_iresnet" / name).read_text()
-        text = re.sub(r"(solver|mixup)\.([A-Z])", lambda match: f"cfg.{match[1].upper()}.{match[2]}", text)
+        text = re.sub(r"(solver|mixup|resnet)\.([A-Z])", lambda match: f"cfg.{match[1].upper()}.{match[2]}", text)
         read |= {match.rstrip(".") for match in re.findall(r"cfg\.((?:[A-Z][A-Z_0-9]*\.?)+)", text)} - {
             "SOLVER",
             "RESNET",
@@ -113,6 +113,20 @@ def test_network_keys_reach_the_network() -> None:
     )
     assert net.layer3[0].downsample[0].kernel_size == (1, 3, 3)
     assert not net.layer1[1].rectify_identity
+
+
+def test_networks_of_three_stages() -> None:
+    stages = "RESNET.STAGES 3 RESNET.WIDTH_PER_GROUP 4 RESNET.ZERO_INIT_RESIDUAL True MODEL.DROPOUT_RATE 0.3"
+    net = build.build_model(load_config(DEMO, ["RESNET.DEPTH", "29", *stages.split()]))
+    assert [len(stage) for stage in net.stages] == [3, 3, 3]
+    assert (net.conv1.kernel_size, net.dropout.p, net.fc.out_features) == ((3, 3, 3), 0.3, 8)
+    assert not net.layer1[1].conv3.weight.any()
+    for wrong, message in {
+        "RESNET.TEMPORAL_POOL 2": "RESNET.TEMPORAL_POOL is 2, but RESNET.STAGES is 3; leave it out",
+        "RESNET.DEPTH 30": "unknown depth 30 for small images; expected 9n\\+2",
+    }.items():
+        with pytest.raises(InputError, match=message):
+            build.build_model(load_config(DEMO, [*stages.split(), *wrong.split()]))
 
 
 @pytest.mark.parametrize(

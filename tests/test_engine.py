@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from fvcore.common.param_scheduler import CosineParamScheduler
 from torch import nn
 
 from video_iresnet.data.dataset import Failure, VideoViews
@@ -34,7 +35,7 @@ from video_iresnet.runtime.signals import StopRequest
 
 
 def test_cosine_with_warm_up_is_pyslowfasts() -> None:
-    rate = schedule.warm_up(schedule.cosine(0.1, 0.0), 0.01, 34 / 196)
+    rate = schedule.warm_up(CosineParamScheduler(0.1, 0.0), 0.01, 34 / 196)
     for epoch, expected in {0: 0.01, 17: 0.051379, 34: 0.092757, 98: 0.05}.items():
         assert rate(epoch / 196) == pytest.approx(expected, abs=1e-6)
 

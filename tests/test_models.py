@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import copy
 import inspect
+import pickle
 import sys
 
 import pytest
@@ -361,6 +363,28 @@ def test_temporal_pool_and_stem_shapes() -> None:
         stage.register_forward_hook(lambda module, inputs, output: sizes.append(tuple(output.shape[2:])))
     net(torch.zeros(1, 3, 8, 32, 32))
     assert sizes == [(4, 16, 16), (2, 8, 8), (2, 4, 4), (2, 2, 2)]
+
+
+def test_features_are_the_outputs_of_the_stages() -> None:
+    net = create_model("resnet", 18, width=4, num_classes=3, temporal_kernels="c2d").eval()
+    seen: list[torch.Tensor] = []
+    for stage in net.stages:
+        stage.register_forward_hook(lambda module, inputs, output: seen.append(output))
+    clips = torch.randn(2, 3, 8, 64, 64)
+    maps = net.features(clips)
+    assert [tuple(x.shape[1:]) for x in maps] == [
+        (4, 8, 16, 16), (8, 4, 8, 8), (16, 4, 4, 4), (32, 4, 2, 2)
+    ]  # fmt: skip
+    assert all(torch.equal(x, y) for x, y in zip(maps, seen, strict=True))
+    assert torch.equal(net.fc(maps[-1].mean((2, 3, 4))), net(clips))
+
+
+def test_copies_and_pickles_compute_the_same() -> None:
+    net = create_model("iresnet", 50, width=4, num_classes=3).eval()
+    clips = torch.randn(1, 3, 4, 32, 32)
+    for copied in (copy.deepcopy(net), pickle.loads(pickle.dumps(net))):
+        assert list(copied.state_dict()) == list(net.state_dict())
+        assert torch.equal(copied(clips), net(clips))
 
 
 def test_head_per_position_averages_probabilities() -> None:

@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
 import torch
+from fvcore.common.param_scheduler import CosineParamScheduler
 from torch import Tensor
 from torch.optim import Optimizer
 from torchvision.transforms import v2
@@ -46,31 +47,36 @@ from .data.transforms import (
 from .engine import optim, schedule
 from .engine.step import Step
 from .engine.tasks import SingleLabel
-from .models import ResNet, create_model
+from .models import ResNet, create_cifar_model, create_model
 from .runtime.distributed import Processes
 from .runtime.errors import InputError
 from .runtime.logging import log
 
 
 def build_model(cfg: Config) -> ResNet:
+    resnet = cfg.RESNET
+    common = {
+        "num_classes": cfg.MODEL.NUM_CLASSES,
+        "width": resnet.WIDTH_PER_GROUP,
+        "dropout": cfg.MODEL.DROPOUT_RATE,
+        "rectify_identity": resnet.RECTIFY_IDENTITY,
+        "zero_init_residual": resnet.ZERO_INIT_RESIDUAL,
+        "checkpoint_activations": cfg.MODEL.ACT_CHECKPOINT,
+    }
+    temporal = {
+        "temporal_kernels": resnet.TEMPORAL_KERNELS,
+        "temporal_strides": resnet.TEMPORAL_STRIDES or None,
+        "temporal_pool": resnet.TEMPORAL_POOL or None,
+        "stem_temporal_kernel": resnet.STEM_TEMPORAL_KERNEL or None,
+        "stem_temporal_stride": resnet.STEM_TEMPORAL_STRIDE,
+        "stem_pool": resnet.STEM_POOL,
+        "shortcut_temporal_kernel": resnet.SHORTCUT_TEMPORAL_KERNEL or None,
+    }
     try:
-        net = create_model(
-            cfg.MODEL.ARCH,
-            cfg.RESNET.DEPTH,
-            num_classes=cfg.MODEL.NUM_CLASSES,
-            width=cfg.RESNET.WIDTH_PER_GROUP,
-            temporal_kernels=cfg.RESNET.TEMPORAL_KERNELS,
-            temporal_strides=cfg.RESNET.TEMPORAL_STRIDES or None,
-            temporal_pool=cfg.RESNET.TEMPORAL_POOL or None,
-            stem_temporal_kernel=cfg.RESNET.STEM_TEMPORAL_KERNEL or None,
-            stem_temporal_stride=cfg.RESNET.STEM_TEMPORAL_STRIDE,
-            stem_pool=cfg.RESNET.STEM_POOL,
-            shortcut_temporal_kernel=cfg.RESNET.SHORTCUT_TEMPORAL_KERNEL or None,
-            dropout=cfg.MODEL.DROPOUT_RATE,
-            rectify_identity=cfg.RESNET.RECTIFY_IDENTITY,
-            zero_init_residual=cfg.RESNET.ZERO_INIT_RESIDUAL,
-            checkpoint_activations=cfg.MODEL.ACT_CHECKPOINT,
-        )
+        if resnet.STAGES == 3:
+            net = create_cifar_model(cfg.MODEL.ARCH, resnet.DEPTH, dims=3, **common)
+        else:
+            net = create_model(cfg.MODEL.ARCH, resnet.DEPTH, **common, **temporal)
     except (ValueError, RuntimeError, MemoryError) as error:
         raise InputError(
             f"this network cannot be built (MODEL, RESNET): {str(error).splitlines()[0]}"
@@ -116,7 +122,7 @@ def build_optimizer(cfg: Config, model: torch.nn.Module) -> Optimizer:
 def build_schedule(cfg: Config) -> schedule.Schedule:
     solver = cfg.SOLVER
     if solver.LR_POLICY == "cosine":
-        policy = schedule.cosine(solver.BASE_LR, solver.COSINE_END_LR)
+        policy: schedule.Schedule = CosineParamScheduler(solver.BASE_LR, solver.COSINE_END_LR)
     else:
         policy = schedule.steps(
             solver.BASE_LR, [start / solver.MAX_EPOCH for start in solver.STEPS], solver.LRS

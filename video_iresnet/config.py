@@ -62,6 +62,8 @@ RANGES = {
     "[2, 1000000]": ("MODEL.NUM_CLASSES",),
     "[0, 9223372036854775807]": ("RNG_SEED",),
 }  # fmt: skip
+# The beginnings of keys that networks of three stages do not take.
+FOUR_STAGES = ("RESNET.TEMPORAL_", "RESNET.STEM_", "RESNET.SHORTCUT_")
 # Keys that checkpoints of older versions hold: old -> new.
 RENAMED = {"DATA.MAX_BAD_SHARE": "DATA.MAX_BAD_FRACTION"}
 # Lists, empty by default, that hold numbers which need not be whole.
@@ -219,6 +221,9 @@ def default_config() -> Config:
     cfg.MODEL.ACT_CHECKPOINT = False
 
     cfg.RESNET = CfgNode()
+    # 4, or 3: the networks for CIFAR, made for clips of about 32 pixels, with WIDTH_PER_GROUP 16, DEPTH 9n+2,
+    # a 3x3x3 stem and no temporal strides. They take none of the TEMPORAL_, STEM_ and SHORTCUT_ keys.
+    cfg.RESNET.STAGES = 4
     # 18 and 34 (basic blocks), 50, 101, 152, 200, 302, 404, 1001 (bottlenecks); grouped architectures: 50,
     # 101, 152.
     cfg.RESNET.DEPTH = 50
@@ -332,9 +337,10 @@ def validate(cfg: Config) -> None:
     training. Raises InputError.
     """
     _check_choice(cfg, "MODEL.ARCH", list(ARCHITECTURES))
-    _check_choice(
-        cfg, "RESNET.DEPTH", list(DEPTHS if ARCHITECTURES[cfg.MODEL.ARCH].groups is None else GROUPED_DEPTHS)
-    )
+    _check_choice(cfg, "RESNET.STAGES", [3, 4])
+    if cfg.RESNET.STAGES == 4:
+        grouped = ARCHITECTURES[cfg.MODEL.ARCH].groups is not None
+        _check_choice(cfg, "RESNET.DEPTH", list(GROUPED_DEPTHS if grouped else DEPTHS))
     _check_choice(cfg, "DATA.SAMPLER", ["dense", "segments", "slowfast"])
     _check_choice(cfg, "DATA.LIST_FORMAT", ["videos", "frames", "folders"])
     _check_choice(cfg, "DATA.DECODING_BACKEND", ["pyav", "torchcodec", "decord"])
@@ -404,6 +410,14 @@ def _check_network_sizes(cfg: Config) -> None:
         f"DATA.TEST_SHORT_SIDE {cfg.DATA.TEST_SHORT_SIDE} is smaller than DATA.TEST_CROP_SIZE "
         f"{cfg.DATA.TEST_CROP_SIZE}; make it larger, or 0",
     )
+    if cfg.RESNET.STAGES == 3:
+        for key, default in leaves(default_config()):
+            if key.startswith(FOUR_STAGES):
+                _check(
+                    _get(cfg, key) == default,
+                    f"{key} is {_get(cfg, key)}, but RESNET.STAGES is 3; leave it out, or set STAGES to 4",
+                )
+        return
     kernel = cfg.RESNET.SHORTCUT_TEMPORAL_KERNEL
     _check(
         kernel == 0 or kernel % 2 == 1,

@@ -1,17 +1,13 @@
-"""Learning rates as functions of progress, the fraction of all steps that are done, in [0, 1]."""
+"""Learning rates as functions of progress, the fraction of all steps that are done, in [0, 1], beside those
+of fvcore.common.param_scheduler.
+"""
 
 from __future__ import annotations
 
 import bisect
-import math
 from collections.abc import Callable, Sequence
 
 Schedule = Callable[[float], float]
-
-
-def cosine(base_lr: float, end_lr: float) -> Schedule:
-    """From `base_lr` down to `end_lr` on half a cosine (Loshchilov and Hutter, arXiv 1608.03983)."""
-    return lambda progress: end_lr + (base_lr - end_lr) * 0.5 * (1.0 + math.cos(math.pi * progress))
 
 
 def steps(base_lr: float, starts: Sequence[float], factors: Sequence[float]) -> Schedule:

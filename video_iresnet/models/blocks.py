@@ -146,13 +146,13 @@ def shortcut(layers: Layers, spec: BlockSpec) -> nn.Module:
 
 
 class ResidualBlock(nn.Module):
-    """(B, inputs, t, h, w) -> (B, outputs, t', h', w'): what basic blocks and bottlenecks share.
+    """(B, inputs, t, h, w) -> (B, outputs, t', h', w'): the part that basic blocks and bottlenecks have in
+    common.
 
     `rectify_identity` keeps a behaviour that the released weights depend on: where a block begins with a bare
     ReLU, the released code applies it in place, so that the identity path is rectified too.
     """
 
-    num_convs: int
     first_conv_is_spatial: bool
 
     def __init__(self, layers: Layers, spec: BlockSpec) -> None:
@@ -163,22 +163,19 @@ class ResidualBlock(nn.Module):
             self.bn0 = layers.norm(spec.inputs)
         self.downsample = shortcut(layers, spec)
 
-    def branch(self, x: Tensor) -> Tensor:
-        """The convolutions of the residual branch, without the last normalisation."""
-        raise NotImplementedError
-
-    @property
-    def last_norm_name(self) -> str:
-        return f"bn{self.num_convs}"
-
     def zero_init(self) -> None:
         """Make the residual branch return zero: by the last BN where it belongs to the branch, else by the
         last convolution.
         """
-        last = getattr(
-            self, self.last_norm_name if self.position.norm_before_addition else f"conv{self.num_convs}"
-        )
-        nn.init.zeros_(last.weight)
+        raise NotImplementedError
+
+    def branch(self, x: Tensor) -> Tensor:
+        """The convolutions of the residual branch, without the last normalisation."""
+        raise NotImplementedError
+
+    def last_norm(self, x: Tensor) -> Tensor:
+        """The normalisation after the last convolution, before or after the addition."""
+        raise NotImplementedError
 
     def forward(self, x: Tensor) -> Tensor:
         out = x
@@ -190,17 +187,16 @@ class ResidualBlock(nn.Module):
                 x = out
         out = self.branch(out)
         if self.position.norm_before_addition:
-            out = getattr(self, self.last_norm_name)(out)
+            out = self.last_norm(out)
         out = out + self.downsample(x)
         if self.position.norm_after_addition:
-            out = getattr(self, self.last_norm_name)(out)
+            out = self.last_norm(out)
         return F.relu(out) if self.position.relu_last else out
 
 
 class BasicBlock(ResidualBlock):
     """Two 3x3 convolutions; the stride is on the first."""
 
-    num_convs = 2
     first_conv_is_spatial = True
 
     def __init__(self, layers: Layers, spec: BlockSpec) -> None:
@@ -212,15 +208,21 @@ class BasicBlock(ResidualBlock):
         if spec.position.norm_before_addition or spec.position.norm_after_addition:
             self.bn2 = layers.norm(spec.outputs)
 
+    def zero_init(self) -> None:
+        last = self.bn2 if self.position.norm_before_addition else self.conv2
+        nn.init.zeros_(last.weight)  # type: ignore[arg-type]
+
     def branch(self, x: Tensor) -> Tensor:
         out = F.relu(self.bn1(self.conv1(x)))
         return self.conv2(out)  # type: ignore[no-any-return]
+
+    def last_norm(self, x: Tensor) -> Tensor:
+        return self.bn2(x)  # type: ignore[no-any-return]
 
 
 class Bottleneck(ResidualBlock):
     """1x1, 3x3 (grouped, where `groups` is not 1) and 1x1 convolutions; the stride is on the 3x3 one."""
 
-    num_convs = 3
     first_conv_is_spatial = False
 
     def __init__(self, layers: Layers, spec: BlockSpec) -> None:
@@ -234,7 +236,14 @@ class Bottleneck(ResidualBlock):
         if spec.position.norm_before_addition or spec.position.norm_after_addition:
             self.bn3 = layers.norm(spec.outputs)
 
+    def zero_init(self) -> None:
+        last = self.bn3 if self.position.norm_before_addition else self.conv3
+        nn.init.zeros_(last.weight)  # type: ignore[arg-type]
+
     def branch(self, x: Tensor) -> Tensor:
         out = F.relu(self.bn1(self.conv1(x)))
         out = F.relu(self.bn2(self.conv2(out)))
         return self.conv3(out)  # type: ignore[no-any-return]
+
+    def last_norm(self, x: Tensor) -> Tensor:
+        return self.bn3(x)  # type: ignore[no-any-return]

@@ -190,15 +190,19 @@ class ResNet(nn.Module):
 
     @property
     def stages(self) -> list[Stage]:
-        return [getattr(self, f"layer{number}") for number in range(1, len(self.plan.stages) + 1)]
+        return [module for module in self.children() if isinstance(module, Stage)]
+
+    def features(self, x: Tensor) -> list[Tensor]:
+        """(B, 3, T, H, W) -> the outputs of the stages, (B, C, t, h, w) each, the finest first."""
+        x = self.maxpool(F.relu(self.bn1(self.conv1(x))))
+        maps: list[Tensor] = []
+        for stage in self.stages:
+            x = stage(self.temporal_pool(x) if len(maps) == 1 else x)
+            maps.append(x)
+        return maps
 
     def forward(self, x: Tensor) -> Tensor:
-        x = self.maxpool(F.relu(self.bn1(self.conv1(x))))
-        for number, stage in enumerate(self.stages):
-            x = stage(x)
-            if number == 0:
-                x = self.temporal_pool(x)
-        return self._head(x)
+        return self._head(self.features(x)[-1])
 
     def _head(self, x: Tensor) -> Tensor:
         """(B, C, t, h, w) features -> (B, num_classes) logits. With a window, the logits are the logarithms
@@ -321,7 +325,9 @@ def create_cifar_model(
     dims: int = 2,
     num_classes: int = 10,
     width: int = 16,
+    dropout: float = 0.0,
     rectify_identity: bool = True,
+    zero_init_residual: bool = False,
     checkpoint_activations: bool = False,
 ) -> ResNet:
     """A network of three stages for small images (B, 3, H, W), or with `dims` 3 for small clips, with (B,
@@ -346,8 +352,12 @@ def create_cifar_model(
     stages = _plan_stages(
         ARCHITECTURES[arch], Bottleneck, blocks_per_stage, (1, 2, 2), width, pattern, None, rectify_identity
     )
-    plan = Plan(3, Stem(width, (3, 3, 3), ONE, False), Bottleneck, stages, 1, num_classes, 0.0, None)
-    return ResNet(_of_dims(plan, dims), checkpoint_activations=checkpoint_activations)
+    plan = Plan(3, Stem(width, (3, 3, 3), ONE, False), Bottleneck, stages, 1, num_classes, dropout, None)
+    return ResNet(
+        _of_dims(plan, dims),
+        zero_init_residual=zero_init_residual,
+        checkpoint_activations=checkpoint_activations,
+    )
 
 
 def temporal_pattern(
