@@ -27,7 +27,8 @@ from typing import NamedTuple
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 from video_iresnet.runtime.ending import exit_code  # isort: skip, so Ctrl-C ends slow imports in one line
 
-from video_iresnet.data.lists import (
+from video_iresnet.data.records import read_class_names
+from video_iresnet.prep.lists import (
     Found,
     Wanted,
     by_stem,
@@ -40,7 +41,6 @@ from video_iresnet.data.lists import (
     write_class_names,
     write_split,
 )
-from video_iresnet.data.records import read_class_names
 from video_iresnet.runtime.errors import InputError
 from video_iresnet.runtime.storage import read_lines
 

@@ -31,8 +31,8 @@ import numpy as np
 from av.video.reformatter import VideoReformatter
 from numpy.typing import NDArray
 
+from video_iresnet.prep.jobs import run_jobs, usable_cores
 from video_iresnet.runtime.errors import InputError
-from video_iresnet.runtime.jobs import run_jobs, usable_cores
 from video_iresnet.runtime.storage import atomic_write, exclusive, remove_leftovers
 
 # Change per cycle of (x, y, angle, size), each a fraction of its full range; neighbours are each other's time

@@ -30,10 +30,12 @@ from typing import NamedTuple
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 from video_iresnet.runtime.ending import exit_code  # isort: skip, so Ctrl-C ends slow imports in one line
 
-from video_iresnet.data.archives import MAX_EXPANSION, group_parts, partial_folder, unpack
 from video_iresnet.data.frame_rates import FILE_NAME, write_frame_rates
-from video_iresnet.data.frames import FrameJob, extract_frames, frame_rows
-from video_iresnet.data.lists import (
+from video_iresnet.data.records import read_json_classes, read_json_labels
+from video_iresnet.prep.archives import MAX_EXPANSION, group_parts, partial_folder, unpack
+from video_iresnet.prep.frames import FrameJob, extract_frames, frame_rows
+from video_iresnet.prep.jobs import run_jobs
+from video_iresnet.prep.lists import (
     Wanted,
     by_stem,
     find_videos,
@@ -45,9 +47,7 @@ from video_iresnet.data.lists import (
     write_new,
     write_split,
 )
-from video_iresnet.data.records import read_json_classes, read_json_labels
 from video_iresnet.runtime.errors import InputError
-from video_iresnet.runtime.jobs import run_jobs
 
 # Names of both releases of the annotations.
 CLASSES = ("something-something-v2-labels.json", "labels.json")

@@ -39,10 +39,10 @@ from video_iresnet.data.decode.container import VideoFile
 from video_iresnet.data.decode.picture import orientation
 from video_iresnet.data.decode.pyav import PyAVReader
 from video_iresnet.data.decode.reader import DecodeError
-from video_iresnet.data.lists import held_folder, replace_list, write_csv
 from video_iresnet.data.records import Record, read_records
+from video_iresnet.prep.jobs import add_options, run_jobs
+from video_iresnet.prep.lists import held_folder, replace_list, write_csv
 from video_iresnet.runtime.errors import InputError, reason
-from video_iresnet.runtime.jobs import add_options, run_jobs
 from video_iresnet.runtime.storage import atomic_write, remove_leftovers
 
 ANY_LABEL = 2**31

@@ -15,7 +15,7 @@ import numpy as np
 import pytest
 from conftest import start
 
-from video_iresnet.data.archives import group_parts, unpack
+from video_iresnet.prep.archives import group_parts, unpack
 from video_iresnet.runtime.errors import InputError
 
 
@@ -187,7 +187,7 @@ def test_a_damaged_archive_is_told(tmp_path: Path, mode: str) -> None:
 UNPACK = """
 import sys, time
 from pathlib import Path
-from video_iresnet.data import archives
+from video_iresnet.prep import archives
 if "slow" in sys.argv:
     copy = archives.shutil.copyfileobj
     def slowly(source, file, size):
@@ -223,7 +223,7 @@ def test_full_disk(tmp_path: Path) -> None:
     code = f"""
 import resource, signal
 from pathlib import Path
-from video_iresnet.data.archives import unpack
+from video_iresnet.prep.archives import unpack
 from video_iresnet.runtime.errors import InputError
 signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
 resource.setrlimit(resource.RLIMIT_FSIZE, (50000, 50000))

@@ -16,8 +16,8 @@ import pytest
 from conftest import ROOT, start, write_video
 
 from video_iresnet.data.records import read_records
+from video_iresnet.prep.jobs import run_jobs
 from video_iresnet.runtime.errors import InputError
-from video_iresnet.runtime.jobs import run_jobs
 
 
 def square(number: int) -> tuple[int, int]:
@@ -75,7 +75,7 @@ def test_workers_end_when_their_parent_is_killed(tmp_path: Path) -> None:
     (tmp_path / "work.py").write_text(
         "import os, pathlib, sys, time\n"
         f"sys.path[:0] = [{str(ROOT)!r}]\n"
-        "from video_iresnet.runtime.jobs import run_jobs\n"
+        "from video_iresnet.prep.jobs import run_jobs\n"
         "def work(i):\n"
         f"    pathlib.Path({str(tmp_path)!r}, 'worker').write_text(str(os.getpid()))\n"
         "    time.sleep(300)\n"

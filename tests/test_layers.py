@@ -15,12 +15,14 @@ PACKAGE = ROOT / "video_iresnet"
 SCRIPTS = (ROOT / "tools", ROOT / "data_prep")
 # Each layer may import those on the right of it; config is for tools, run and build alone.
 ALLOWED = {
-    "tools": {"config", "run", "build", "engine", "data", "models", "runtime"},
-    "data_prep": {"run", "build", "engine", "data", "models", "runtime"},
+    "tools": {"config", "run", "prep", "build", "report", "engine", "data", "models", "runtime"},
+    "data_prep": {"run", "prep", "build", "report", "engine", "data", "models", "runtime"},
     "config": {"models", "runtime"},
     "changes": {"config", "runtime"},
-    "run": {"config", "changes", "build", "engine", "data", "models", "runtime"},
-    "build": {"config", "engine", "data", "models", "runtime"},
+    "run": {"config", "changes", "build", "report", "engine", "data", "models", "runtime"},
+    "prep": {"data", "runtime"},
+    "build": {"config", "report", "engine", "data", "models", "runtime"},
+    "report": {"engine", "data", "models", "runtime"},
     "engine": {"data", "models", "runtime"},
     "data": {"runtime"},
     "models": set(),

@@ -26,8 +26,6 @@ from conftest import ROOT, RunNet, load_script, shown_numbers, start, write_vide
 from hypothesis import given
 from hypothesis import strategies as st
 
-from video_iresnet.data import lists
-from video_iresnet.data.frames import Extracted, FrameJob, extract_frames, resampled
 from video_iresnet.data.records import (
     Record,
     missing_videos,
@@ -37,6 +35,8 @@ from video_iresnet.data.records import (
     read_records,
     read_tsm_list,
 )
+from video_iresnet.prep import lists
+from video_iresnet.prep.frames import Extracted, FrameJob, extract_frames, resampled
 from video_iresnet.runtime.errors import InputError
 
 Script = Callable[..., tuple[int, str, str]]

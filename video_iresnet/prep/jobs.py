@@ -16,8 +16,8 @@ from typing import Any, TypeVar
 
 from tqdm import tqdm
 
-from .errors import InputError
-from .signals import follow_parent, starting_workers
+from ..runtime.errors import InputError
+from ..runtime.signals import follow_parent, starting_workers
 
 Item = TypeVar("Item")
 Result = TypeVar("Result")

@@ -19,8 +19,8 @@ from tabulate import tabulate
 from tqdm import tqdm
 
 from ..runtime.errors import InputError
-from ..runtime.jobs import run_jobs
 from ..runtime.storage import atomic_write, exclusive
+from .jobs import run_jobs
 
 VIDEO_SUFFIXES = frozenset(
     [".mp4", ".m4v", ".mov", ".mkv", ".webm", ".avi", ".mpg", ".mpeg", ".wmv", ".flv", ".3gp", ".ogv", ".ts"]

@@ -15,10 +15,10 @@ from uuid import uuid4
 import simplejpeg
 import torch
 
+from ..data.decode.pyav import PyAVReader
+from ..data.decode.reader import DecodeError
+from ..data.functional import resize, short_side_size
 from ..runtime.errors import InputError
-from .decode.pyav import PyAVReader
-from .decode.reader import DecodeError
-from .functional import resize, short_side_size
 
 FRAMES_AT_ONCE = 16  # how many full-size frames are in memory at a time
 QUALITY = 95
