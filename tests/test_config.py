@@ -41,7 +41,9 @@ def test_every_key_is_read_and_every_key_read_exists() -> None:
     read = set()
     for name in ("run.py", "build.py"):
         text = (ROOT / "video_iresnet" / name).read_text()
-        text = re.sub(r"(solver|mixup|resnet)\.([A-Z])", lambda match: f"cfg.{match[1].upper()}.{match[2]}", text)
+        text = re.sub(
+            r"(solver|mixup|resnet)\.([A-Z])", lambda match: f"cfg.{match[1].upper()}.{match[2]}", text
+        )
         read |= {match.rstrip(".") for match in re.findall(r"cfg\.((?:[A-Z][A-Z_0-9]*\.?)+)", text)} - {
             "SOLVER",
             "RESNET",

@@ -6,6 +6,7 @@ import pickle
 import resource
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from fvcore.common.param_scheduler import CosineParamScheduler
@@ -23,11 +24,12 @@ from video_iresnet.engine.checkpoint import (
     prune_checkpoints,
     save_checkpoint,
 )
-from video_iresnet.engine.evaluate import Prediction, accuracy, evaluate, temporal_checks, view_subsets
+from video_iresnet.engine.evaluate import FrameOrder, evaluate, temporal_checks
 from video_iresnet.engine.journal import Meter, hours
 from video_iresnet.engine.optim import build_sgd
 from video_iresnet.engine.tasks import SingleLabel
 from video_iresnet.engine.train import BadVideos
+from video_iresnet.engine.views import VideoOutputs
 from video_iresnet.models import WeightsError, create_model
 from video_iresnet.runtime.distributed import Processes
 from video_iresnet.runtime.errors import InputError
@@ -73,22 +75,6 @@ def test_metrics_are_exact_for_ragged_batches() -> None:
     assert task.stats(few.tolist())["top5_err"] == 0
 
 
-def test_accuracy_counts_unreadable_videos_as_wrong() -> None:
-    records = [Record("", "", label) for label in (0, 1, 2, 3)]
-    right, second = Prediction([0, 4], [0.9, 0.1]), Prediction([4, 1], [0.9, 0.1])
-    assert accuracy([right, second, None, Prediction([9], [1.0])], records) == (25.0, 50.0, 100 / 3, 200 / 3)
-
-
-def test_view_subsets() -> None:
-    assert view_subsets(10, 3) == {
-        "1x1": (slice(4, 5), slice(1, 2)),
-        "1x3": (slice(4, 5), slice(None)),
-        "10x1": (slice(None), slice(1, 2)),
-        "10x3": (slice(None), slice(None)),
-    }
-    assert list(view_subsets(1, 1)) == ["1x1"]
-
-
 class Remember(nn.Module):
     """Logits from the mean of the first and of the last frame; remembers the sizes of its batches."""
 
@@ -101,37 +87,50 @@ class Remember(nn.Module):
         return torch.stack([x[:, :, 0].mean((1, 2, 3)), x[:, :, -1].mean((1, 2, 3))], 1)
 
 
-def test_evaluation_averages_probabilities_over_views() -> None:
+def outputs_of(
+    model: nn.Module, group: list[VideoViews], checks: dict[str, FrameOrder]
+) -> list[VideoOutputs]:
+    """What the evaluator keeps of one group, three views at a time."""
+    kept: list[VideoOutputs] = []
+    finished = evaluate(
+        model,
+        [group],
+        SingleLabel(torch.Tensor.float, plain_targets),
+        kept.extend,
+        crop_size=4,
+        batch_size=3,
+        checks=checks,
+        processes=Processes(use_gpu=False),
+        stop=StopRequest(),
+    )
+    assert finished
+    return kept
+
+
+def test_evaluation_keeps_every_view() -> None:
     """Three videos, one unreadable; 2 clips x 1 crop; against a computation by hand."""
     values = torch.tensor([1.0, 2.0, 4.0])
     frames = values.to(torch.uint8).view(3, 1, 1, 1).expand(3, 4, 4, 3)
     video = VideoViews(0, frames, [[0, 1], [1, 2]], [(0, 0)], "")
     group = [video, VideoViews(1, torch.empty(0), [], [], "broken"), video._replace(record=2)]
     model = Remember()
-    results = evaluate(
-        model,
-        [group],
-        crop_size=4,
-        batch_size=3,
-        normalize=torch.Tensor.float,
-        checks=temporal_checks(0),
-        processes=Processes(use_gpu=False),
-        stop=StopRequest(),
-    )
-    assert results is not None
-    assert [result.record for result in results] == [0, 1, 2]
-    assert results[1].error == "broken"
-    assert not results[1].by_views
+    results = outputs_of(model, group, temporal_checks(0))
+    assert [(result.record, result.error) for result in results] == [(0, ""), (1, "broken"), (2, "")]
+    assert not results[1].outputs
     assert model.batches == [3, 3, 3, 3, 3, 1]
-    both = (torch.tensor([[1.0, 2.0], [2.0, 4.0]]).softmax(1)).mean(0)
-    full = results[2].by_views["2x1"]
-    assert full.classes == [1, 0]
-    assert full.probabilities == pytest.approx([both[1].item(), both[0].item()], rel=1e-6)
-    assert results[0].by_views["1x1"].probabilities[0] == pytest.approx(
-        torch.tensor([1.0, 2.0]).softmax(0)[1].item(), rel=1e-6
-    )
-    assert results[0].by_check["reversed"].classes == [0, 1]
-    assert results[0].by_check["frozen"].probabilities == pytest.approx([0.5, 0.5])
+    logits = {"": [[[1.0, 2.0]], [[2.0, 4.0]]], "reversed": [[[2.0, 1.0]], [[4.0, 2.0]]]}
+    logits["frozen"] = [[[2.0, 2.0]], [[4.0, 4.0]]]
+    for result in (results[0], results[2]):
+        assert set(result.outputs) == {"", "reversed", "shuffled", "frozen"}
+        for order, expected in logits.items():
+            arrays = result.outputs[order]
+            assert arrays["probabilities"].dtype == np.float32
+            np.testing.assert_allclose(
+                np.log(arrays["probabilities"]) + arrays["normalizer"][..., None], expected, atol=1e-6
+            )
+            np.testing.assert_allclose(
+                arrays["probabilities"], torch.tensor(expected).softmax(-1).numpy(), rtol=1e-6
+            )
 
 
 class Overflow(nn.Module):
@@ -154,26 +153,15 @@ def test_videos_whose_logits_are_not_finite_fail(value: float) -> None:
     for record, shown in numbers.items():
         frames = torch.tensor(shown, dtype=torch.uint8).view(3, 1, 1, 1).expand(3, 4, 4, 3)
         group.append(VideoViews(record, frames, [[0, 1], [1, 1]], [(0, 0)], ""))
-    results = evaluate(
-        Overflow(value),
-        [group],
-        crop_size=4,
-        batch_size=3,
-        normalize=torch.Tensor.float,
-        checks={"last": lambda clip, record: [2] * len(clip)},
-        processes=Processes(use_gpu=False),
-        stop=StopRequest(),
-    )
-    assert results is not None
+    results = outputs_of(Overflow(value), group, {"last": lambda clip, record: [2] * len(clip)})
     assert [result.error for result in results] == [
         "", "the network's logits are not finite in 1 of 2 views", "", ""
     ]  # fmt: skip
-    assert not results[1].by_views
-    assert results[3].by_views == results[0].by_views
-    assert (set(results[0].by_check), set(results[3].by_check)) == ({"last"}, set())
-    assert all(
-        sum(prediction.probabilities) == pytest.approx(1) for prediction in results[0].by_views.values()
-    )
+    assert not results[1].outputs
+    for name in ("probabilities", "normalizer"):
+        assert np.array_equal(results[3].outputs[""][name], results[0].outputs[""][name])
+        assert np.isfinite(results[0].outputs["last"][name]).all()
+        assert np.isnan(results[3].outputs["last"][name]).all()
 
 
 def test_temporal_orders() -> None:

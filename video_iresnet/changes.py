@@ -18,7 +18,7 @@ FITS = (
     "TRAIN.ENABLE", "TRAIN.EVAL_PERIOD", "TRAIN.CHECKPOINT_PERIOD", "TRAIN.CHECKPOINTS_KEPT",
     "TRAIN.AUTO_RESUME",
     "TEST.ENABLE", "TEST.BATCH_SIZE", "TEST.CHECKPOINT_FILE_PATH", "TEST.NUM_ENSEMBLE_VIEWS",
-    "TEST.NUM_SPATIAL_CROPS", "TEST.TEMPORAL_CHECKS",
+    "TEST.NUM_SPATIAL_CROPS", "TEST.TEMPORAL_CHECKS", "TEST.STORED_VIEWS",
     "DATA.PATH_TO_DATA_DIR", "DATA.VAL_LIST", "DATA.TEST_LIST", "DATA.PATH_PREFIX", "DATA.FRAME_NAMES",
     "DATA.PATH_LABEL_SEPARATOR", "DATA.MAX_BAD_FRACTION", "DATA.TEST_CROP_SIZE", "DATA.TEST_SHORT_SIDE",
     "DATA_LOADER.NUM_WORKERS", "DATA_LOADER.TIMEOUT",
@@ -65,6 +65,19 @@ OTHER_NETWORK = (
 OTHER_CLIPS = (
     "DATA.SAMPLER", "DATA.NUM_FRAMES", "DATA.SAMPLING_RATE", "DATA.TARGET_FPS", "MODEL.HEAD_PER_POSITION",
 )  # fmt: skip
+# A test with another value of these gives other numbers; beside them, the weights and the videos count.
+TESTED = (
+    *OTHER_NETWORK, *OTHER_CLIPS,
+    "RNG_SEED", "MODEL.NUM_CLASSES",
+    "DATA.USE_OFFSET_SAMPLING", "DATA.DECODING_BACKEND", "DATA.LIST_FORMAT", "DATA.FRAME_NAMES",
+    "DATA.TRAIN_CROP_SIZE", "DATA.TEST_CROP_SIZE", "DATA.TEST_SHORT_SIDE",
+    "TEST.BATCH_SIZE", "TEST.NUM_ENSEMBLE_VIEWS", "TEST.NUM_SPATIAL_CROPS", "TEST.TEMPORAL_CHECKS",
+)  # fmt: skip
+
+
+def tested_values(cfg: Config) -> dict[str, Any]:
+    """The keys that the numbers of a test depend on."""
+    return {key: value for key, value in leaves(cfg) if key in TESTED}
 
 
 def check_going_on(cfg: Config, state: Mapping[str, Any], contents: Mapping[str, Any], source: str) -> str:

@@ -2,25 +2,26 @@
 
 from __future__ import annotations
 
-import csv
+import hashlib
+import json
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
-import simplejson
 import torch
-from tabulate import tabulate
 from torch import nn
 
 from . import build
-from .changes import check_going_on, check_testing
+from .changes import check_going_on, check_testing, tested_values
 from .config import Config, needed_files
 from .data.dataset import ViewDataset
 from .data.loader import clip_loader, view_loader
 from .data.packed import PackedRecords
-from .data.records import Record
+from .data.records import Record, file_sizes
+from .engine.aggregate import Prediction, results
 from .engine.checkpoint import (
     BEST,
     Position,
@@ -33,20 +34,14 @@ from .engine.checkpoint import (
     remove_unfinished,
     save_checkpoint,
 )
-from .engine.evaluate import (
-    Accuracy,
-    FrameOrder,
-    VideoResult,
-    accuracy,
-    evaluate,
-    temporal_checks,
-    view_subsets,
-)
+from .engine.evaluate import FrameOrder, evaluate, temporal_checks
 from .engine.journal import Journal
 from .engine.step import Step
-from .engine.tasks import TOP
+from .engine.tasks import Task
 from .engine.train import Agreement, BadVideos, train_epoch
+from .engine.views import FORMAT, VideoOutputs, ViewStore, weights_hash
 from .models import ResNet, load_weights
+from .report.results import table, write_predictions, write_results
 from .runtime.distributed import Processes
 from .runtime.errors import InputError, InterruptedRunError
 from .runtime.logging import Stats, log, setup_logging
@@ -135,19 +130,29 @@ def validate(run: Run, step: Step, data: ViewDataset, journal: Journal) -> None:
     to stop.
     """
     begin = time.perf_counter()
-    results = _evaluate(run, data, step.network, {})
-    if results is None:
+    found: list[tuple[int, Prediction | None, str]] = []
+
+    def keep(videos: list[VideoOutputs]) -> None:
+        for record, outputs, error in videos:
+            found.append((record, None if error else step.task.predict(outputs[""]), error))
+
+    if not _evaluate(run, data, step.network, step.task, keep):
         raise run.interrupted(f"stopped while validating epoch {run.position.epoch}; saved {run.save(step)}")
-    _check_failures(results, data.records)
-    top1, top5, *_ = accuracy([result.by_views.get("1x1") for result in results], data.records)
-    run.position.history.append({"epoch": run.position.epoch, "top1": top1, "top5": top5})
-    failed = sum(bool(result.error) for result in results)
-    videos = f"{data.protocol}, {len(results)} videos, {failed} failed"
+    everywhere = sorted(video for some in run.processes.gather(found) for video in some)
+    errors = [error for *_, error in everywhere]
+    _check_failures(errors, data.records)
+    accuracies = step.task.measure(
+        [prediction for _, prediction, _ in everywhere], [record.label for record in data.records]
+    )
+    run.position.history.append({"epoch": run.position.epoch, **accuracies})
+    videos = f"{data.protocol}, {len(errors)} videos, {sum(map(bool, errors))} failed"
     journal.validation(run.position, time.perf_counter() - begin, videos)
 
 
 def test(run: Run) -> None:
-    """Multi-view testing; writes results.json and predictions.csv."""
+    """Multi-view testing; goes on where an earlier test of the same stopped. results.json and predictions.csv
+    are functions of the stored views.
+    """
     cfg, processes = run.cfg, run.processes
     with processes.together():
         records = run.records("DATA.TEST_LIST")
@@ -166,35 +171,50 @@ def test(run: Run) -> None:
         report = load_weights(model, weights, strict=True)
         run.write_config()
         data = build.build_test_data(cfg, records)
-    protocol = f"{data.protocol}, clips of {build.clip_text(cfg)}"
+        checks = temporal_checks(cfg.RNG_SEED) if cfg.TEST.TEMPORAL_CHECKS else {}
+        store = run.view_store(model, data, records, list(checks), weights.class_names)
+        done = store.records()
     trained = read_position(weights.info)
     log.info(
         "testing %s%s on %d videos, %s",
         report.source,
         f" after {trained}" if trained else "",
         len(records),
-        protocol,
+        store.about["protocol"],
     )
+    if done:
+        log.info(
+            "the views of %d of %d videos are in %s; to test them again, remove it",
+            len(done),
+            len(records),
+            store.folder,
+        )
     if processes.device.type == "cpu":
         # The order of additions inside a convolution depends on the number of threads, so it must not depend
         # on the number of processes.
         torch.set_num_threads(processes.usable_cores)
     begin = time.perf_counter()
-    checks = temporal_checks(cfg.RNG_SEED) if cfg.TEST.TEMPORAL_CHECKS else {}
-    results = _evaluate(run, data, model, checks)
-    if results is None:
-        raise run.interrupted("stopped while testing; nothing was written")
-    _check_failures(results, records)
+    task = build.build_task(cfg, processes.device)
+
+    writer = store.writer(processes.rank, records)
+    finished = _evaluate(run, data, model, task, writer.add, checks, set(done))
+    with processes.together():
+        writer.flush()
+    if not finished:
+        raise run.interrupted(f"stopped while testing; what was tested is kept in {store.folder}")
     with processes.together():
         if processes.is_main:
-            summary = _summary(cfg, records, results, list(checks)) | {
-                "protocol": protocol,
-                "checkpoint": str(path),
-                "epoch": weights.info.get("epoch"),
-                "class_names": weights.class_names,
-                "seconds": round(time.perf_counter() - begin, 1),
-            }
-            _write_results(cfg, run.folder, summary, records, results)
+            _write_test(
+                run,
+                store,
+                records,
+                {
+                    "checkpoint": str(path),
+                    "epoch": weights.info.get("epoch"),
+                    "class_names": weights.class_names,
+                    "seconds": round(time.perf_counter() - begin, 1),
+                },
+            )
     run.end_if_asked(f"stopped after testing, which is complete; its results are in {run.folder}")
 
 
@@ -328,6 +348,34 @@ class Run:
         ours = build.build_class_names(self.cfg)
         return bool(ours and class_names and list(ours.names) != list(class_names))
 
+    def view_store(
+        self,
+        network: ResNet,
+        data: ViewDataset,
+        records: PackedRecords,
+        checks: list[str],
+        class_names: list[str],
+    ) -> ViewStore:
+        """Where the views of a test are kept, under all that its numbers depend on."""
+        sizes = json.dumps(file_sizes(records))
+        about = {
+            "format": FORMAT,
+            "weights": weights_hash(network.state_dict()),
+            "config": tested_values(self.cfg),
+            "list": records.fingerprint(),
+            "file_sizes": hashlib.sha256(sizes.encode()).hexdigest(),
+            "device": self.processes.device.type,
+            "dtype": "float16" if self.cfg.TEST.STORED_VIEWS == "float16" else "float32",
+            "protocol": f"{data.protocol}, clips of {build.clip_text(self.cfg)}",
+            "checks": checks,
+            "class_names": class_names,
+            "num_classes": self.cfg.MODEL.NUM_CLASSES,
+            "num_videos": len(records),
+            "num_clips": data.num_clips,
+            "num_crops": data.num_crops,
+        }
+        return ViewStore(self.folder / "views", about)
+
     def write_config(self) -> None:
         """Write the config with all its keys; called when it is known to fit what stands in the folder."""
         if self.processes.is_main:
@@ -361,121 +409,66 @@ class Run:
 
 
 def _evaluate(
-    run: Run, data: ViewDataset, model: nn.Module, checks: dict[str, FrameOrder]
-) -> list[VideoResult] | None:
-    cfg, device = run.cfg, run.processes.device
+    run: Run,
+    data: ViewDataset,
+    model: nn.Module,
+    task: Task,
+    keep: Callable[[list[VideoOutputs]], None],
+    checks: Mapping[str, FrameOrder] = MappingProxyType({}),
+    done: Collection[int] = (),
+) -> bool:
+    """See evaluate; the videos of `done` are left out."""
+    cfg = run.cfg
     with view_loader(
         data,
         videos_at_once=max(1, cfg.TEST.BATCH_SIZE // (data.num_clips * data.num_crops)),
         rank=run.processes.rank,
         world_size=run.processes.size,
-        **build.loading(cfg, device),
+        done=done,
+        **build.loading(cfg, run.processes.device),
     ) as loader:
         return evaluate(
             model,
             loader,
+            task,
+            keep,
             crop_size=data.crop_size,
             batch_size=cfg.TEST.BATCH_SIZE,
-            normalize=build.build_normalize(cfg, device),
             checks=checks,
             processes=run.processes,
             stop=run.stop,
         )
 
 
-def _check_failures(results: Sequence[VideoResult], records: Sequence[Record]) -> None:
-    failed = [result for result in results if result.error]
-    for result in failed:
-        log.warning("%s: %s; it counts as failed", records[result.record].path, result.error)
-    if len(failed) == len(records):
+def _check_failures(errors: Sequence[str], records: Sequence[Record]) -> None:
+    """Log which videos failed. Raises InputError where all did."""
+    for error, record in zip(errors, records, strict=True):
+        if error:
+            log.warning("%s: %s; it counts as failed", record.path, error)
+    if all(errors):
         raise InputError(
             f"none of the {len(records)} videos can be classified; the first is {records[0].path} "
-            f"({failed[0].error})"
+            f"({errors[0]})"
         )
 
 
-def _summary(
-    cfg: Config, records: Sequence[Record], results: Sequence[VideoResult], checks: Sequence[str]
-) -> dict[str, Any]:
-    """The accuracies in percent: over all videos (failed ones are wrong) and over the others, by views
-    and by temporal check.
-    """
-    names = list(view_subsets(cfg.TEST.NUM_ENSEMBLE_VIEWS, cfg.TEST.NUM_SPATIAL_CROPS))
-    by_views = {name: accuracy([result.by_views.get(name) for result in results], records) for name in names}
-    full = by_views[names[-1]]
-    return {
-        "top1_acc": full.top1,
-        "top5_acc": full.top5,
-        "top1_acc_readable": full.top1_readable,
-        "top5_acc_readable": full.top5_readable,
-        "num_videos": len(records),
-        "num_failed": sum(bool(result.error) for result in results),
-        "num_classes": cfg.MODEL.NUM_CLASSES,
-        "by_views": {name: _percent(value) for name, value in by_views.items()},
-        "temporal_checks": {
-            name: _percent(accuracy([result.by_check.get(name) for result in results], records))
-            for name in checks
-        },
-    }
-
-
-def _percent(value: Accuracy) -> dict[str, float]:
-    return {"top1_acc": value.top1, "top5_acc": value.top5}
-
-
-def _write_results(
-    cfg: Config,
-    folder: Path,
-    summary: dict[str, Any],
-    records: Sequence[Record],
-    results: Sequence[VideoResult],
-) -> None:
+def _write_test(run: Run, store: ViewStore, records: Sequence[Record], more: dict[str, Any]) -> None:
     """results.json, predictions.csv, a line in json_stats.log, and the table in the log."""
-    with atomic_write(folder / "results.json") as file:
-        simplejson.dump(summary, file, indent=2)
-        file.write("\n")
-    _write_predictions(folder / "predictions.csv", cfg, records, results)
-    accuracies = {key: summary[key] for key in ("top1_acc", "top5_acc")}
-    Stats(folder).write({"_type": "test_final", "split": "test_final", **accuracies}, 0)
-    for line in _table(summary).splitlines():
+    numbers, outcome = results([store])
+    _check_failures(outcome.errors, records)
+    numbers |= more | {"views": str(store.folder.relative_to(run.folder))}
+    *_, protocol = numbers["by_views"]
+    write_predictions(run.folder / "predictions.csv", outcome, outcome.predictions[protocol])
+    write_results(run.folder / "results.json", numbers)
+    if run.cfg.TEST.STORED_VIEWS == "off":
+        store.remove()
+    accuracies = {key: numbers[key] for key in ("top1_acc", "top5_acc")}
+    Stats(run.folder).write({"_type": "test_final", "split": "test_final", **accuracies}, 0)
+    for line in table(numbers).splitlines():
         log.info("%s", line)
     log.info(
         "results: %s; one line a video: %s; curves: tensorboard --logdir %s",
-        folder / "results.json",
-        folder / "predictions.csv",
-        folder,
+        run.folder / "results.json",
+        run.folder / "predictions.csv",
+        run.folder,
     )
-
-
-def _write_predictions(
-    path: Path, cfg: Config, records: Sequence[Record], results: Sequence[VideoResult]
-) -> None:
-    """video, label, the classes and probabilities of the top five, and why a video failed."""
-    ranks = range(1, min(TOP, cfg.MODEL.NUM_CLASSES) + 1)
-    with atomic_write(path) as file:
-        writer = csv.writer(file, lineterminator="\n")
-        writer.writerow(
-            ["video", "label", *(f"top{rank}" for rank in ranks), *(f"prob{rank}" for rank in ranks), "error"]
-        )
-        for record, result in zip(records, results, strict=True):
-            cells: list[Any] = [""] * (2 * len(ranks))
-            if not result.error:
-                *_, full = result.by_views.values()
-                cells = [*full.classes, *(f"{probability:.6f}" for probability in full.probabilities)]
-            writer.writerow([record.name, record.label, *cells, result.error])
-
-
-def _table(summary: dict[str, Any]) -> str:
-    rows = [
-        (f"{name} views", value["top1_acc"], value["top5_acc"]) for name, value in summary["by_views"].items()
-    ]
-    rows += [
-        (f"frames {name}", value["top1_acc"], value["top5_acc"])
-        for name, value in summary["temporal_checks"].items()
-    ]
-    if summary["num_failed"]:
-        rows.append(("without failed videos", summary["top1_acc_readable"], summary["top5_acc_readable"]))
-    top = f"top-{min(TOP, summary['num_classes'])}"
-    chance = 100 / summary["num_classes"]
-    head = f"{summary['num_videos']} videos, {summary['num_failed']} failed; chance {chance:.2f}"
-    return f"{head}\n" + tabulate(rows, headers=["accuracy in percent", "top-1", top], floatfmt=".2f")

@@ -9,7 +9,7 @@ import os
 import re
 import signal
 import time
-from collections.abc import Generator, Iterator, Sequence
+from collections.abc import Collection, Generator, Iterator, Sequence
 from contextlib import contextmanager
 from types import FrameType
 from typing import Any, Generic, NamedTuple, TypeVar
@@ -343,13 +343,15 @@ def view_loader(
     num_workers: int,
     pin_memory: bool,
     timeout: float = 0.0,
+    done: Collection[int] = (),
 ) -> WatchedLoader[list[VideoViews]]:
     """Lists of whole videos. The lists are the same for any number of processes, which take them in turn, and
-    none is padded.
+    none is padded. `done`: records whose lists are left out.
     """
     groups = [
         list(range(first, min(first + videos_at_once, len(dataset))))
         for first in range(0, len(dataset), videos_at_once)
+        if first not in done
     ]
     return WatchedLoader(
         dataset,

@@ -6,10 +6,10 @@ import itertools
 import json
 import os
 import re
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from difflib import get_close_matches
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeVar
 
 from ..runtime.errors import InputError
 from ..runtime.storage import open_text, path_manager, read_lines
@@ -19,6 +19,7 @@ EXPECTED_FRAME = 'expected `id video frame path labels`, as in `78687 0 0 78687/
 EXPECTED_FOLDER = "expected `folder frames label`, as in `videos/a b 117 7`"
 # Labels, numbers of frames and numbers in their names stay below; arrays hold them.
 LARGEST = 10**9
+Answer = TypeVar("Answer")
 
 
 class Record(NamedTuple):
@@ -229,14 +230,27 @@ def read_json_labels(path: str, names: Sequence[str]) -> dict[str, int | None]:
 
 
 def missing_videos(records: Sequence[Record]) -> list[Record]:
-    """The records whose file, or first frame, does not exist. Many threads ask at once: on a network disk
-    each question takes milliseconds.
-    """
-    with ThreadPoolExecutor(32) as pool:
-        exists = list(
-            pool.map(lambda record: bool(path_manager.exists(_first_file(record))), records, chunksize=256)
-        )
+    """The records whose file, or first frame, does not exist."""
+    exists = _of_files(records, path_manager.exists)
     return [record for record, found in zip(records, exists, strict=True) if not found]
+
+
+def file_sizes(records: Sequence[Record]) -> list[int]:
+    """The bytes of each record's file, or first frame; -1 where it does not exist."""
+
+    def size(path: str) -> int:
+        try:
+            return os.stat(path).st_size
+        except OSError:
+            return -1
+
+    return _of_files(records, size)
+
+
+def _of_files(records: Sequence[Record], ask: Callable[[str], Answer]) -> list[Answer]:
+    """Many threads ask at once: on a network disk each question takes milliseconds."""
+    with ThreadPoolExecutor(32) as pool:
+        return list(pool.map(lambda record: ask(_first_file(record)), records, chunksize=256))
 
 
 def _first_file(record: Record) -> str:

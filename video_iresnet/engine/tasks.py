@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -12,8 +12,8 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from ..data.mixing import Targets
-
-TOP = 5  # the most probable classes that count for top-5, and that predictions name
+from .aggregate import TOP, Prediction, accuracy, best, pool, stack
+from .views import Arrays
 
 
 class Task(Protocol):
@@ -35,6 +35,19 @@ class Task(Protocol):
 
     def stats(self, sums: list[float]) -> dict[str, float]:
         """Sums over any number of batches -> the numbers to report; `loss` is one of them."""
+
+    def keep(self, outputs: Tensor) -> dict[str, Tensor]:
+        """The network's outputs for n views -> what is kept of them, by name, each (n, ...), on the device;
+        not finite where a view has failed.
+        """
+
+    def predict(self, views: Arrays) -> Prediction:
+        """What was kept of a video's views -> the prediction."""
+
+    def measure(self, predictions: Sequence[Prediction | None], labels: Sequence[int]) -> dict[str, float]:
+        """The accuracies in percent; a video without a prediction counts as wrong. The first one decides
+        which network is best.
+        """
 
 
 @dataclass(frozen=True)
@@ -64,3 +77,24 @@ class SingleLabel:
             "top1_err": 100 * (1 - top1 / clips),
             "top5_err": 100 * (1 - top5 / clips),
         }
+
+    def keep(self, outputs: Tensor) -> dict[str, Tensor]:
+        """(n, K) logits -> (n, K) probabilities, and (n,) normalizers: logits = log(probabilities) +
+        normalizer. All of a view are NaN where one of its logits is not finite.
+        """
+        logits = outputs.float()
+        # Decided on the device, so that copying stays the only wait for it.
+        finite = logits.isfinite().all(1)
+        return {
+            "probabilities": torch.where(finite[:, None], logits.softmax(1), torch.nan),
+            "normalizer": torch.where(finite, logits.logsumexp(1), torch.nan),
+        }
+
+    def predict(self, views: Arrays) -> Prediction:
+        """The classes of the highest mean probability over all views."""
+        return best(pool(views))
+
+    def measure(self, predictions: Sequence[Prediction | None], labels: Sequence[int]) -> dict[str, float]:
+        """Top-1 and top-5."""
+        measured = accuracy(stack(predictions), np.array(labels))
+        return {"top1": measured.top1, "top5": measured.top5}

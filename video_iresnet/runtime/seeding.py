@@ -17,6 +17,7 @@ class Stream(enum.IntEnum):
     SHUFFLE = 4  # frames in the temporal checks
     WEIGHTS = 5  # the initial weights
     MIXING = 6  # mixup and cutmix of one step
+    BOOTSTRAP = 7  # the videos of resampled tests
 
 
 def generator(seed: int, stream: Stream, *key: int) -> np.random.Generator:

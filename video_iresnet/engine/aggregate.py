@@ -1,0 +1,311 @@
+"""From stored views to numbers: pure functions, in double precision.
+
+A protocol is (clips, crops); a selection is an order of frames ("" is their own) and a protocol.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any, NamedTuple, TypeAlias
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ..runtime.errors import InputError
+from ..runtime.seeding import Stream, generator
+from .views import Arrays, StoredVideo, ViewStore
+
+TOP = 5  # the most probable classes that count for top-5, and that predictions name
+RESAMPLES = 10_000
+
+Protocol: TypeAlias = tuple[int, int]
+Selection: TypeAlias = tuple[str, Protocol]
+Numbers: TypeAlias = NDArray[Any]
+
+
+class Pooling(NamedTuple):
+    """How the views of a video become one: the `mean` or the `max` of their `probabilities` or `logits`."""
+
+    how: str = "mean"
+    of: str = "probabilities"
+
+
+MEAN = Pooling()
+
+
+class Prediction(NamedTuple):
+    """The most probable classes of a video, at most five, and their probabilities."""
+
+    classes: Numbers
+    probabilities: Numbers
+
+
+class Predictions(NamedTuple):
+    """The most probable classes of N videos and their probabilities, each (N, min(5, K)); -1 and NaN where a
+    video failed.
+    """
+
+    classes: Numbers
+    probabilities: Numbers
+
+
+class Outcome(NamedTuple):
+    """N videos and the predictions for them, by the names of the selections."""
+
+    names: list[str]
+    labels: Numbers
+    errors: list[str]
+    predictions: dict[str, Predictions]
+
+
+class Accuracy(NamedTuple):
+    """Percent of the videos; failed ones are wrong in `top1` and `top5` and left out of the others."""
+
+    top1: float
+    top5: float
+    top1_readable: float
+    top5_readable: float
+
+
+def positions(wanted: int, stored: int) -> list[int]:
+    """Which clips of `stored` stand for `wanted` ones: spread flush with both ends; a single one is the one
+    nearest the centre, and of two such the first.
+    """
+    if wanted == 1:
+        return [(stored - 1) // 2]
+    return [(2 * i * (stored - 1) + wanted - 1) // (2 * (wanted - 1)) for i in range(wanted)]
+
+
+def views_of(arrays: Arrays, protocol: Protocol) -> dict[str, Numbers]:
+    """The views that a protocol no larger than the stored one would have had; a single crop is the centre."""
+    clips, crops = protocol
+    num_clips, num_crops = next(iter(arrays.values())).shape[:2]
+    chosen = [num_crops // 2] if crops == 1 else list(range(num_crops))
+    return {name: array[positions(clips, num_clips)][:, chosen] for name, array in arrays.items()}
+
+
+def smaller_protocols(protocol: Protocol) -> dict[str, Selection]:
+    """The protocols that results report: one clip, one crop, both and neither, the given one last."""
+    clips, crops = protocol
+    chosen = [(1, 1), (1, crops), (clips, 1), (clips, crops)]
+    return {f"{m}x{c}": ("", (m, c)) for m, c in chosen}
+
+
+def pool(views: Arrays, pooling: Pooling = MEAN) -> Numbers:
+    """{probabilities (clips, crops, K), normalizer (clips, crops)} -> (K,) scores.
+
+    logits = log(probabilities) + normalizer; a probability that was rounded to 0 counts as the smallest
+    number that its format holds.
+    """
+    values = views["probabilities"]
+    if pooling.of == "logits":
+        smallest = np.finfo(values.dtype).smallest_subnormal
+        normalizer = views["normalizer"].astype(np.float64)
+        values = np.log(np.maximum(values, smallest).astype(np.float64)) + normalizer[..., None]
+    values = values.astype(np.float64)
+    return np.asarray(values.mean((0, 1)) if pooling.how == "mean" else values.max((0, 1)))
+
+
+def to_probabilities(scores: Numbers, pooling: Pooling) -> Numbers:
+    """(K,) scores -> (K,) probabilities."""
+    if pooling.of == "logits":
+        scores = np.exp(scores - scores.max())
+    # A mean of probabilities is one already, and is left alone to the last digit.
+    return scores if pooling == MEAN else scores / scores.sum()
+
+
+def best(probabilities: Numbers) -> Prediction:
+    """Of (K,) probabilities; of equal ones the lower number comes first."""
+    classes = np.argsort(-probabilities, kind="stable")[:TOP]
+    return Prediction(classes, probabilities[classes])
+
+
+def stack(predictions: Sequence[Prediction | None]) -> Predictions:
+    """The predictions for single videos, None where one failed, as those for all."""
+    size = max((len(prediction.classes) for prediction in predictions if prediction), default=1)
+    stacked = _no_predictions(len(predictions), size)
+    for i, prediction in enumerate(predictions):
+        if prediction:
+            stacked.classes[i], stacked.probabilities[i] = prediction
+    return stacked
+
+
+def _no_predictions(num_videos: int, num_classes: int) -> Predictions:
+    size = num_videos, min(TOP, num_classes)
+    return Predictions(np.full(size, -1), np.full(size, np.nan))
+
+
+def predict(
+    tests: Sequence[Iterable[StoredVideo]],
+    selections: Mapping[str, Selection],
+    num_videos: int,
+    num_classes: int,
+    pooling: Pooling = MEAN,
+) -> Outcome:
+    """The predictions for all videos, whose views are read once, a video at a time.
+
+    Several `tests` are an ensemble: the scores of a video are averaged over them, and a video that failed in
+    one has failed. Raises InputError where they are not of the same videos.
+    """
+    names, labels, errors = [], [], []
+    predictions = {name: _no_predictions(num_videos, num_classes) for name in selections}
+    for i, videos in enumerate(zip(*tests, strict=True)):
+        first = videos[0]
+        for other in videos[1:]:
+            if other[:3] != first[:3]:
+                raise InputError(
+                    f"video {i} is {first.name} of class {first.label} in the first test, but {other.name} "
+                    f"of class {other.label} in another; expected tests of one list"
+                )
+        names.append(first.name)
+        labels.append(first.label)
+        errors.append(next((video.error for video in videos if video.error), ""))
+        for name, (frames, protocol) in selections.items():
+            arrays = [video.outputs.get(frames, {}) for video in videos]
+            if errors[i] or not all(some and _is_finite(some) for some in arrays):
+                continue
+            scores = np.mean([pool(views_of(some, protocol), pooling) for some in arrays], axis=0)
+            prediction = best(to_probabilities(scores, pooling))
+            predictions[name].classes[i], predictions[name].probabilities[i] = prediction
+    return Outcome(names, np.array(labels), errors, predictions)
+
+
+def _is_finite(arrays: Arrays) -> bool:
+    return all(bool(np.isfinite(array).all()) for array in arrays.values())
+
+
+def hits(predictions: Predictions, labels: Numbers) -> Numbers:
+    """(N, 2): whether the label is the most probable class, and whether it is among the best five."""
+    found = predictions.classes == labels[:, None]
+    return np.stack([found[:, 0], found.any(1)], 1)
+
+
+def accuracy(predictions: Predictions, labels: Numbers) -> Accuracy:
+    top1, top5 = map(int, hits(predictions, labels).sum(0))
+    readable = max(int((predictions.classes[:, 0] >= 0).sum()), 1)
+    return Accuracy(
+        100 * top1 / len(labels), 100 * top5 / len(labels), 100 * top1 / readable, 100 * top5 / readable
+    )
+
+
+def intervals(values: Numbers, groups: Numbers | None = None) -> list[list[float]]:
+    """(N, M) values of N videos -> M 95 % intervals [low, high] of their means, by the percentile bootstrap
+    (Efron 1979) with a fixed seed.
+
+    `groups`: (N,) numbers from 0 on; where given, whole groups are drawn and not single videos.
+    """
+    groups = np.arange(len(values)) if groups is None else groups
+    sizes = np.bincount(groups)
+    sums = np.stack([np.bincount(groups, column) for column in values.T.astype(np.float64)], 1)
+    rng = generator(0, Stream.BOOTSTRAP)
+    means = np.empty((RESAMPLES, values.shape[1]))
+    for i in range(RESAMPLES):
+        drawn = rng.integers(len(sizes), size=len(sizes))
+        means[i] = sums[drawn].sum(0) / sizes[drawn].sum()
+    return [[float(low), float(high)] for low, high in np.percentile(means, [2.5, 97.5], axis=0).T]
+
+
+def group_numbers(names: Sequence[str], pattern: str) -> Numbers:
+    """(N,) the number of each video's group: what the first group of a regular expression finds in its name.
+    Raises InputError where there is no such group, or nothing to find.
+    """
+    try:
+        expression = re.compile(pattern)
+    except re.error as error:
+        raise InputError(f"--groups {pattern!r} is no regular expression: {error}") from error
+    if not expression.groups:
+        raise InputError(f"--groups {pattern!r} has no group in brackets; expected one, as in '_(g[0-9]+)_'")
+    found = []
+    for name in names:
+        match = expression.search(name)
+        if not match or match[1] is None:
+            raise InputError(
+                f"--groups {pattern!r} finds nothing in the name {name}; expected a group in each"
+            )
+        found.append(match[1])
+    return np.unique(found, return_inverse=True)[1]
+
+
+def per_class(predictions: Predictions, labels: Numbers, num_classes: int) -> tuple[Numbers, Numbers]:
+    """(K,) numbers of videos, and (K, 2) the percent of them that are right by top-1 and top-5; NaN without a
+    video.
+    """
+    counts = np.bincount(labels, minlength=num_classes)
+    right = np.stack([np.bincount(labels, h, num_classes) for h in hits(predictions, labels).T], 1)
+    percent = np.full(right.shape, np.nan)
+    np.divide(100 * right, counts[:, None], out=percent, where=counts[:, None] > 0)
+    return counts, percent
+
+
+def calibration_error(predictions: Predictions, labels: Numbers, num_bins: int = 15) -> float:
+    """The expected calibration error in percent (Guo et al. 2017, equation 3): the mean difference between
+    the probability of the first class and the fraction that is right, in bins of equal width. Failed videos
+    are left out.
+    """
+    readable = predictions.classes[:, 0] >= 0
+    confidence = predictions.probabilities[readable, 0]
+    right = hits(predictions, labels)[readable, 0]
+    bins = np.clip(np.ceil(confidence * num_bins).astype(int) - 1, 0, num_bins - 1)
+    gaps = np.bincount(bins, confidence - right, num_bins)
+    return float(100 * np.abs(gaps).sum() / max(len(right), 1))
+
+
+def results(
+    stores: Sequence[ViewStore],
+    protocol: Protocol | None = None,
+    pooling: Pooling = MEAN,
+    groups: str = "",
+) -> tuple[dict[str, Any], Outcome]:
+    """What results.json says of one test or of an ensemble, and the predictions behind it.
+
+    `protocol`: that of the first test where not given. `groups`: see group_numbers; the intervals are over
+    groups then. Raises InputError where a view is missing or the tests do not fit each other.
+    """
+    first = stores[0].about
+    protocol = protocol or (first["num_clips"], first["num_crops"])
+    for store in stores:
+        store.check_complete()
+        _check_about(store.about, first, protocol)
+    checks = [name for name in first["checks"] if all(name in store.about["checks"] for store in stores)]
+    selections = smaller_protocols(protocol) | {name: (name, protocol) for name in checks}
+    outcome = predict(stores, selections, first["num_videos"], first["num_classes"], pooling)
+    by_views = {name: accuracy(outcome.predictions[name], outcome.labels) for name in selections}
+    *_, name = smaller_protocols(protocol)
+    full = by_views[name]
+    drawn = group_numbers(outcome.names, groups) if groups else None
+    top1_interval, top5_interval = intervals(100.0 * hits(outcome.predictions[name], outcome.labels), drawn)
+    text = f"{name} {first['protocol'].partition(' ')[2]}"
+    return {
+        "top1_acc": full.top1,
+        "top5_acc": full.top5,
+        "top1_acc_interval": top1_interval,
+        "top5_acc_interval": top5_interval,
+        "top1_acc_readable": full.top1_readable,
+        "top5_acc_readable": full.top5_readable,
+        "num_videos": len(outcome.labels),
+        "num_failed": sum(map(bool, outcome.errors)),
+        "num_classes": first["num_classes"],
+        "by_views": {key: _percent(by_views[key]) for key in smaller_protocols(protocol)},
+        "temporal_checks": {key: _percent(by_views[key]) for key in checks},
+        "protocol": text if pooling == MEAN else f"{text}, {pooling.how} of {pooling.of}",
+    }, outcome
+
+
+def _check_about(about: Mapping[str, Any], first: Mapping[str, Any], protocol: Protocol) -> None:
+    for key in ("num_videos", "num_classes", "class_names"):
+        if about[key] != first[key]:
+            raise InputError(
+                f"{key} is {first[key]} in the first test and {about[key]} in another; expected tests of one "
+                "list and its classes"
+            )
+    clips, crops = about["num_clips"], about["num_crops"]
+    if not 0 < protocol[0] <= clips or protocol[1] not in (1, crops):
+        raise InputError(
+            f"protocol {protocol[0]}x{protocol[1]} is not among the {clips}x{crops} stored views; expected "
+            f"up to {clips} clips, and {' or '.join(map(str, sorted({1, crops})))} crops"
+        )
+
+
+def _percent(value: Accuracy) -> dict[str, float]:
+    return {"top1_acc": value.top1, "top5_acc": value.top5}

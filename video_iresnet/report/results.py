@@ -1,0 +1,53 @@
+"""The files and the table of a test."""
+
+from __future__ import annotations
+
+import csv
+from pathlib import Path
+from typing import Any
+
+import simplejson
+from tabulate import tabulate
+
+from ..engine.aggregate import TOP, Outcome, Predictions
+from ..runtime.storage import atomic_write
+
+
+def write_results(path: Path, results: dict[str, Any]) -> None:
+    with atomic_write(path) as file:
+        simplejson.dump(results, file, indent=2)
+        file.write("\n")
+
+
+def write_predictions(path: Path, outcome: Outcome, predictions: Predictions) -> None:
+    """video, label, the classes and probabilities of the top five, and why a video failed."""
+    ranks = range(1, predictions.classes.shape[1] + 1)
+    with atomic_write(path) as file:
+        writer = csv.writer(file, lineterminator="\n")
+        writer.writerow(
+            ["video", "label", *(f"top{rank}" for rank in ranks), *(f"prob{rank}" for rank in ranks), "error"]
+        )
+        best, values = predictions.classes.tolist(), predictions.probabilities.tolist()
+        rows = zip(outcome.names, outcome.labels, best, values, outcome.errors, strict=True)
+        for name, label, classes, probabilities, error in rows:
+            cells = [*classes, *(f"{probability:.6f}" for probability in probabilities)]
+            writer.writerow([name, label, *([""] * len(cells) if error else cells), error])
+
+
+def table(results: dict[str, Any]) -> str:
+    """The accuracies of results.json."""
+    rows = [
+        (f"{name} views", value["top1_acc"], value["top5_acc"]) for name, value in results["by_views"].items()
+    ]
+    rows += [
+        (f"frames {name}", value["top1_acc"], value["top5_acc"])
+        for name, value in results["temporal_checks"].items()
+    ]
+    if results["num_failed"]:
+        rows.append(("without failed videos", results["top1_acc_readable"], results["top5_acc_readable"]))
+    top = f"top-{min(TOP, results['num_classes'])}"
+    chance = 100 / results["num_classes"]
+    low, high = results["top1_acc_interval"]
+    head = f"{results['num_videos']} videos, {results['num_failed']} failed; chance {chance:.2f}"
+    accuracies = tabulate(rows, headers=["accuracy in percent", "top-1", top], floatfmt=".2f")
+    return f"{head}\n{accuracies}\n95 % interval of top-1: {low:.2f} to {high:.2f}"
