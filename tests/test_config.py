@@ -10,11 +10,12 @@ import torch
 from conftest import DEMO, ROOT
 
 from video_iresnet import build
-from video_iresnet.config import default_config, load_config
+from video_iresnet.config import default_config, leaves, load_config
 from video_iresnet.data.mixing import Mixer, plain_targets
 from video_iresnet.data.sampling import SlowFastSampler
 from video_iresnet.data.transforms import RandomErasing, RandomFlip, RandomResizedCrop, ShortSideJitter
 from video_iresnet.runtime.errors import InputError
+from video_iresnet.runtime.plain_yaml import parse_yaml
 
 CONFIGS = sorted((ROOT / "configs").rglob("*.yaml"))
 
@@ -56,6 +57,32 @@ def test_every_key_is_read_and_every_key_read_exists() -> None:
     }  # needed_files, run_net.py
     assert read <= keys_of_defaults()
     assert keys_of_defaults() - read <= by_name
+
+
+# What belongs to a machine, to a user's files or to a single run, and to every recipe here alike.
+RUN_CONTROLS = {
+    "RNG_SEED", "NUM_GPUS", "LOG_PERIOD", "TRAIN.ENABLE", "TEST.ENABLE", "TRAIN.AUTO_RESUME",
+    "TRAIN.CHECKPOINTS_KEPT", "TEST.CHECKPOINT_FILE_PATH", "DATA.PATH_LABEL_SEPARATOR",
+    "DATA.MAX_BAD_FRACTION", "SOLVER.MOMENTUM",
+}  # fmt: skip
+
+
+def test_every_key_is_set_by_a_config_and_by_a_test() -> None:
+    trees = [parse_yaml(path.read_text(), str(path)) for path in CONFIGS]
+    assert keys_of_defaults() - {key for tree in trees for key, _ in leaves(tree)} == RUN_CONTROLS
+    tests = "".join(path.read_text() for path in (ROOT / "tests").glob("*.py"))
+    tests = re.sub(r"RUN_CONTROLS = \{.*?\}", "", tests, flags=re.DOTALL)
+    assert not [key for key in keys_of_defaults() if not re.search(rf"\b{re.escape(key)}\b", tests)]
+
+
+def test_the_separator_of_lists_can_be_set(tmp_path: Path) -> None:
+    (tmp_path / "train.csv").write_text("a 1,2\n")
+    (tmp_path / "a 1").touch()
+    keys = {"DATA.PATH_TO_DATA_DIR": str(tmp_path), "DATA.CLASS_NAMES": "", "DATA.PATH_LABEL_SEPARATOR": ","}
+    cfg = load_config(DEMO, [word for pair in keys.items() for word in pair])
+    assert [(record.name, record.label) for record in build.build_records(cfg, "DATA.TRAIN_LIST")] == [
+        ("a 1", 2)
+    ]
 
 
 def test_overrides_convert_like_yaml() -> None:
@@ -115,6 +142,14 @@ def test_network_keys_reach_the_network() -> None:
     )
     assert net.layer3[0].downsample[0].kernel_size == (1, 3, 3)
     assert not net.layer1[1].rectify_identity
+
+
+def test_rates_of_steps() -> None:
+    text = "SOLVER.LR_POLICY steps_with_relative_lrs SOLVER.STEPS [0,5.5] SOLVER.LRS [1,0.5] SOLVER.WARMUP_EPOCHS 1"
+    rate = build.build_schedule(load_config(DEMO, text.split()))
+    assert [rate(epoch / 11) for epoch in (0, 0.5, 1, 5.4, 5.5)] == pytest.approx(
+        [0.01, 0.02, 0.03, 0.03, 0.015]
+    )
 
 
 def test_networks_of_three_stages() -> None:

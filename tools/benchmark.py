@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import argparse
 import bisect
+import copy
 import os
 import platform
 import re
@@ -38,8 +39,8 @@ from tqdm import tqdm
 
 from video_iresnet import build
 from video_iresnet.config import Config, load_config
-from video_iresnet.data.dataset import ClipDataset, TrainSample
-from video_iresnet.data.decode.reader import DecodeError
+from video_iresnet.data.dataset import ClipDataset, SampleKey
+from video_iresnet.data.decode.reader import DecodeError, Reader
 from video_iresnet.data.functional import crop, short_side_size, spread_crops
 from video_iresnet.data.loader import BatchShape, EpochBatches, clip_loader, collate_clips
 from video_iresnet.data.packed import PackedRecords
@@ -117,22 +118,29 @@ def plain_sample(
 
 
 def training_sample(data: ClipDataset, record: Record, cfg: Config, draw: int, watch: Stopwatch) -> None:
-    """The steps of ClipDataset and the loader, one by one."""
-    rng = generator(cfg.RNG_SEED, Stream.SAMPLE, draw, 0)
-    with watch("sample"):
+    """Time a sample of the data set by stage, and its collation."""
+    watched = copy.copy(data)
+    watched.records = [record]
+
+    def open_video(record: Record) -> Reader:
         with watch(STAGES[0]):
             reader = data.open_video(record)
-        with reader, watch(STAGES[1]):
-            frames = reader.read(
-                data.sampler.random_clip(Timeline(len(reader), reader.fps), cfg.DATA.NUM_FRAMES, rng)
-            )
-        with watch(STAGES[2]):
-            clip = data.crop(frames, cfg.DATA.TRAIN_CROP_SIZE, rng)
-            if data.flip:
-                clip, _ = data.flip(clip, 0, rng)
-            clip = data.augment(clip, rng).contiguous().permute(3, 0, 1, 2)
+        read = reader.read
+
+        def timed(indices: Sequence[int]) -> Tensor:
+            with watch(STAGES[1]):
+                return read(indices)
+
+        reader.read = timed  # type: ignore[method-assign]
+        return reader
+
+    watched.open_video = open_video
+    with watch("sample"):
+        sample = watched[SampleKey(draw, 0, cfg.DATA.NUM_FRAMES, cfg.DATA.TRAIN_CROP_SIZE)]
+    total, opening, reading = (watch.seconds[stage][-1] for stage in ("sample", *STAGES[:2]))
+    watch.seconds.setdefault(STAGES[2], []).append(total - opening - reading)
     with watch(STAGES[3]):
-        collate_clips([TrainSample([clip], [0], [])])
+        collate_clips([sample])
 
 
 def length_and_rate(data: ClipDataset, record: Record) -> Timeline:

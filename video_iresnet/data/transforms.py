@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -61,16 +61,25 @@ class RandomResizedCrop:
 
     def __call__(self, clip: Tensor, size: int, rng: np.random.Generator) -> Tensor:
         height, width = clip.shape[1:3]
-        for _ in range(10):
-            area = height * width * rng.uniform(*self.area)
-            aspect = math.exp(rng.uniform(math.log(self.aspect[0]), math.log(self.aspect[1])))
-            h, w = round(math.sqrt(area / aspect)), round(math.sqrt(area * aspect))
+        for h, w in _random_sizes(height * width, self.area, self.aspect, rng):
             if 0 < h <= height and 0 < w <= width:
                 top, left = int(rng.integers(height - h + 1)), int(rng.integers(width - w + 1))
                 return resize(crop(clip, top, left, h, w), size, size)
         h = min(height, round(width / self.aspect[0]))
         w = min(width, round(height * self.aspect[1]))
         return resize(crop(clip, (height - h) // 2, (width - w) // 2, h, w), size, size)
+
+
+def _random_sizes(
+    area: int, fractions: tuple[float, float], aspects: tuple[float, float], rng: np.random.Generator
+) -> Iterator[tuple[int, int]]:
+    """Ten draws of (height, width) with a fraction of the area between two, and an aspect (width / height),
+    log-uniform between two.
+    """
+    for _ in range(10):
+        part = area * rng.uniform(*fractions)
+        aspect = math.exp(rng.uniform(math.log(aspects[0]), math.log(aspects[1])))
+        yield round(math.sqrt(part / aspect)), round(math.sqrt(part * aspect))
 
 
 @dataclass(frozen=True)
@@ -115,10 +124,7 @@ class RandomErasing:
         if rng.random() >= self.probability:
             return clip
         height, width = clip.shape[1:3]
-        for _ in range(10):
-            area = height * width * rng.uniform(1 / 50, 1 / 3)
-            aspect = math.exp(rng.uniform(math.log(0.3), math.log(1 / 0.3)))
-            h, w = round(math.sqrt(area / aspect)), round(math.sqrt(area * aspect))
+        for h, w in _random_sizes(height * width, (1 / 50, 1 / 3), (0.3, 1 / 0.3), rng):
             if 0 < h < height and 0 < w < width:
                 top, left = int(rng.integers(height - h + 1)), int(rng.integers(width - w + 1))
                 noise = torch.from_numpy(rng.integers(0, 256, (h, w, clip.shape[3]), dtype=np.uint8))
