@@ -1,10 +1,10 @@
 """Kill and signal small runs at random moments and go on with the same command, until they end as the
 undisturbed run did: python tests/drill.py --kills 40 --out FOLDER.
 
-The final predictions.csv and weights must equal the undisturbed run's bit for bit; no file may be left
-half-written and no process left behind; an orderly stop says no error and shows no traceback. Prints a table
-with one line a kind of fault; the exit status is 0 where nothing is wrong. What every start printed stays
-under --out. Reads /proc, so it needs Linux; with two free cores 40 faults take about 25 minutes.
+The final results.json, predictions.csv and weights must equal the undisturbed run's bit for bit; no file may
+be left half-written and no process left behind; an orderly stop says no error and shows no traceback. Prints
+a table with one line a kind of fault; the exit status is 0 where nothing is wrong. What every start printed
+stays under --out. Reads /proc, so it needs Linux; with two free cores 40 faults take about 25 minutes.
 """
 
 from __future__ import annotations
@@ -37,21 +37,25 @@ OVERRIDES = """DATA_LOADER.NUM_WORKERS 2 TRAIN.BATCH_SIZE 4 SOLVER.MAX_EPOCH 4 T
     MODEL.DROPOUT_RATE 0.5"""
 STRIKES = 5  # in one run's life; then it may end
 PATIENCE = 30.0  # seconds in which a process may notice that its run is over
+TEST_SECONDS = 4.0  # in which a fault strikes a test that has begun
 LONGEST = 180.0  # seconds that one start may take
 ORDERLY = {signal.SIGTERM, signal.SIGINT, signal.SIGUSR1}
+OWN = {"seconds": 0, "checkpoint": ""}  # what each run's results.json has of its own
 WRONG = ["differences", "leftovers", "disorderly", "stuck"]
 
 
 class Fault(NamedTuple):
-    """A signal to the processes of one role, at any moment or while a checkpoint is written."""
+    """A signal to the processes of one role, at any moment of the training, while a checkpoint is written
+    ("saving"), or while the trained network is tested ("testing").
+    """
 
     processes: int
     target: str
     number: signal.Signals
-    while_saving: bool = False
+    moment: str = ""
 
     def __str__(self) -> str:
-        return f"{self.number.name}, {self.target}" + (", while saving" if self.while_saving else "")
+        return f"{self.number.name}, {self.target}" + (f", while {self.moment}" if self.moment else "")
 
 
 KILL, TERM, INT, USR1 = signal.SIGKILL, signal.SIGTERM, signal.SIGINT, signal.SIGUSR1
@@ -59,11 +63,13 @@ FAULTS = [
     *(Fault(1, "worker", number) for number in (KILL,)),
     *(Fault(1, "main process", number) for number in (KILL, TERM, INT, USR1)),
     *(Fault(1, "all", number) for number in (KILL, TERM, INT, USR1)),
-    *(Fault(1, "all", number, while_saving=True) for number in (KILL, TERM)),
+    *(Fault(1, "all", number, "saving") for number in (KILL, TERM)),
+    *(Fault(1, "all", number, "testing") for number in (KILL, TERM)),
     *(Fault(2, target, KILL) for target in ("worker", "rank", "agent")),
     *(Fault(2, "agent", number) for number in (TERM, INT)),
     *(Fault(2, "all", number) for number in (KILL, TERM, INT, USR1)),
-    *(Fault(2, "all", number, while_saving=True) for number in (KILL, TERM)),
+    *(Fault(2, "all", number, "saving") for number in (KILL, TERM)),
+    *(Fault(2, target, KILL, "testing") for target in ("all", "rank")),
 ]
 
 
@@ -110,6 +116,10 @@ class Start:
             time.sleep(0.01)
         return False
 
+    def is_at(self, moment: str) -> bool:
+        """Whether the test has begun, where that is the moment."""
+        return moment != "testing" or ": testing " in self.output.read_text(errors="replace")
+
     def end(self) -> int | None:
         """The exit status; None where it had to be killed because it took too long."""
         try:
@@ -154,7 +164,7 @@ class Drill:
         self.seconds: dict[int, float] = {}  # until the first step of an undisturbed run
         self.lines = 0  # of statistics in an undisturbed run
         shapes = load_script("data_prep/moving_shapes.py")
-        shapes.write_data_set(out / "shapes", {"train": 24, "val": 8, "test": 11}, seed=0)
+        shapes.write_data_set(out / "shapes", {"train": 24, "val": 8, "test": 48}, seed=0)
 
     def start(self, processes: int, folder: Path) -> Start:
         launcher = TORCHRUN if processes == 2 else []
@@ -225,20 +235,22 @@ class Drill:
 
     def wait(self, start: Start, fault: Fault, folder: Path) -> bool:
         """Until the moment to strike, a quarter of the time before the first step, else after any line of
-        statistics; False where the run ended before.
+        statistics, or after all but the last, which is the test's; False where the run ended before.
         """
-        early = self.rng.random() < 0.25
+        early = self.rng.random() < 0.25 and fault.moment != "testing"
         lines = 0 if early else self.rng.randint(1, max(1, self.lines - 2 - logged(folder))) + logged(folder)
         delay = self.rng.uniform(0, self.seconds[fault.processes] if early else 0.5)
-        while logged(folder) < lines and start.root.poll() is None:
+        if fault.moment == "testing":
+            lines, delay = self.lines - 1, self.rng.uniform(0, TEST_SECONDS)
+        while (logged(folder) < lines or not start.is_at(fault.moment)) and start.root.poll() is None:
             time.sleep(0.01)
         deadline = time.monotonic() + delay
         while start.root.poll() is None:
             if time.monotonic() > deadline and (
-                not fault.while_saving or any((folder / "run/checkpoints").glob(".*.partial"))
+                fault.moment != "saving" or any((folder / "run/checkpoints").glob(".*.partial"))
             ):
                 return True
-            time.sleep(0.0005 if fault.while_saving else 0.01)
+            time.sleep(0.0005 if fault.moment == "saving" else 0.01)
         return False
 
     def watch(self, start: Start, fault: Fault) -> None:
@@ -279,6 +291,9 @@ def differences(folder: Path, expected: Path) -> list[str]:
     found = []
     if (folder / "predictions.csv").read_bytes() != (expected / "predictions.csv").read_bytes():
         found.append(f"{folder}/predictions.csv differs")
+    ours, theirs = (json.loads((run / "results.json").read_text()) for run in (folder, expected))
+    if ours | OWN != theirs | OWN:
+        found.append(f"{folder}/results.json differs")
     for pick in (
         lambda run: list_checkpoints(run / "checkpoints")[-1],
         lambda run: run / "checkpoints/checkpoint_best.pyth",
@@ -296,7 +311,7 @@ def differences(folder: Path, expected: Path) -> list[str]:
 
 def leftovers(folder: Path) -> list[str]:
     """Files of a finished run that are temporary or half-written."""
-    found = [f"{path} is left" for path in folder.rglob("*.partial")]
+    found = [f"{path} is left" for end in ("partial", "sqlite-journal") for path in folder.rglob(f"*{end}")]
     for path in [
         folder / "config.yaml",
         folder / "results.json",
@@ -321,6 +336,7 @@ def main(arguments: list[str]) -> int:
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("--kills", type=int, default=40, help="how many faults, of all kinds in turn")
+    parser.add_argument("--moment", choices=["saving", "testing"], help="faults of this kind alone")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--out", type=Path, required=True, help="an empty or a new folder")
     options = parser.parse_args(arguments)
@@ -328,8 +344,9 @@ def main(arguments: list[str]) -> int:
     if any(options.out.iterdir()):
         parser.error(f"--out {options.out} is not empty")
     drill = Drill(options.out.resolve(), options.seed)
+    kinds = [fault for fault in FAULTS if options.moment in (None, fault.moment)]
     planned = [
-        fault for _ in range(0, options.kills, len(FAULTS)) for fault in drill.rng.sample(FAULTS, len(FAULTS))
+        fault for _ in range(0, options.kills, len(kinds)) for fault in drill.rng.sample(kinds, len(kinds))
     ]
     planned = planned[: options.kills]
     lives = 0

@@ -145,7 +145,8 @@ def test_network_keys_reach_the_network() -> None:
 
 
 def test_rates_of_steps() -> None:
-    text = "SOLVER.LR_POLICY steps_with_relative_lrs SOLVER.STEPS [0,5.5] SOLVER.LRS [1,0.5] SOLVER.WARMUP_EPOCHS 1"
+    text = """SOLVER.LR_POLICY steps_with_relative_lrs SOLVER.STEPS [0,5.5] SOLVER.LRS [1,0.5]
+    SOLVER.WARMUP_EPOCHS 1"""
     rate = build.build_schedule(load_config(DEMO, text.split()))
     assert [rate(epoch / 11) for epoch in (0, 0.5, 1, 5.4, 5.5)] == pytest.approx(
         [0.01, 0.02, 0.03, 0.03, 0.015]

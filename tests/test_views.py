@@ -163,6 +163,16 @@ def test_each_video_is_there_exactly_once(tmp_path: Path) -> None:
         store.check_complete()
 
 
+def test_groups_with_a_failed_video_are_forgotten(tmp_path: Path) -> None:
+    store = whole(tmp_path)  # the fourth video failed
+    store.forget_failed(2)
+    assert store.records() == [0, 1, 4, 5, 6]
+    assert [video.record for video in store] == [0, 1, 4, 5, 6]
+    store.append(0, [outputs(2), outputs(3)], RECORDS)
+    assert len(list(store)) == NUM_VIDEOS
+    ViewStore(tmp_path / "none", ABOUT).forget_failed(2)
+
+
 def change_text(path: Path, sql: str) -> None:
     with closing(sqlite3.connect(path)) as database, database:
         database.execute(sql)

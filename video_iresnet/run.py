@@ -8,7 +8,6 @@ import time
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
-from types import MappingProxyType
 from typing import Any
 
 import torch
@@ -132,11 +131,11 @@ def validate(run: Run, step: Step, data: ViewDataset, journal: Journal) -> None:
     begin = time.perf_counter()
     found: list[tuple[int, Prediction | None, str]] = []
 
-    def keep(videos: list[VideoOutputs]) -> None:
+    def classify(videos: list[VideoOutputs]) -> None:
         for record, outputs, error in videos:
             found.append((record, None if error else step.task.predict(outputs[""]), error))
 
-    if not _evaluate(run, data, step.network, step.task, keep):
+    if not _evaluate(run, data, step.network, step.task, classify, {}, ()):
         raise run.interrupted(f"stopped while validating epoch {run.position.epoch}; saved {run.save(step)}")
     everywhere = sorted(video for some in run.processes.gather(found) for video in some)
     errors = [error for *_, error in everywhere]
@@ -173,6 +172,9 @@ def test(run: Run) -> None:
         data = build.build_test_data(cfg, records)
         checks = temporal_checks(cfg.RNG_SEED) if cfg.TEST.TEMPORAL_CHECKS else {}
         store = run.view_store(model, data, records, list(checks), weights.class_names)
+        if processes.is_main:
+            store.forget_failed(_group_size(cfg, data))
+    with processes.together():
         done = store.records()
     trained = read_position(weights.info)
     log.info(
@@ -184,7 +186,7 @@ def test(run: Run) -> None:
     )
     if done:
         log.info(
-            "the views of %d of %d videos are in %s; to test them again, remove it",
+            "%d of %d videos are tested already; to test all again, remove %s",
             len(done),
             len(records),
             store.folder,
@@ -195,7 +197,6 @@ def test(run: Run) -> None:
         torch.set_num_threads(processes.usable_cores)
     begin = time.perf_counter()
     task = build.build_task(cfg, processes.device)
-
     writer = store.writer(processes.rank, records)
     finished = _evaluate(run, data, model, task, writer.add, checks, set(done))
     with processes.together():
@@ -413,15 +414,15 @@ def _evaluate(
     data: ViewDataset,
     model: nn.Module,
     task: Task,
-    keep: Callable[[list[VideoOutputs]], None],
-    checks: Mapping[str, FrameOrder] = MappingProxyType({}),
-    done: Collection[int] = (),
+    sink: Callable[[list[VideoOutputs]], None],
+    checks: Mapping[str, FrameOrder],
+    done: Collection[int],
 ) -> bool:
     """See evaluate; the videos of `done` are left out."""
     cfg = run.cfg
     with view_loader(
         data,
-        videos_at_once=max(1, cfg.TEST.BATCH_SIZE // (data.num_clips * data.num_crops)),
+        videos_at_once=_group_size(cfg, data),
         rank=run.processes.rank,
         world_size=run.processes.size,
         done=done,
@@ -431,13 +432,18 @@ def _evaluate(
             model,
             loader,
             task,
-            keep,
+            sink,
             crop_size=data.crop_size,
             batch_size=cfg.TEST.BATCH_SIZE,
             checks=checks,
             processes=run.processes,
             stop=run.stop,
         )
+
+
+def _group_size(cfg: Config, data: ViewDataset) -> int:
+    """The number of videos whose views make a batch."""
+    return max(1, int(cfg.TEST.BATCH_SIZE) // (data.num_clips * data.num_crops))
 
 
 def _check_failures(errors: Sequence[str], records: Sequence[Record]) -> None:
@@ -456,11 +462,12 @@ def _write_test(run: Run, store: ViewStore, records: Sequence[Record], more: dic
     """results.json, predictions.csv, a line in json_stats.log, and the table in the log."""
     numbers, outcome = results([store])
     _check_failures(outcome.errors, records)
-    numbers |= more | {"views": str(store.folder.relative_to(run.folder))}
+    is_kept = run.cfg.TEST.STORED_VIEWS != "off"
+    numbers |= more | {"views": str(store.folder.relative_to(run.folder)) if is_kept else ""}
     *_, protocol = numbers["by_views"]
     write_predictions(run.folder / "predictions.csv", outcome, outcome.predictions[protocol])
     write_results(run.folder / "results.json", numbers)
-    if run.cfg.TEST.STORED_VIEWS == "off":
+    if not is_kept:
         store.remove()
     accuracies = {key: numbers[key] for key in ("top1_acc", "top5_acc")}
     Stats(run.folder).write({"_type": "test_final", "split": "test_final", **accuracies}, 0)

@@ -296,8 +296,8 @@ def _check_about(about: Mapping[str, Any], first: Mapping[str, Any], protocol: P
     for key in ("num_videos", "num_classes", "class_names"):
         if about[key] != first[key]:
             raise InputError(
-                f"{key} is {first[key]} in the first test and {about[key]} in another; expected tests of one "
-                "list and its classes"
+                f"{key} is {str(first[key])[:99]} in the first test and {str(about[key])[:99]} in another; "
+                "expected tests of one list and its classes"
             )
     clips, crops = about["num_clips"], about["num_crops"]
     if not 0 < protocol[0] <= clips or protocol[1] not in (1, crops):

@@ -60,7 +60,7 @@ def evaluate(
     model: nn.Module,
     videos: Iterable[list[VideoViews]],
     task: Task,
-    keep: Callable[[list[VideoOutputs]], None],
+    sink: Callable[[list[VideoOutputs]], None],
     *,
     crop_size: int,
     batch_size: int,
@@ -68,7 +68,7 @@ def evaluate(
     processes: Processes,
     stop: StopRequest,
 ) -> bool:
-    """Hand what the task keeps of each view to `keep`, one group of videos after the other; False where a
+    """Hand what the task keeps of each view to `sink`, one group of videos after the other; False where a
     request to stop ended it before all are done.
 
     After each group the processes agree whether to stop. Raises InputError, on all of them, where one cannot
@@ -86,7 +86,7 @@ def evaluate(
                 group = next(groups, None)
                 if group is not None:
                     views = _all_views(group, orders, crop_size, processes.device)
-                    keep(_split(group, list(orders), _outputs(model, views, batch_size, task)))
+                    sink(_split(group, list(orders), _outputs(model, views, batch_size, task)))
             except InputError as caught:
                 error = caught
             left, stops, errors = processes.sum(

@@ -174,6 +174,18 @@ class ViewStore:
                     outputs.setdefault(frames, {})[array] = values
                 yield StoredVideo(record, name, label, outputs, error)
 
+    def forget_failed(self, group_size: int) -> None:
+        """Remove the groups in which a video failed, so that they are tested again."""
+        for path in _files(self.folder):
+            with _reading(path, self.folder.name) as (database, about):
+                for table in ("arrays", "videos") if about else ():
+                    database.execute(
+                        f"DELETE FROM {table} WHERE record / :size IN "
+                        "(SELECT record / :size FROM videos WHERE error != '')",
+                        {"size": group_size},
+                    )
+                database.commit()
+
     def writer(self, rank: int, records: Sequence[Record]) -> ViewWriter:
         return ViewWriter(self, rank, records)
 
