@@ -35,14 +35,14 @@ import av
 import foreign
 import numpy as np
 import torch
-from conftest import load_script
 from tabulate import tabulate
 
 from video_iresnet.data.decode import BACKENDS, DecodeError, load_backend, open_video
 from video_iresnet.data.records import Record
+from video_iresnet.prep import examine as examination
+from video_iresnet.prep import transcode
 from video_iresnet.runtime.errors import InputError
 
-verify, transcode = load_script("data_prep/verify.py"), load_script("data_prep/transcode.py")
 fork = multiprocessing.get_context("fork")
 
 TOLERANCE = (
@@ -208,7 +208,7 @@ def read(case: Case, path: Path, seed: int, *, backend: str) -> tuple[str, str]:
 
 
 def examine(case: Case, path: Path, seed: int) -> tuple[str, str]:
-    finding = verify.examine(verify.Job(str(path), True))
+    finding = examination.examine(examination.Job(str(path), True))
     if finding.problem:
         outcome = "wrong" if case.kind in foreign.KINDS and case.damage == "whole" else "refused"
         return outcome, f"{finding.problem}: {finding.reason}"

@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import ast
+import graphlib
+import re
 import shutil
 import subprocess
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -38,23 +41,40 @@ def layer(path: Path) -> str:
     return path.relative_to(PACKAGE).parts[0].removesuffix(".py") if folder == PACKAGE.name else folder
 
 
-def imported_layers(source: str, package: list[str]) -> set[str]:
-    """The layers that the source of a module of `package` imports, anywhere in it."""
-    found = set()
+def imports(source: str, package: list[str]) -> Iterator[list[str]]:
+    """All that the source of a module of `package` imports, anywhere in it, as parts of a dotted name."""
     for node in ast.walk(ast.parse(source)):
         if isinstance(node, ast.ImportFrom):
             base = package[: len(package) - node.level + 1] if node.level else []
             base = base + node.module.split(".") if node.module else base
-            modules = [[*base, alias.name] for alias in node.names]
+            yield from ([*base, alias.name] for alias in node.names)
         elif isinstance(node, ast.Import):
-            modules = [alias.name.split(".") for alias in node.names]
-        else:
-            continue
-        for module in modules:
-            assert module[0] not in ALLOWED, "scripts are not modules"
-            if module[0] == PACKAGE.name and len(module) > 1:
-                found.add(module[1])
+            yield from (alias.name.split(".") for alias in node.names)
+
+
+def imported_layers(source: str, package: list[str]) -> set[str]:
+    found = set()
+    for module in imports(source, package):
+        assert module[0] not in ALLOWED, "scripts are not modules"
+        if module[0] == PACKAGE.name and len(module) > 1:
+            found.add(module[1])
     return found
+
+
+def check_no_circle(folder: Path) -> None:
+    """Raise CycleError, which names the circle, where modules of a package import each other."""
+    graph = {}
+    names = {
+        tuple(
+            part for part in path.relative_to(folder.parent).with_suffix("").parts if part != "__init__"
+        ): path
+        for path in folder.rglob("*.py")
+    }
+    for name, path in names.items():
+        package = list(path.relative_to(folder.parent).parts[:-1])
+        found = [tuple(module) for module in imports(path.read_text(), package)]
+        graph[name] = {module if module in names else module[:-1] for module in found} & names.keys()
+    graphlib.TopologicalSorter(graph).prepare()
 
 
 @pytest.mark.parametrize("path", SOURCES, ids=lambda path: str(path.relative_to(ROOT)))
@@ -79,6 +99,28 @@ def test_imports_run_one_way(path: Path) -> None:
 )
 def test_every_form_of_import_is_seen(source: str) -> None:
     assert imported_layers(source, ["video_iresnet", "engine"]) == {"config"}
+
+
+def test_no_circle_of_imports() -> None:
+    """Neither at the top of a module nor in its functions."""
+    check_no_circle(PACKAGE)
+
+
+@pytest.mark.parametrize("last", ["from . import a", "def f():\n    from .a import x", "import p.q.a"])
+def test_every_circle_is_seen(tmp_path: Path, last: str) -> None:
+    (tmp_path / "p/q").mkdir(parents=True)
+    for name, source in (("__init__", ""), ("a", "from .b import y"), ("b", "from .c import z"), ("c", last)):
+        (tmp_path / f"p/q/{name}.py").write_text(source)
+    with pytest.raises(graphlib.CycleError):
+        check_no_circle(tmp_path / "p")
+    (tmp_path / "p/q/c.py").write_text("import torch")
+    check_no_circle(tmp_path / "p")
+
+
+def test_architecture_shows_every_file() -> None:
+    page = (ROOT / "ARCHITECTURE.md").read_text()
+    names = {path.name for path in SOURCES} - {"__init__.py"}
+    assert not {name for name in names if not re.search(rf"(?<!\w){re.escape(name)}", page)}
 
 
 def test_models_import_torch_alone() -> None:

@@ -27,6 +27,7 @@ from test_decode import broken_files
 
 from video_iresnet.data.decode.pyav import PyAVReader
 from video_iresnet.data.records import read_records
+from video_iresnet.prep import quality, transcode
 
 SCRIPT = "data_prep/transcode.py"
 VARIABLE = [
@@ -380,29 +381,30 @@ def test_a_stopped_run_goes_on(tmp_path: Path, number: signal.Signals) -> None:
     assert len(read_records(str(out / "train.csv"), root=str(out), num_classes=12)) == 12
 
 
-def test_the_same_bits_at_every_run(script: ModuleType, tmp_path: Path) -> None:
+def test_the_same_bits_at_every_run(tmp_path: Path) -> None:
     source = write_video(tmp_path / "a.mp4", 80, size=(240, 320))
     found = set()
     for number in range(3):
-        job = script.Job(str(source), str(tmp_path / f"{number}.mp4"), script.Settings(128, 16, 23, "medium"))
-        assert script.transcode(job).failure == ""
+        settings = transcode.Settings(128, 16, 23, "medium")
+        job = transcode.Job(str(source), str(tmp_path / f"{number}.mp4"), settings)
+        assert transcode.transcode(job).failure == ""
         found.add((tmp_path / f"{number}.mp4").read_bytes())
     assert len(found) == 1
 
 
-def test_psnr_and_ssim_are_what_their_definitions_say(script: ModuleType) -> None:
+def test_psnr_and_ssim_are_what_their_definitions_say() -> None:
     rng = np.random.default_rng(0)
     x = rng.uniform(0, 255, (40, 50)).astype(np.float32)
-    assert script.ssim(x, x) == pytest.approx(1, abs=1e-6)
+    assert quality.ssim(x, x) == pytest.approx(1, abs=1e-6)
     flat = np.full((40, 50), 100, np.float32)
     c1 = (0.01 * 255) ** 2
-    assert script.ssim(flat, flat + 20) == pytest.approx(
+    assert quality.ssim(flat, flat + 20) == pytest.approx(
         (2 * 100 * 120 + c1) / (100**2 + 120**2 + c1), abs=1e-4
     )
-    assert script.ssim(x, 255 - x) < -0.5
+    assert quality.ssim(x, 255 - x) < -0.5
     assert (
-        script.ssim(x, x + rng.normal(0, 20, x.shape).astype(np.float32))
-        < script.ssim(x, x + rng.normal(0, 5, x.shape).astype(np.float32))
+        quality.ssim(x, x + rng.normal(0, 20, x.shape).astype(np.float32))
+        < quality.ssim(x, x + rng.normal(0, 5, x.shape).astype(np.float32))
         < 1
     )
 

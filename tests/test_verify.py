@@ -26,6 +26,7 @@ from conftest import ROOT, load_script, start, trimmed, write_video
 from test_decode import broken_files
 
 from video_iresnet.data.records import read_records
+from video_iresnet.prep import examine
 
 SCRIPT = "data_prep/verify.py"
 VARIABLE = [
@@ -204,8 +205,8 @@ def test_nothing_is_decoded_twice(
         write_video(tmp_path / name, 10 + number)
     first = run(script, tmp_path, names)
     decoded: list[str] = []
-    decode = script.decode
-    monkeypatch.setattr(script, "decode", lambda path: decoded.append(Path(path).name) or decode(path))
+    decode = examine.decode
+    monkeypatch.setattr(examine, "decode", lambda path: decoded.append(Path(path).name) or decode(path))
     assert run(script, tmp_path, names) == first
     assert decoded == []
     write_video(tmp_path / "1.mp4", 20)

@@ -25,6 +25,7 @@ from .jobs import run_jobs
 VIDEO_SUFFIXES = frozenset(
     [".mp4", ".m4v", ".mov", ".mkv", ".webm", ".avi", ".mpg", ".mpeg", ".wmv", ".flv", ".3gp", ".ogv", ".ts"]
 )
+ANY_LABEL = 2**31  # a number of classes that admits every label
 SEPARATORS = (" ", ",", "\t", ";")
 WORST = 10  # classes of a shortfall that are shown; the file has all
 

@@ -1,0 +1,153 @@
+"""What is wrong with one video, and what is odd: hash it and decode it from the first frame to the last."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+from collections import deque
+from collections.abc import Iterable
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from ..data.decode.container import VideoFile, check_regular
+from ..data.decode.pyav import PyAVReader
+from ..data.decode.reader import DecodeError
+from ..runtime.errors import reason
+
+RATES = (10, 61)  # frames a second that are usual
+UNEVEN = 0.01  # the fraction of steps between frames that may differ from the usual one
+
+
+class Job(NamedTuple):
+    """A file, and whether to decode it or only to hash it."""
+
+    path: str
+    is_decoded: bool
+
+
+class Finding(NamedTuple):
+    """What there is to know of a file. Seconds, frames a second, bytes."""
+
+    path: str
+    size: int = 0
+    mtime_ns: int = 0
+    is_decoded: bool = False
+    problem: str = ""  # missing, unreadable, no video, no frames, truncated
+    reason: str = ""
+    sha256: str = ""
+    codec: str = ""
+    height: int = 0
+    width: int = 0
+    num_frames: int = 0
+    duration: float = 0.0
+    frame_rate: float = 0.0
+    uneven: int = 0  # steps between frames that differ from the usual one
+    lost: int = 0  # frames between the first and the last, as a constant rate has gaps
+    unshown: int = 0  # frames at the start that need others which are not there
+    damage: str = ""
+
+
+def examine(job: Job) -> Finding:
+    """Hash and decode one file. Every failure is a finding."""
+    finding = Finding(job.path, is_decoded=job.is_decoded)
+    try:
+        status = os.stat(job.path)
+        finding = finding._replace(size=status.st_size, mtime_ns=status.st_mtime_ns)
+        check_regular(status)
+        with open(job.path, "rb") as file:
+            digest = hashlib.sha256()
+            while block := file.read(2**20):
+                digest.update(block)
+        finding = finding._replace(sha256=digest.hexdigest())
+        if not status.st_size:
+            raise DecodeError("the file is empty")
+        return finding._replace(**decode(job.path)) if job.is_decoded else finding
+    except FileNotFoundError:
+        return finding._replace(problem="missing", reason="No such file or directory")
+    except OSError as error:
+        return finding._replace(problem="unreadable", reason=reason(error))
+    except DecodeError as error:
+        return finding._replace(problem=error.problem, reason=str(error))
+
+
+def decode(path: str) -> dict[str, Any]:
+    """Decode strictly; where that fails, as training does, where the decoder patches up what is damaged. What
+    Finding says of the pictures. Raises DecodeError.
+    """
+    with PyAVReader(path) as reader:
+        stream = reader.stream
+        found = {
+            "codec": stream.codec_context.name,
+            "height": stream.height,
+            "width": stream.width,
+            "num_frames": len(reader),
+            "unshown": reader.num_unshown,
+            **pace(reader),
+        }
+        failure = damage(path, len(reader))
+        if failure:
+            deque(reader.frames(), maxlen=0)
+            found["damage"] = f"decodes only with pictures patched up: {failure}"
+        return found
+
+
+def damage(path: str, num_frames: int) -> str:
+    """Why the frames cannot be decoded without patching up pictures; empty where they can."""
+    decoded, has_keyframe = 0, False
+    with VideoFile(path) as video:
+        video.stream.codec_context.options = {"err_detect": "explode"}
+        try:
+            for packet in video.packets():
+                has_keyframe |= packet.is_keyframe
+                try:
+                    decoded += len(video.decode(packet))
+                except DecodeError:
+                    if has_keyframe:
+                        raise
+        except DecodeError as error:
+            return f"{error} after {decoded} frames"
+    return "" if decoded >= num_frames else f"{decoded} of {num_frames} frames can be decoded"
+
+
+def pace(reader: PyAVReader) -> dict[str, Any]:
+    """Duration, frame rate, how many frames are lost between the first and the last, and the number of uneven
+    steps, from the times of the frames.
+    """
+    seconds = np.array(reader.seconds, float)
+    if len(seconds) < 2:
+        rate = float(reader.given_rate)
+        return {"duration": len(seconds) / rate, "frame_rate": rate}
+    steps, tick = np.diff(seconds), float(reader.stream.time_base or 0)
+    usual, span = float(np.median(steps)), float(seconds[-1] - seconds[0])
+    regular = 1 / float(reader.given_rate)
+    gaps = steps / regular
+    # Of a constant rate, every step is a multiple of the regular one.
+    is_constant = bool((abs(gaps - gaps.round()) * regular <= max(1.5 * tick, 0.1 * regular)).all())
+    return {
+        "duration": round(span + usual, 6),
+        "frame_rate": round(len(steps) / span, 4),
+        "lost": int(gaps.round().sum()) - len(steps) if is_constant and gaps.min() > 0.5 else 0,
+        "uneven": int((abs(steps - usual) > max(1.5 * tick, 0.1 * usual)).sum()),
+    }
+
+
+def warnings_of(finding: Finding) -> Iterable[tuple[str, str]]:
+    """(problem, reason) of what is odd in a video that can be decoded."""
+    if finding.damage:
+        yield "damaged", finding.damage
+    if not RATES[0] <= finding.frame_rate <= RATES[1]:
+        yield "odd frame rate", f"{finding.frame_rate:.2f} frames a second, outside [{RATES[0]}, {RATES[1]}]"
+    if finding.unshown:
+        yield (
+            "begins in the middle",
+            f"the first {finding.unshown} frames need others that are not there, and are not counted",
+        )
+    if finding.lost > UNEVEN * finding.num_frames:
+        total = finding.num_frames + finding.lost
+        yield "frames lost", f"{finding.num_frames} of {total} frames are there, at a constant rate with gaps"
+    elif finding.uneven > UNEVEN * finding.num_frames:
+        yield (
+            "uneven frame rate",
+            f"{finding.uneven} of {finding.num_frames - 1} steps between frames differ from the usual one",
+        )

@@ -1,0 +1,81 @@
+"""Decoded frames -> timed, upright 8-bit 4:2:0 pictures of a given short side."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+import numpy as np
+from av.video.frame import VideoFrame
+from av.video.reformatter import VideoReformatter
+
+from ..data.decode.picture import orientation
+from ..data.decode.pyav import PyAVReader
+
+
+def timed_frames(reader: PyAVReader) -> Iterator[VideoFrame]:
+    """All frames that the reader numbers, in its order; the first one's time is 0."""
+    stream: Any = reader.stream
+    tick = 1 / reader.given_rate if reader.is_counted else stream.time_base
+    seconds = reader.seconds
+    for frame, time in zip(reader.frames(), seconds, strict=True):
+        frame.pts, frame.time_base = round((time - seconds[0]) / tick), tick
+        if reader.is_counted:
+            frame.duration = 1
+        yield frame
+
+
+class Pictures:
+    """Turns decoded frames into upright 8-bit 4:2:0 pictures of the right size; the first frame
+    decides the size and the rotation.
+    """
+
+    def __init__(self, short_side: int) -> None:
+        self._short_side = short_side
+        self._reformatter = VideoReformatter()
+        self._size: tuple[int, int] | None = None
+
+    def convert(self, frame: VideoFrame) -> VideoFrame:
+        if self._size is None:
+            self._size = target_size(frame.height, frame.width, self._short_side)
+            self.is_transposed, self._flip_rows, self._flip_columns = orientation(frame)
+        height, width = self._size
+        # RGB has neither a matrix nor a range that could be kept; without names the decoder would have to
+        # guess them.
+        named: dict[str, Any] = (
+            {"dst_colorspace": "ITU601", "dst_color_range": "MPEG"} if frame.format.is_rgb else {}
+        )
+        picture = self._reformatter.reformat(
+            frame, width, height, "yuv420p", interpolation="BICUBIC", threads=1, **named
+        )
+        if self.is_transposed or self._flip_rows or self._flip_columns:
+            picture = self._turn(picture)
+        picture.pts, picture.time_base, picture.duration = frame.pts, frame.time_base, frame.duration
+        picture.pict_type = 0  # x264 would repeat the source's choice of keyframes
+        return picture
+
+    def _turn(self, picture: VideoFrame) -> VideoFrame:
+        """Flip and transpose Y, U and V one by one, since U and V have half as many rows and columns."""
+        height, width = picture.height, picture.width
+        planes = np.split(picture.to_ndarray().reshape(-1), [height * width, height * width * 5 // 4])
+        turned = []
+        for plane, half in zip(planes, (1, 2, 2), strict=True):
+            grid = plane.reshape(height // half, width // half)
+            grid = grid.T if self.is_transposed else grid
+            turned.append(
+                grid[:: -1 if self._flip_rows else 1, :: -1 if self._flip_columns else 1].reshape(-1)
+            )
+        result = VideoFrame.from_ndarray(
+            np.concatenate(turned).reshape(-1, height if self.is_transposed else width), format="yuv420p"
+        )
+        result.color_range, result.colorspace = picture.color_range, picture.colorspace
+        result.color_primaries, result.color_trc = picture.color_primaries, picture.color_trc
+        return result
+
+
+def target_size(height: int, width: int, short_side: int) -> tuple[int, int]:
+    """Even (height, width) with this short side, or at most the source's own."""
+    if min(height, width) <= short_side:
+        return max(2, height // 2 * 2), max(2, width // 2 * 2)
+    scale = short_side / min(height, width)
+    return round(height * scale / 2) * 2, round(width * scale / 2) * 2
