@@ -31,7 +31,8 @@ import numpy as np
 from av.video.reformatter import VideoReformatter
 from numpy.typing import NDArray
 
-from video_iresnet.prep.jobs import run_jobs, usable_cores
+from video_iresnet.prep.jobs import run_jobs
+from video_iresnet.runtime.environment import usable_cores
 from video_iresnet.runtime.errors import InputError
 from video_iresnet.runtime.storage import atomic_write, exclusive, remove_leftovers
 

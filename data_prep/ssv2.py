@@ -119,10 +119,10 @@ def extract(videos: Mapping[str, Path], options: argparse.Namespace) -> dict[str
     write_csv(options.out / "unreadable.csv", ("video", "reason"), sorted(unreadable.items()))
     print(f"{frames}: {sum(counts.values()):,} frames of {len(counts):,} videos")
     if unreadable:
-        path, reason = min(unreadable.items())
+        path, why = min(unreadable.items())
         print(
             f"{len(unreadable):,} videos cannot be read and are in no list of frames: "
-            f"{options.out / 'unreadable.csv'}; first {path}: {reason}"
+            f"{options.out / 'unreadable.csv'}; first {path}: {why}"
         )
     return counts
 

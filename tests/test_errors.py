@@ -12,7 +12,7 @@ from conftest import ROOT
 
 from video_iresnet.runtime.distributed import group_of_run
 from video_iresnet.runtime.ending import exit_code
-from video_iresnet.runtime.errors import InputError, InterruptedRunError, LostProcessError
+from video_iresnet.runtime.errors import InputError, InterruptedRunError, LostProcessError, reason
 
 WAIT = """
 import os, signal, sys, time
@@ -47,6 +47,19 @@ def test_a_stopped_script_tidies_up_and_ends_in_one_line(number: signal.Signals,
     assert out == "tidied up\n"
     assert error.startswith("stopped")
     assert error.count("\n") == 1
+
+
+@pytest.mark.parametrize(
+    ("error", "text"),
+    [
+        (FileNotFoundError(2, "No such file or directory", "a.mp4"), "No such file or directory"),
+        (OSError("its checksum is wrong."), "its checksum is wrong"),
+        (RuntimeError("first line:\nsecond line"), "first line"),
+        (MemoryError(), "MemoryError"),
+    ],
+)
+def test_the_reason_of_an_error_is_part_of_a_line(error: Exception, text: str) -> None:
+    assert reason(error) == text
 
 
 def fail(error: BaseException) -> None:

@@ -49,7 +49,7 @@ from .engine.step import Step
 from .engine.tasks import SingleLabel
 from .models import ResNet, create_cifar_model, create_model
 from .runtime.distributed import Processes
-from .runtime.errors import InputError
+from .runtime.errors import InputError, reason
 from .runtime.logging import log
 
 
@@ -78,9 +78,7 @@ def build_model(cfg: Config) -> ResNet:
         else:
             net = create_model(cfg.MODEL.ARCH, resnet.DEPTH, **common, **temporal)
     except (ValueError, RuntimeError, MemoryError) as error:
-        raise InputError(
-            f"this network cannot be built (MODEL, RESNET): {str(error).splitlines()[0]}"
-        ) from error
+        raise InputError(f"this network cannot be built (MODEL, RESNET): {reason(error)}") from error
     if cfg.MODEL.HEAD_PER_POSITION:
         size = cfg.DATA.TRAIN_CROP_SIZE
         net.plan = net.plan.trained_on((cfg.DATA.NUM_FRAMES, size, size))

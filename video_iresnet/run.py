@@ -42,6 +42,7 @@ from .engine.views import FORMAT, VideoOutputs, ViewStore, weights_hash
 from .models import ResNet, load_weights
 from .report.results import table, write_predictions, write_results
 from .runtime.distributed import Processes
+from .runtime.environment import usable_cores
 from .runtime.errors import InputError, InterruptedRunError
 from .runtime.logging import Stats, log, setup_logging
 from .runtime.seeding import Stream, integer_seed
@@ -194,7 +195,7 @@ def test(run: Run) -> None:
     if processes.device.type == "cpu":
         # The order of additions inside a convolution depends on the number of threads, so it must not depend
         # on the number of processes.
-        torch.set_num_threads(processes.usable_cores)
+        torch.set_num_threads(usable_cores())
     begin = time.perf_counter()
     task = build.build_task(cfg, processes.device)
     writer = store.writer(processes.rank, records)
@@ -241,7 +242,7 @@ def opened(cfg: Config, stop: StopRequest) -> Iterator[Run]:
         if processes.device.type == "cuda":
             torch.backends.cudnn.benchmark = True
         else:
-            torch.set_num_threads(max(1, processes.usable_cores // processes.local_size))
+            torch.set_num_threads(max(1, usable_cores() // processes.local_size))
         if cfg.TEST.ENABLE and cfg.DATA.TEST_CROP_SIZE < cfg.DATA.TRAIN_CROP_SIZE:
             log.warning(
                 "DATA.TEST_CROP_SIZE %d is smaller than DATA.TRAIN_CROP_SIZE %d; testing at the training "

@@ -17,6 +17,7 @@ import torch
 
 from ..models import ResNet, WeightsError, load_weights, read_weights
 from ..models.weights import Weights, read_file
+from ..runtime.errors import reason
 from ..runtime.storage import atomic_write, path_manager, remove_leftovers
 
 NAME = re.compile(r"checkpoint_epoch_(\d+)(?:_step_(\d+))?\.pyth")
@@ -98,7 +99,7 @@ def save_checkpoint(path: Path, state: dict[str, Any]) -> None:
         try:
             torch.save(state, file)
         except RuntimeError as error:  # how PyTorch reports a failed write
-            raise OSError(str(error.__context__ or error).splitlines()[0]) from error
+            raise OSError(reason(error.__context__ or error)) from error
 
 
 def list_checkpoints(folder: Path) -> list[Path]:

@@ -22,7 +22,7 @@ from uuid import uuid4
 
 from tqdm import tqdm
 
-from ..runtime.errors import InputError
+from ..runtime.errors import InputError, reason
 from .lists import held_folder
 
 CHUNK = 1 << 20
@@ -133,7 +133,7 @@ def partial_folder(folder: Path) -> Iterator[Path]:
             shutil.rmtree(left)
         partial.mkdir(parents=True)
     except OSError as error:
-        raise InputError(f"cannot write into {folder}: {error.strerror}; name another folder") from error
+        raise InputError(f"cannot write into {folder}: {reason(error)}; name another folder") from error
     try:
         yield partial
     finally:
@@ -252,7 +252,7 @@ def _write(source: IO[bytes], size: int, target: Path, partial: Path) -> bool:
         if error.strerror is None:  # of the decompression
             raise
         raise InputError(
-            f"cannot write {target}: {error.strerror}; make room and start again, what is unpacked is kept"
+            f"cannot write {target}: {reason(error)}; make room and start again, what is unpacked is kept"
         ) from error
     return True
 

@@ -18,7 +18,7 @@ import torch
 from ..data.decode.pyav import PyAVReader
 from ..data.decode.reader import DecodeError
 from ..data.functional import resize, short_side_size
-from ..runtime.errors import InputError
+from ..runtime.errors import InputError, reason
 
 FRAMES_AT_ONCE = 16  # how many full-size frames are in memory at a time
 QUALITY = 95
@@ -70,7 +70,7 @@ def extract_frames(job: FrameJob) -> Extracted | str:
         return str(error)
     except OSError as error:
         raise InputError(
-            f"cannot write {final}: {error.strerror}; make room and start again, what is extracted is kept"
+            f"cannot write {final}: {reason(error)}; make room and start again, what is extracted is kept"
         ) from error
 
 

@@ -6,7 +6,6 @@ import argparse
 import importlib
 import logging
 import multiprocessing
-import os
 import signal
 import socket
 from collections.abc import Callable, Generator, Iterator, Sequence
@@ -16,7 +15,8 @@ from typing import Any, TypeVar
 
 from tqdm import tqdm
 
-from ..runtime.errors import InputError
+from ..runtime.environment import usable_cores
+from ..runtime.errors import InputError, reason
 from ..runtime.signals import follow_parent, starting_workers
 
 Item = TypeVar("Item")
@@ -24,11 +24,6 @@ Result = TypeVar("Result")
 # Items that are handed out ahead of the results: enough to keep every process busy, few enough that a stop
 # loses little.
 AHEAD = 4
-
-
-def usable_cores() -> int:
-    """The cores that this process may use."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def add_options(parser: argparse.ArgumentParser) -> None:
@@ -136,10 +131,9 @@ def _on_ray(
         ray.init(address=address, log_to_driver=False, logging_level=logging.ERROR)
         signal.signal(signal.SIGTERM, on_sigterm)  # Ray puts its own in its place
     except (OSError, ValueError, RuntimeError) as error:  # a ConnectionError is an OSError
-        reason = str(error).splitlines()[0]
         raise InputError(
-            f"--ray {address}: no Ray cluster can be reached there ({reason}); start one with `ray start "
-            "--head`"
+            f"--ray {address}: no Ray cluster can be reached there ({reason(error)}); start one with "
+            "`ray start --head`"
         ) from error
     try:
         task = ray.remote(work)
@@ -159,9 +153,9 @@ def _on_ray(
     except ray.exceptions.RayTaskError as error:
         raise error.cause from error  # what `work` raised
     except ray.exceptions.RayError as error:
-        reason = str(error).splitlines()[0]
         raise InputError(
-            f"--ray {address}: the cluster lost {name(item)} ({reason}); start again: what is done is kept"
+            f"--ray {address}: the cluster lost {name(item)} ({reason(error)}); start again: what is done is "
+            "kept"
         ) from error
     finally:
         ray.shutdown()

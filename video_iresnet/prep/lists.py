@@ -18,7 +18,7 @@ from typing import Any, NamedTuple
 from tabulate import tabulate
 from tqdm import tqdm
 
-from ..runtime.errors import InputError
+from ..runtime.errors import InputError, reason
 from ..runtime.storage import atomic_write, exclusive
 from .jobs import run_jobs
 
@@ -220,7 +220,7 @@ def make_folder(folder: Path) -> None:
     try:
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:
-        raise InputError(f"cannot make the folder {folder}: {error.strerror}; name another --out") from error
+        raise InputError(f"cannot make the folder {folder}: {reason(error)}; name another --out") from error
 
 
 @contextmanager

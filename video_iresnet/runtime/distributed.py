@@ -50,10 +50,6 @@ class Processes:
     def is_main(self) -> bool:
         return self.rank == 0
 
-    @property
-    def usable_cores(self) -> int:
-        return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-
     def sum(self, numbers: list[int]) -> list[int]:
         """The sums of each number over all processes."""
         if self.size == 1:

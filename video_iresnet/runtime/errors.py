@@ -26,11 +26,12 @@ class LostProcessError(Exception):
     """Another process of the run has ended, so this one cannot go on."""
 
 
-def reason(error: Exception) -> str:
-    """Why, in a few words: what the system or FFmpeg calls it, without the number and the file, else the
-    error's own text.
+def reason(error: BaseException) -> str:
+    """Return why, in one line to stand within a sentence: what the system or FFmpeg calls it, without the
+    number and the file, else the first line of the error's own text, else its type.
     """
-    return str(getattr(error, "strerror", None) or error)
+    text = str(getattr(error, "strerror", None) or error).strip() or type(error).__name__
+    return text.splitlines()[0].rstrip(".:")
 
 
 def printable(text: str) -> str:

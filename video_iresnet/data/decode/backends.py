@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from ...runtime.errors import InputError
+from ...runtime.errors import InputError, reason
 from ..records import Record
 from .frames import FrameReader
 from .pyav import PyAVReader
@@ -27,7 +27,7 @@ def _torchcodec() -> Backend:
         RuntimeError,
     ) as error:  # a RuntimeError where it is installed but finds no FFmpeg
         raise InputError(
-            f"the decoder torchcodec cannot be loaded: {_reason(error)}; pip install torchcodec, and install "
+            f"the decoder torchcodec cannot be loaded: {reason(error)}; pip install torchcodec, and install "
             "FFmpeg's shared libraries"
         ) from error
     return TorchCodecReader
@@ -38,7 +38,7 @@ def _decord() -> Backend:
         from .decord import DecordReader
     except (ImportError, OSError, RuntimeError) as error:
         raise InputError(
-            f"the decoder decord cannot be loaded: {_reason(error)}; pip install decord, which exists for "
+            f"the decoder decord cannot be loaded: {reason(error)}; pip install decord, which exists for "
             "x86-64 Linux"
         ) from error
     return DecordReader
@@ -63,7 +63,3 @@ def load_backend(name: str) -> Backend:
     if name not in BACKENDS:
         raise InputError(f"there is no decoder {name!r}; expected one of {', '.join(BACKENDS)}")
     return BACKENDS[name]()
-
-
-def _reason(error: Exception) -> str:
-    return (str(error).strip().splitlines() or [type(error).__name__])[0].rstrip(".:")

@@ -9,6 +9,7 @@ import simplejpeg
 import torch
 from torch import Tensor
 
+from ...runtime.errors import reason
 from ...runtime.storage import path_manager
 from .reader import DecodeError
 
@@ -59,7 +60,7 @@ class FrameReader:
                     )
                 simplejpeg.decode_jpeg(data, "RGB", buffer=frames[place])
             except (OSError, ValueError) as error:
-                raise DecodeError(f"{path}: {getattr(error, 'strerror', None) or error}") from error
+                raise DecodeError(f"{path}: {reason(error)}") from error
         return torch.from_numpy(frames)
 
     def _path(self, index: int) -> str:
