@@ -26,7 +26,7 @@ from video_iresnet.runtime.ending import exit_code  # isort: skip, so Ctrl-C end
 import numpy as np
 
 from video_iresnet.prep.jobs import add_options
-from video_iresnet.prep.quality import Likeness, compare_some
+from video_iresnet.prep.quality import Likeness, compare_some, structural_similarity
 from video_iresnet.prep.transcode import PRESETS, Job, Outcome, Settings, failed_list, transcode_list
 from video_iresnet.runtime.errors import InputError
 
@@ -82,7 +82,7 @@ def parse(arguments: list[str]) -> argparse.Namespace:
         type=int,
         default=0,
         metavar="N",
-        help="then give PSNR and SSIM of N videos, evenly spaced over the list",
+        help="then give PSNR and SSIM of N videos, evenly spaced over the list; needs scikit-image",
     )
     add_options(parser)
     return parser.parse_args(arguments)
@@ -98,6 +98,8 @@ def prepare(options: argparse.Namespace) -> None:
         if not fits:
             option = name.replace("_", "-")
             raise InputError(f"--{option} is {getattr(options, name)}; expected {expected}")
+    if options.compare:
+        structural_similarity()  # raises an error now, not after hours of work
     settings = Settings(options.short_side, options.gop, options.crf, options.preset)
     where = {"workers": options.workers, "ray_address": options.ray}
     outcomes = transcode_list(options.list, options.out, settings, **where)

@@ -409,6 +409,17 @@ def test_psnr_and_ssim_are_what_their_definitions_say() -> None:
     )
 
 
+def test_without_scikit_image_nothing_is_begun(
+    script: ModuleType, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    write_video(tmp_path / "in/a.mp4", 10)
+    monkeypatch.setitem(sys.modules, "skimage.metrics", None)
+    assert run(script, tmp_path / "in", ["a.mp4"], "--compare", "1") == 1
+    assert "pip install '.[prep]'" in capsys.readouterr().err
+    assert not (tmp_path / "out").exists()
+    assert run(script, tmp_path / "in", ["a.mp4"]) == 0
+
+
 @pytest.mark.parametrize(
     ("option", "value"),
     [("--short-side", "255"), ("--short-side", "2"), ("--gop", "0"), ("--crf", "52"), ("--compare", "-1")],
