@@ -10,7 +10,7 @@ import os
 import struct
 import subprocess
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from fractions import Fraction
 from pathlib import Path
 from types import ModuleType
@@ -21,7 +21,7 @@ import av
 import numpy as np
 import pytest
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 ROOT = Path(__file__).resolve().parents[1]
 
@@ -141,6 +141,19 @@ def one_thread() -> None:
     torch.set_num_threads(1)
 
 
+@pytest.fixture(scope="session", autouse=True)
+def no_numbers_for_meta_tensors() -> Iterator[None]:
+    """Skip drawing weights on the meta device, which takes most of the time of building a network there."""
+
+    def skipping(initialize: Callable[..., Tensor]) -> Callable[..., Tensor]:
+        return lambda tensor, *more, **named: tensor if tensor.is_meta else initialize(tensor, *more, **named)
+
+    with pytest.MonkeyPatch.context() as patch:
+        for name in ("kaiming_uniform_", "kaiming_normal_", "uniform_"):
+            patch.setattr(nn.init, name, skipping(getattr(nn.init, name)))
+        yield
+
+
 @pytest.fixture
 def logged(caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch) -> pytest.LogCaptureFixture:
     """What the project logs, once, whatever handlers runs of earlier tests have left."""
@@ -181,7 +194,7 @@ RunNet = Callable[..., int]
 DEMO = str(ROOT / "configs/demo/iR3D18.yaml")
 
 
-@pytest.fixture
+@pytest.fixture(scope="session")
 def run_net() -> RunNet:
     """tools/run_net.py's main, in this process: the exit code of `--cfg CONFIG` with overrides."""
     module = load_script("tools/run_net.py")

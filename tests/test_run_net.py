@@ -49,12 +49,10 @@ def stats_of(folder: Path, kind: str) -> list[dict[str, object]]:
 
 
 @pytest.fixture(scope="module")
-def trained(small: list[str], tmp_path_factory: pytest.TempPathFactory) -> Path:
+def trained(small: list[str], tmp_path_factory: pytest.TempPathFactory, run_net: RunNet) -> Path:
     """A finished run of the demo config at a small size."""
     folder = tmp_path_factory.mktemp("trained")
-    process = start("tools/run_net.py", "--cfg", DEMO, *small, "OUTPUT_DIR", str(folder))
-    output, _ = process.communicate(timeout=300)
-    assert process.returncode == 0, output
+    assert run_net(*small, "OUTPUT_DIR", str(folder)) == 0
     return folder
 
 
@@ -126,51 +124,47 @@ def wait_for_step(process: subprocess.Popen[str], folder: Path, epoch: int, step
 
 
 # Enough short steps that a signal arrives in the middle of an epoch.
-LONG = ["TRAIN.BATCH_SIZE", "2", "MODEL.DROPOUT_RATE", "0.5", "TEST.ENABLE", "False"]
+LONG = ["TRAIN.BATCH_SIZE", "2", "SOLVER.MAX_EPOCH", "3", "MODEL.DROPOUT_RATE", "0.5", "TEST.ENABLE", "False"]
 
 
 @pytest.fixture(scope="module")
-def uninterrupted(small: list[str], tmp_path_factory: pytest.TempPathFactory) -> Path:
+def uninterrupted(small: list[str], tmp_path_factory: pytest.TempPathFactory, run_net: RunNet) -> Path:
     folder = tmp_path_factory.mktemp("uninterrupted")
-    process = start("tools/run_net.py", "--cfg", DEMO, *small, *LONG, "OUTPUT_DIR", str(folder))
-    output, _ = process.communicate(timeout=300)
-    assert process.returncode == 0, output
+    assert run_net(*small, *LONG, "OUTPUT_DIR", str(folder)) == 0
     return folder
 
 
-@pytest.mark.parametrize(
-    ("number", "code"), [(signal.SIGKILL, -9), (signal.SIGINT, 130), (signal.SIGTERM, 143)]
-)
 def test_a_run_that_was_ended_goes_on_as_if_nothing_had_happened(
-    number: signal.Signals, code: int, uninterrupted: Path, small: list[str], tmp_path: Path
+    uninterrupted: Path, small: list[str], tmp_path: Path, run_net: RunNet, capfd: pytest.CaptureFixture[str]
 ) -> None:
-    command = ["tools/run_net.py", "--cfg", DEMO, *small, *LONG, "OUTPUT_DIR", str(tmp_path)]
-    process = start(*command)
-    wait_for_step(process, tmp_path, 2, 3)
-    process.send_signal(number)
-    output, _ = process.communicate(timeout=60)
-    assert process.returncode == code, output
-    if number != signal.SIGKILL:
+    """Killed in the first epoch, and stopped by Ctrl-C and by SIGTERM in the two after it."""
+    overrides = [*small, *LONG, "OUTPUT_DIR", str(tmp_path)]
+    for epoch, number in enumerate((signal.SIGKILL, signal.SIGINT, signal.SIGTERM), 1):
+        saved = list_checkpoints(tmp_path / "checkpoints")
+        process = start("tools/run_net.py", "--cfg", DEMO, *overrides)
+        wait_for_step(process, tmp_path, epoch, 3)
+        process.send_signal(number)
+        output, _ = process.communicate(timeout=60)
+        assert ("resuming from" in output) == bool(saved)
+        if number == signal.SIGKILL:
+            assert process.returncode == -number, output
+            continue
+        assert process.returncode == 128 + number, output
         assert re.search(
-            r"stopped in epoch 2 after step \d+ of 12; saved .*checkpoint_epoch_00001_step_0000\d+.pyth\ngo "
-            r"on with: python tools/run_net.py --cfg",
+            rf"stopped in epoch {epoch} after step \d+ of 12; saved "
+            rf".*checkpoint_epoch_0000{epoch - 1}_step_0000\d+.pyth\ngo on with: "
+            "python tools/run_net.py --cfg",
             output,
         )
         assert "Traceback" not in output
-    if number == signal.SIGINT:
-        other = start(*command, "TRAIN.BATCH_SIZE", "8")
-        output, _ = other.communicate(timeout=60)
-        assert other.returncode == 1
-        assert "TRAIN.BATCH_SIZE was 2 and is 8, which can change between two epochs alone" in output
-    again = start(*command)
-    output, _ = again.communicate(timeout=120)
-    assert again.returncode == 0, output
-    assert "resuming from" in output
+    assert run_net(*overrides, "TRAIN.BATCH_SIZE", "8") == 1
+    error = capfd.readouterr().err
+    assert "TRAIN.BATCH_SIZE was 2 and is 8, which can change between two epochs alone" in error
+    assert run_net(*overrides) == 0
+    assert "resuming from" in capfd.readouterr().out
     assert_same_weights(uninterrupted, tmp_path)
-    assert (
-        stats_of(tmp_path, "train_epoch")[-1]["loss"] == stats_of(uninterrupted, "train_epoch")[-1]["loss"]
-        or number == signal.SIGKILL
-    )
+    ours, theirs = (stats_of(folder, "train_epoch") for folder in (tmp_path, uninterrupted))
+    assert [s["loss"] for s in ours[-2:]] == [s["loss"] for s in theirs[-2:]]
 
 
 @pytest.mark.parametrize("epochs", ["2", "1"])
@@ -259,31 +253,11 @@ def large_videos(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def test_full_size_configs_take_two_steps(
     config: str, large_videos: Path, tmp_path: Path, run_net: RunNet
 ) -> None:
-    overrides = [
-        "DATA.PATH_TO_DATA_DIR",
-        str(large_videos),
-        "DATA.CLASS_NAMES",
-        "",
-        "TRAIN.BATCH_SIZE",
-        "2",
-        "DATA_LOADER.NUM_WORKERS",
-        "0",
-        "SOLVER.MAX_EPOCH",
-        "1",
-    ]
-    overrides += [
-        "SOLVER.WARMUP_EPOCHS",
-        "0",
-        "SOLVER.BASE_LR",
-        "0.001",
-        "OUTPUT_DIR",
-        str(tmp_path),
-        "LOG_PERIOD",
-        "1",
-        "TEST.ENABLE",
-        "False",
-    ]
-    assert run_net(*overrides, cfg=str(ROOT / "configs" / config)) == 0
+    """With clips of full size, by a narrow network; test_config runs the wide ones on the meta device."""
+    overrides = f"""DATA.PATH_TO_DATA_DIR {large_videos} RESNET.WIDTH_PER_GROUP 4 TRAIN.BATCH_SIZE 2
+    DATA_LOADER.NUM_WORKERS 0 SOLVER.MAX_EPOCH 1 SOLVER.WARMUP_EPOCHS 0 SOLVER.BASE_LR 0.001
+    OUTPUT_DIR {tmp_path} LOG_PERIOD 1 TEST.ENABLE False""".split()
+    assert run_net(*overrides, "DATA.CLASS_NAMES", "", cfg=str(ROOT / "configs" / config)) == 0
     assert [s["iter"] for s in stats_of(tmp_path, "train_iter_")] == ["1/2", "2/2"]
     assert int(last_weights(tmp_path)["bn1.num_batches_tracked"]) == 2
 
