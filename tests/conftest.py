@@ -109,6 +109,19 @@ def write_video(
     return path
 
 
+# Times of 20 frames of a variable rate, in milliseconds.
+VARIABLE = [0, 40, 50, 130, 140, 300, 310, 320, 480, 500]
+VARIABLE += [501, 600, 777, 800, 900, 1000, 1010, 1200, 1210, 1300]
+
+
+def copy_video(source: Path, path: Path) -> Path:
+    """The same video in a file of other bytes: an MP4 ends in a box that holds the name."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    name = path.name.encode()
+    path.write_bytes(source.read_bytes() + struct.pack(">I", 8 + len(name)) + b"free" + name)
+    return path
+
+
 def trimmed(path: Path, first: int) -> Path:
     """Let the edit list of an MP4 of 25 frames a second start at frame `first`."""
     data = bytearray(path.read_bytes())
@@ -205,7 +218,15 @@ def run_net() -> RunNet:
     return run
 
 
-def start(*arguments: str, launcher: tuple[str, ...] = (), cwd: Path = ROOT) -> subprocess.Popen[str]:
+def start(
+    *arguments: str, launcher: tuple[str, ...] = (), cwd: Path = ROOT, new_session: bool = False
+) -> subprocess.Popen[str]:
     """Start Python on arguments in a process of its own, as a user's shell would."""
-    command = [sys.executable, *launcher, *arguments]
-    return subprocess.Popen(command, cwd=cwd, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+    return subprocess.Popen(
+        [sys.executable, *launcher, *arguments],
+        cwd=cwd,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        start_new_session=new_session,
+    )

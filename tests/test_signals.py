@@ -83,9 +83,9 @@ def wait_until(condition: Callable[[], bool], seconds: float) -> None:
 
 
 @pytest.fixture(scope="module")
-def undisturbed(small: list[str], tmp_path_factory: pytest.TempPathFactory) -> Path:
+def undisturbed(small: list[str], tmp_path_factory: pytest.TempPathFactory, run_net: RunNet) -> Path:
     folder = tmp_path_factory.mktemp("undisturbed")
-    finish(*command(small, folder, *STEPS, *WORKERS))
+    assert run_net(*small, *STEPS, *WORKERS, "OUTPUT_DIR", str(folder)) == 0
     return folder
 
 
@@ -102,40 +102,41 @@ STOPPED = (
 )
 
 
-@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGUSR1])
-def test_a_signal_to_all_processes_of_a_run_stops_it_in_order(
-    number: signal.Signals, undisturbed: Path, small: list[str], tmp_path: Path
-) -> None:
-    """As `kill -TERM -- -GROUP` and SLURM send it: the decoding workers get it first."""
-    arguments = command(small, tmp_path, *STEPS, *WORKERS)
-    process = start(*arguments)
-    wait_for_step(process, tmp_path, 2, 3)
-    for pid in [*descendants(process.pid), process.pid]:
-        os.kill(pid, number)
-    output, _ = process.communicate(timeout=60)
-    assert process.returncode == 128 + number, output
-    assert re.search(STOPPED, output), output
-    assert "Traceback" not in output
-    assert "resuming from" in finish(*arguments)
-    assert_same_weights(undisturbed, tmp_path)
-
-
-@pytest.mark.slow
-@on_the_cpu
-@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGUSR1])
-def test_a_signal_to_all_processes_under_torchrun_stops_them_in_order(
-    number: signal.Signals, undisturbed_pair: Path, small: list[str], tmp_path: Path
-) -> None:
-    """The processes get it twice: from outside, and from torchrun's agent."""
-    arguments = command(small, tmp_path, *TWO)
-    process = start(*arguments)
-    wait_for_step(process, tmp_path, 2, 3)
+def stopped_by(number: signal.Signals, process: subprocess.Popen[str]) -> str:
+    """The output of a run all of whose processes get a signal."""
     for pid in [*descendants(process.pid), process.pid]:
         os.kill(pid, number)
     output, _ = process.communicate(timeout=60)
     assert process.returncode == 128 + number, output
     assert len(re.findall(STOPPED, output)) == 1, output
     assert "Traceback" not in output
+    return output
+
+
+def test_a_signal_to_all_processes_of_a_run_stops_it_in_order(
+    undisturbed: Path, small: list[str], tmp_path: Path, run_net: RunNet
+) -> None:
+    """As `kill -TERM -- -GROUP` and SLURM send it: the decoding workers get it first."""
+    overrides = [*small, *STEPS, *WORKERS, "OUTPUT_DIR", str(tmp_path)]
+    for epoch, number in enumerate((signal.SIGTERM, signal.SIGUSR1), 1):
+        process = start("tools/run_net.py", "--cfg", DEMO, *overrides)
+        wait_for_step(process, tmp_path, epoch, 3)
+        assert ("resuming from" in stopped_by(number, process)) == (epoch > 1)
+    assert run_net(*overrides) == 0
+    assert_same_weights(undisturbed, tmp_path)
+
+
+@pytest.mark.slow
+@on_the_cpu
+def test_a_signal_to_all_processes_under_torchrun_stops_them_in_order(
+    undisturbed_pair: Path, small: list[str], tmp_path: Path
+) -> None:
+    """The processes get it twice: from outside, and from torchrun's agent."""
+    arguments = command(small, tmp_path, *TWO)
+    for epoch, number in enumerate((signal.SIGTERM, signal.SIGUSR1), 1):
+        process = start(*arguments)
+        wait_for_step(process, tmp_path, epoch, 3)
+        stopped_by(number, process)
     finish(*arguments)
     assert_same_weights(undisturbed_pair, tmp_path)
 

@@ -11,8 +11,6 @@ import os
 import re
 import shutil
 import signal
-import subprocess
-import sys
 import time
 from pathlib import Path
 from types import ModuleType
@@ -22,35 +20,13 @@ import av
 import foreign
 import numpy as np
 import pytest
-from conftest import ROOT, load_script, start, trimmed, write_video
+from conftest import VARIABLE, copy_video, load_script, start, trimmed, write_video
 from test_decode import broken_files
 
 from video_iresnet.data.records import read_records
 from video_iresnet.prep import examine
 
 SCRIPT = "data_prep/verify.py"
-VARIABLE = [
-    0,
-    40,
-    50,
-    130,
-    140,
-    300,
-    310,
-    320,
-    480,
-    500,
-    501,
-    600,
-    777,
-    800,
-    900,
-    1000,
-    1010,
-    1200,
-    1210,
-    1300,
-]  # milliseconds
 PROBLEMS = {
     "empty.mp4": "unreadable",
     "truncated.mp4": "unreadable",
@@ -223,19 +199,13 @@ def test_nothing_is_decoded_twice(
 def test_a_killed_run_goes_on(tmp_path: Path) -> None:
     """kill -9 of the whole process group; the result is that of a run that was left alone."""
     names = [f"{number}.mp4" for number in range(16)]
-    for number, name in enumerate(names):
-        write_video(tmp_path / name, 200 + number, size=(240, 320))
+    source = write_video(tmp_path / "source.mp4", 200, size=(120, 160))
+    for name in names:
+        copy_video(source, tmp_path / name)
     (tmp_path / "train.csv").write_text("".join(f"{name} {label}\n" for label, name in enumerate(names)))
     journal = tmp_path / "train_verify.jsonl"
     arguments = [SCRIPT, "--list", str(tmp_path / "train.csv"), "--workers", "1"]
-    process = subprocess.Popen(
-        [sys.executable, *arguments],
-        cwd=ROOT,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT,
-        text=True,
-        start_new_session=True,
-    )
+    process = start(*arguments, new_session=True)
     end = time.monotonic() + 60
     while not journal.exists() or journal.read_bytes().count(b"\n") < 2:
         assert time.monotonic() < end
