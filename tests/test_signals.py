@@ -181,7 +181,7 @@ def test_a_signal_after_the_last_step_is_not_lost(
 
         return both
 
-    name = {"save": "save_checkpoint", "test": "_write_results"}[moment]
+    name = {"save": "save_checkpoint", "test": "_write_test"}[moment]
     more = ["SOLVER.MAX_EPOCH", "1", "SOLVER.WARMUP_EPOCHS", "0", "OUTPUT_DIR", str(tmp_path)]
     with monkeypatch.context() as patch:
         patch.setattr(story, name, signalled(getattr(story, name)))
