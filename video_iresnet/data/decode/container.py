@@ -18,6 +18,7 @@ from av.video.stream import VideoStream
 
 from ...runtime.errors import reason
 from ...runtime.storage import path_manager
+from . import h264
 from .reader import DecodeError, NoVideoError, TruncatedError
 
 VideoPacket: TypeAlias = "Packet[VideoStream]"
@@ -54,9 +55,10 @@ class PacketInfo(NamedTuple):
     is_keyframe: bool
     is_discard: bool
     is_corrupt: bool
+    is_idr: bool  # of H.264: a keyframe behind which nothing needs what stood before it
 
     @classmethod
-    def of(cls, packet: VideoPacket) -> PacketInfo:
+    def of(cls, packet: VideoPacket, *, is_idr: bool) -> PacketInfo:
         return cls(
             packet.pts,
             packet.dts,
@@ -66,6 +68,7 @@ class PacketInfo(NamedTuple):
             packet.is_keyframe,
             packet.is_discard,
             packet.is_corrupt,
+            is_idr,
         )
 
 
@@ -150,9 +153,11 @@ class VideoFile:
         """
         packets = []
         self.head = b""
+        is_h264, extradata = self.codec == "h264", self.stream.codec_context.extradata
         for packet in self._demux():
             self.head = self.head or bytes(packet)
-            packets.append(PacketInfo.of(packet))
+            is_idr = is_h264 and packet.is_keyframe and h264.is_idr(bytes(packet), extradata)
+            packets.append(PacketInfo.of(packet, is_idr=is_idr))
         packets.pop()  # PyAV's mark of the end
         missing = missing_end(self, packets)
         if missing:

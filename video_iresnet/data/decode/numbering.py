@@ -29,7 +29,8 @@ class Numbering(NamedTuple):
 
     `times` is None where the packets do not tell the order of the frames. `fingerprints`: of all packets, in
     the order of the file. `start`: the time to seek to for the first one, where it has one. `num_doubtful`:
-    how many frames to decode at the start before this is to be believed.
+    how many frames to decode at the start before this is to be believed. `is_closed`: whether nothing behind
+    a keyframe needs what stood before it, as far as that shows.
     """
 
     times: list[int] | None
@@ -37,6 +38,7 @@ class Numbering(NamedTuple):
     fingerprints: array[int]
     start: int | None
     num_doubtful: int
+    is_closed: bool
 
 
 def number_frames(video: VideoFile) -> Numbering:
@@ -50,7 +52,7 @@ def number_frames(video: VideoFile) -> Numbering:
     clock = [p.pts if p.dts is None or video.format == "matroska" else p.dts for p in packets]
     fingerprints = array("q", map(fingerprint, packets))
     if len(times) < len(shown) or _clock_jumps_back(packets) or _times_are_guesses(video):
-        return Numbering(None, [], fingerprints, clock[0], 0)
+        return Numbering(None, [], fingerprints, clock[0], 0, is_closed=False)
     keyframes = sorted(
         Keyframe(packet.pts or 0, number, clock[number] or 0)
         for number, packet in shown
@@ -60,9 +62,10 @@ def number_frames(video: VideoFile) -> Numbering:
         num_doubtful = DOUBTFUL  # the times may be those of decoding, whatever the container should store
     else:
         num_doubtful = int(
-            not packets[0].is_keyframe or times[0] < (packets[0].pts or 0) or not _is_clean(video)
+            not packets[0].is_keyframe or times[0] < (packets[0].pts or 0) or not _is_clean(video, packets[0])
         )
-    return Numbering(times, keyframes, fingerprints, clock[0], num_doubtful)
+    is_closed = video.codec != "h264" or all(p.is_idr for p in packets if p.is_keyframe)
+    return Numbering(times, keyframes, fingerprints, clock[0], num_doubtful, is_closed)
 
 
 def fingerprint(packet: PacketInfo | VideoPacket) -> int:
@@ -70,7 +73,7 @@ def fingerprint(packet: PacketInfo | VideoPacket) -> int:
     return hash((packet.pts or 0, packet.pos, packet.size))
 
 
-def _is_clean(video: VideoFile) -> bool:
+def _is_clean(video: VideoFile, first: PacketInfo) -> bool:
     """Whether the keyframe at the beginning of a file is one that decoding can begin at, and says nothing
     that FFmpeg must know later.
     """
@@ -81,22 +84,7 @@ def _is_clean(video: VideoFile) -> bool:
     x264 = re.search(rb"x264 - core (\d+)", video.head)
     if x264 and int(x264[1]) < (151 if "444" in (video.stream.codec_context.pix_fmt or "") else 34):
         return False
-    extradata = video.stream.codec_context.extradata
-    return _has_idr(video.head, (extradata[4] & 3) + 1 if extradata and extradata[0] == 1 else 0)
-
-
-def _has_idr(packet: bytes, length_size: int) -> bool:
-    """Whether an H.264 packet has an IDR picture (NAL unit type 5, ISO/IEC 14496-10 table 7-1). The units
-    follow their lengths of `length_size` bytes, or start codes where that is 0.
-    """
-    if not length_size:
-        return re.search(rb"\x00\x00\x01[\x25\x45\x65]", packet) is not None
-    place = 0
-    while place + length_size < len(packet):
-        if packet[place + length_size] & 31 == 5:
-            return True
-        place += length_size + int.from_bytes(packet[place : place + length_size], "big")
-    return False
+    return first.is_idr
 
 
 def _clock_jumps_back(packets: Sequence[PacketInfo]) -> bool:

@@ -7,8 +7,7 @@ from collections.abc import Callable, Sequence
 
 from torch import Tensor
 
-from .container import VideoFile
-from .h264 import is_idr, may_be_interlaced
+from .h264 import may_be_interlaced
 from .picture import orientation, peculiarity
 from .pyav import PyAVReader
 
@@ -70,13 +69,10 @@ class OtherReader(PyAVReader):
         return super().read(indices)
 
     def _check_h264(self) -> None:
-        with VideoFile(self.path) as video:
-            extradata = video.stream.codec_context.extradata
-            if may_be_interlaced(extradata):
-                raise UnfitError("it may have interlaced frames")
-            keyframes = (packet for packet in video.packets() if packet.is_keyframe)
-            if not all(is_idr(bytes(packet), extradata) for packet in keyframes):
-                raise UnfitError("frames behind a keyframe may need earlier ones")
+        if may_be_interlaced(self.stream.codec_context.extradata):
+            raise UnfitError("it may have interlaced frames")
+        if not self._is_closed:
+            raise UnfitError("frames behind a keyframe may need earlier ones")
 
     def _connect(self) -> tuple[int, Read]:
         """The number of frames that the library sees in the local file, and how it reads them. Raises

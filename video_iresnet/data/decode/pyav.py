@@ -130,6 +130,7 @@ class PyAVReader:
         self._times, self._keyframes = numbering.times or [], numbering.keyframes
         self._can_rewind = self._start is not None
         self._may_skip = self._video.codec in SAYS_UNREFERENCED
+        self._is_closed = numbering.is_closed
         if numbering.times is None:
             self._count()
         elif numbering.num_doubtful:
