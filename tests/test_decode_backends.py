@@ -18,7 +18,15 @@ from av.video.reformatter import VideoReformatter
 from conftest import shown_numbers, trimmed, write_video
 from torch import Tensor
 
-from video_iresnet.data.decode import BACKENDS, DecodeError, Reader, load_backend, open_video, other
+from video_iresnet.data.decode import (
+    BACKENDS,
+    DecodeError,
+    Reader,
+    container,
+    load_backend,
+    open_video,
+    other,
+)
 from video_iresnet.data.decode.h264 import is_idr, may_be_interlaced
 from video_iresnet.data.decode.picture import Picture, is_plain
 from video_iresnet.data.records import Record
@@ -376,3 +384,34 @@ def test_a_recording_that_ends_within_a_frame(tmp_path: Path, backend: str) -> N
     with opened(path, backend) as reader:
         everything = reader.read(range(len(reader)))
         assert torch.equal(reader.read([len(reader) - 1])[0], everything[-1])
+
+
+@pytest.mark.parametrize("backend", BACKENDS)
+@pytest.mark.parametrize("name", ["a.mp4", "a.mkv"])
+def test_pyav_reads_the_packets_of_a_file_once(
+    tmp_path: Path, backend: str, name: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """To number the frames; torchcodec gets their times from it where the container has them in a table."""
+    write_video(tmp_path / name, 60, gop=12)
+    opened(tmp_path / name, backend).__exit__()
+    files, packets, mappings = [], [], []
+    to_open, of = container._open, container.PacketInfo.of
+    monkeypatch.setattr(container, "_open", lambda path: files.append(path) or to_open(path))
+    monkeypatch.setattr(
+        container.PacketInfo, "of", lambda packet, **values: packets.append(packet) or of(packet, **values)
+    )
+    if backend == "torchcodec":
+        decoder = sys.modules["video_iresnet.data.decode.torchcodec"]
+        create = decoder.VideoDecoder
+        monkeypatch.setattr(
+            decoder,
+            "VideoDecoder",
+            lambda *path, custom_frame_mappings, **options: (
+                mappings.append(custom_frame_mappings is None)
+                or create(*path, custom_frame_mappings=custom_frame_mappings, **options)
+            ),
+        )
+    with opened(tmp_path / name, backend) as reader:
+        assert shown_numbers(reader.read([3, 40])) == [3, 40]
+    assert (len(files), len(packets)) == (1, 61)
+    assert mappings == ([name == "a.mkv"] if backend == "torchcodec" else [])

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+
 import torch
 import torchcodec
 from torch import Tensor
@@ -28,6 +30,7 @@ class TorchCodecReader(OtherReader):
             stream_index=self.stream.index,
             dimension_order="NHWC",
             num_ffmpeg_threads=1,
+            custom_frame_mappings=self._mappings(),
         )
         if not hasattr(decoder.metadata, "rotation") and any(self.orientation):  # before torchcodec 0.11
             raise UnfitError("it is to be turned, which this torchcodec does not do")
@@ -43,3 +46,21 @@ class TorchCodecReader(OtherReader):
             return pixels
 
         return len(decoder), read
+
+    def _mappings(self) -> str | None:
+        """The frames of an MP4 or MOV file as they were numbered, in the form of ffprobe's JSON, so that
+        torchcodec does not demux the whole file again. In other containers it finds some frames by its own
+        scan alone.
+        """
+        if self._video.format != "mov" or len(self) != len(self.stream.index_entries):
+            return None
+        keyframes = {keyframe.time for keyframe in self._keyframes}
+        ends = [
+            *self._times[1:],
+            2 * self._times[-1] - self._times[-2] if len(self) > 1 else self._times[0] + 1,
+        ]
+        frames = [
+            {"pts": time, "duration": end - time, "key_frame": int(time in keyframes)}
+            for time, end in zip(self._times, ends, strict=True)
+        ]
+        return json.dumps({"frames": frames})
