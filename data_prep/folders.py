@@ -41,6 +41,7 @@ from video_iresnet.prep.lists import (
     held_folder,
     listed_path,
     of_class,
+    print_found,
     report_doubles,
     video_stem,
     write_class_names,
@@ -202,10 +203,7 @@ def prepare_splits(options: argparse.Namespace) -> None:
     names, videos = read_splits(options.splits, options.fold)
     check_each_once(videos, options.splits)
     found = find_videos(options.videos, options.workers, options.ray)
-    print(
-        f"{options.videos}: {len(found.videos):,} videos, {len(found.empty):,} empty ones (taken for "
-        f"missing), {len(found.others):,} other files"
-    )
+    print_found(options.videos, found)
     with held_folder(options.out):
         write_official(options, names, videos, by_stem(found.videos))
 

@@ -37,6 +37,7 @@ from video_iresnet.prep.lists import (
     held_folder,
     listed_path,
     of_class,
+    print_found,
     report_doubles,
     write_class_names,
     write_split,
@@ -195,10 +196,7 @@ def prepare(options: argparse.Namespace) -> None:
     names, numbers = number_classes(segments, options.class_names)
     found = find_videos(options.videos, options.workers, options.ray)
     matches, doubles = match_videos(segments, found)
-    print(
-        f"{options.videos}: {len(found.videos):,} videos, {len(found.empty):,} empty ones (taken for "
-        f"missing), {len(found.others):,} other files"
-    )
+    print_found(options.videos, found)
     report_doubles(doubles)
     with held_folder(options.out):
         write(options, segments, matches, names, numbers)

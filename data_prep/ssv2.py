@@ -41,6 +41,7 @@ from video_iresnet.prep.lists import (
     find_videos,
     held_folder,
     listed_path,
+    print_found,
     report_doubles,
     write_class_names,
     write_csv,
@@ -159,10 +160,7 @@ def prepare(options: argparse.Namespace) -> None:
             written, kept = unpack(parts, options.videos, max_expansion=options.max_expansion)
             print(f"{parts[0].name}: {len(parts)} parts, {written:,} files unpacked, {kept:,} were there")
     found = find_videos(options.videos, options.workers, options.ray)
-    print(
-        f"{options.videos}: {len(found.videos):,} videos, {len(found.empty):,} empty ones (taken for "
-        f"missing), {len(found.others):,} other files"
-    )
+    print_found(options.videos, found)
     stems = by_stem(found.videos)
     with held_folder(options.out):
         write(options, names, files, labels, stems)

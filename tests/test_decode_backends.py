@@ -15,7 +15,7 @@ import numpy as np
 import pytest
 import torch
 from av.video.reformatter import VideoReformatter
-from conftest import shown_numbers, trimmed, write_video
+from conftest import VARIABLE, shown_numbers, trimmed, write_video
 from torch import Tensor
 
 from video_iresnet.data.decode import (
@@ -32,28 +32,6 @@ from video_iresnet.data.decode.picture import Picture, is_plain
 from video_iresnet.data.records import Record
 from video_iresnet.runtime.errors import InputError
 
-VARIABLE = [
-    0,
-    40,
-    50,
-    130,
-    140,
-    300,
-    310,
-    320,
-    480,
-    500,
-    501,
-    600,
-    777,
-    800,
-    900,
-    1000,
-    1010,
-    1200,
-    1210,
-    1300,
-]
 LATE = [5000 + 40 * number for number in range(30)]
 X265_LAYERS = "log-level=none:crf=10:keyint=30:pools=1:temporal-layers=3:bframes=4:b-pyramid=1"
 KINDS = {

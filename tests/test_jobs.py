@@ -59,7 +59,7 @@ def test_an_error_of_the_work_ends_everything() -> None:
 
 def test_a_killed_worker_is_one_clear_line() -> None:
     with pytest.raises(
-        InputError, match=r"^a worker process was killed while at item 2, perhaps for want of memory; [^\n]*$"
+        InputError, match=r"^a worker process was killed while at item 2, perhaps for lack of memory; [^\n]*$"
     ):
         list(run_jobs(die, range(6), workers=1, description="dying", name=lambda item: f"item {item}"))
 

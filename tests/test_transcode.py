@@ -240,7 +240,7 @@ def test_what_was_made_otherwise_or_elsewhere_stays(
     assert "was made with short_side 256, not 32" in capsys.readouterr().err
     write_video(tmp_path / "in2/a.avi", 12, codec="mpeg4")
     assert run(script, tmp_path / "in2", ["a.avi"]) == 1
-    assert "was made of another video" in capsys.readouterr().err
+    assert "was made from another video" in capsys.readouterr().err
     assert (out / "a.mp4").read_bytes() == made
     write_video(folder / "a.mkv", 14)  # the source has changed
     assert run(script, folder, ["a.mkv"]) == 0

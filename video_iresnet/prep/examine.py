@@ -27,7 +27,7 @@ class Job(NamedTuple):
 
 
 class Finding(NamedTuple):
-    """What there is to know of a file. Seconds, frames a second, bytes."""
+    """What was found in a file. Times in seconds, rates in frames a second, sizes in bytes."""
 
     path: str
     size: int = 0
@@ -72,8 +72,8 @@ def examine(job: Job) -> Finding:
 
 
 def decode(path: str) -> dict[str, Any]:
-    """Decode strictly; where that fails, as training does, where the decoder patches up what is damaged. What
-    Finding says of the pictures. Raises DecodeError.
+    """Decode strictly; where that fails, decode as training does, with damaged parts concealed. Returns
+    fields of Finding. Raises DecodeError.
     """
     with PyAVReader(path) as reader:
         stream = reader.stream

@@ -21,7 +21,7 @@ from ..runtime.signals import follow_parent, starting_workers
 
 Item = TypeVar("Item")
 Result = TypeVar("Result")
-# Items that are handed out ahead of the results: enough to keep every process busy, few enough that a stop
+# Items submitted ahead of the results, for each process: enough to keep all busy, few enough that a stop
 # loses little.
 AHEAD = 4
 
@@ -58,7 +58,7 @@ def run_jobs(
     ("auto": the one of this machine), one item a CPU; files must be reachable under the same paths on every
     node. `work` reports failures that belong to an item in its result; an exception ends everything. Ctrl-C,
     an exception, or closing the generator ends the items under way at once, wherever they are, so `work` must
-    leave nothing half done that counts as done. `name`: of an item, where an error tells of it.
+    leave nothing half done that counts as done. `name`: how errors name an item.
 
     Raises InputError for a negative number of workers, where Ray is missing or its cluster cannot be reached,
     or where a process was killed.
@@ -105,7 +105,7 @@ def _in_processes(
                 yield item, future.result()
     except BrokenProcessPool as error:
         raise InputError(
-            f"a worker process was killed while at {' or '.join(map(name, under_way))}, perhaps for want of "
+            f"a worker process was killed while at {' or '.join(map(name, under_way))}, perhaps for lack of "
             "memory; start again with fewer --workers, or without that file: what is done is kept"
         ) from error
     except BaseException:

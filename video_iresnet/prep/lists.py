@@ -1,6 +1,4 @@
-"""What the scripts of data_prep/ share: finding videos, lists that read_records gives back as they were,
-reports of what is missing.
-"""
+"""Find videos; write lists, which read_records reads back exactly, and reports of what is missing."""
 
 from __future__ import annotations
 
@@ -38,7 +36,7 @@ class Found(NamedTuple):
     others: list[str]
 
 
-# Folders with what tells them apart, videos, empty videos, other files.
+# Folders with their identities, videos, empty videos, other files.
 Scanned = tuple[list[tuple[str, tuple[int, int]]], list[str], list[str], list[str]]
 
 
@@ -53,8 +51,8 @@ class Wanted(NamedTuple):
 
 
 def find_videos(folder: Path, workers: int, ray_address: str | None = None) -> Found:
-    """Look through a folder and all below it, level by level, in threads or on a Ray cluster; hidden files
-    are passed over.
+    """Look through a folder and all below it, level by level, in threads or on a Ray cluster. Hidden files
+    are skipped.
 
     Raises InputError where it is no folder, and as `run_jobs` does.
     """
@@ -132,6 +130,13 @@ def video_stem(path: str) -> str:
     return name.name
 
 
+def print_found(folder: Path, found: Found) -> None:
+    print(
+        f"{folder}: {len(found.videos):,} videos, {len(found.empty):,} empty ones (taken for missing), "
+        f"{len(found.others):,} other files"
+    )
+
+
 def by_stem(videos: Iterable[str]) -> dict[str, list[str]]:
     """name without endings -> the videos of that name, in the order given."""
     stems = defaultdict(list)
@@ -179,16 +184,16 @@ def listed_path(folder: Path, name: str, out: Path) -> str:
 
 
 def write_list(path: Path, entries: Sequence[tuple[str, int]]) -> None:
-    """Write `path label` lines. They are separated by what is in no path, so that other projects read them
-    too; failing that by a blank.
+    """Write `path label` lines. The separator is one that occurs in no path, so that other projects
+    can read the list too; a space where all occur.
 
-    Raises InputError for a path that no list can hold, or where another list stands.
+    Raises InputError for a path that no list can hold, or where a list with other content exists.
     """
     write_new(path, _list_lines(entries))
 
 
 def replace_list(path: Path, entries: Sequence[tuple[str, int]]) -> None:
-    """As `write_list`, for a list that a script makes anew at each run."""
+    """Write a list as `write_list` does, replacing an earlier one."""
     with atomic_write(path, "wb") as file:
         file.writelines(line.encode() for line in _list_lines(entries))
 
@@ -264,9 +269,9 @@ def write_split(
     """Write `<split>.csv` with the videos that are there, and the reports `<split>_missing.csv` and
     `<split>_shortfall.txt`; print a summary.
 
-    Videos without a label are listed with class 0. The reports tell of the last run and are replaced by the
-    next one. `columns`: of the rows. Raises InputError where a list with other content stands, or a report
-    would overwrite one of `inputs`.
+    Videos without a label are listed with class 0. The reports describe the last run and are replaced by
+    the next one. `columns`: of the rows. Raises InputError where a list with other content exists, or a
+    report would overwrite one of `inputs`.
     """
     make_folder(out)
     missing_file, shortfall_file = out / f"{split}_missing.csv", out / f"{split}_shortfall.txt"
@@ -304,7 +309,7 @@ def write_split(
 
 
 def write_csv(path: Path, columns: Sequence[str], rows: Iterable[Sequence[Any]]) -> None:
-    """Write a report; it tells of the last run and replaces an earlier one."""
+    """Write a report, replacing that of an earlier run."""
     text = io.StringIO()
     writer = csv.writer(text, lineterminator="\n")
     writer.writerow(columns)

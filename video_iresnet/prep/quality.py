@@ -76,11 +76,7 @@ def compare_some(
     """Compare `number` of the jobs' videos with their sources, evenly spaced; see run_jobs."""
     indices = np.linspace(0, len(jobs) - 1, min(number, len(jobs))).round().astype(int)
     work = run_jobs(
-        compare,
-        [jobs[i] for i in indices],
-        workers=workers,
-        ray_address=ray_address,
-        description="comparing",
+        compare, [jobs[i] for i in indices], workers=workers, ray_address=ray_address, description="comparing"
     )
     with closing(work):
         return [likeness for _, likeness in work]

@@ -51,7 +51,7 @@ class Job(NamedTuple):
 
 
 class Outcome(NamedTuple):
-    """What became of a job: a failure with its reason, or a file; sizes in bytes."""
+    """The result of a job: a failure with its reason, or a file; sizes in bytes."""
 
     failure: str = ""
     was_there: bool = False
@@ -77,7 +77,7 @@ def transcode(job: Job) -> Outcome:
 
 
 def make_stamp(job: Job, status: os.stat_result) -> dict[str, Any]:
-    """What a video says of its making. The path of its source is hashed, because videos are passed on."""
+    """Return the metadata of a transcoded video. The source's path is hashed, since videos are shared."""
     source = hashlib.sha256(os.path.realpath(job.source).encode("utf-8", "surrogateescape")).hexdigest()[:16]
     return {
         "writer": WRITER,
@@ -89,8 +89,8 @@ def make_stamp(job: Job, status: os.stat_result) -> dict[str, Any]:
 
 
 def is_made(job: Job, stamp: dict[str, Any]) -> bool:
-    """Whether the target is there for good. Raises InputError where it was made otherwise, or of another
-    video.
+    """Whether the target is up to date. Raises InputError where it was made with other settings or from
+    another video.
     """
     try:
         with VideoFile(job.target) as video:
@@ -112,13 +112,13 @@ def is_made(job: Job, stamp: dict[str, Any]) -> bool:
     )
     if not (same_path or same_content):
         raise InputError(
-            f"{job.target} was made of another video than {job.source}; name another --out for this list"
+            f"{job.target} was made from another video than {job.source}; name another --out for this list"
         )
     return same_content
 
 
 class Output:
-    """A file for PyAV to write to. It keeps the reason why the disk takes no more, which PyAV may lose."""
+    """A file for PyAV to write to. It keeps the error of a failed write, which PyAV may lose."""
 
     def __init__(self, file: IO[bytes]) -> None:
         self.seek, self.tell = file.seek, file.tell

@@ -30,8 +30,8 @@ ROWS = 500  # of a table in the report; the files have all
 
 
 def read_journal(path: Path) -> dict[tuple[str, int, int], Finding]:
-    """What earlier runs found, by path, size and time of change. A line that a kill tore, or that an older
-    script wrote, does not count.
+    """Return what earlier runs found, by path, size and time of change. Incomplete lines and those of older
+    versions are skipped.
     """
     findings = {}
     for line in path.read_bytes().splitlines() if path.exists() else []:
@@ -64,7 +64,7 @@ def examine_all(
     jobs |= {os.path.abspath(record.path): Job(os.path.abspath(record.path), True) for record in records}
     known = read_journal(journal)
     findings: dict[str, Finding] = {}
-    with ThreadPoolExecutor(32) as pool:  # on a network disk each question takes milliseconds
+    with ThreadPoolExecutor(32) as pool:  # on a network disk each stat takes milliseconds
         for job, key in zip(jobs.values(), pool.map(identity, jobs, chunksize=256), strict=True):
             finding = known.get(key)
             if finding and (finding.is_decoded or not job.is_decoded):
