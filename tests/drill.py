@@ -37,7 +37,7 @@ OVERRIDES = """DATA_LOADER.NUM_WORKERS 2 TRAIN.BATCH_SIZE 4 SOLVER.MAX_EPOCH 4 T
     MODEL.DROPOUT_RATE 0.5"""
 STRIKES = 5  # in one run's life; then it may end
 PATIENCE = 30.0  # seconds in which a process may notice that its run is over
-TEST_SECONDS = 4.0  # in which a fault strikes a test that has begun
+TEST_SECONDS = 1.5  # in which a fault strikes a test that has begun
 LONGEST = 180.0  # seconds that one start may take
 ORDERLY = {signal.SIGTERM, signal.SIGINT, signal.SIGUSR1}
 OWN = {"seconds": 0, "checkpoint": ""}  # what each run's results.json has of its own
@@ -164,7 +164,7 @@ class Drill:
         self.seconds: dict[int, float] = {}  # until the first step of an undisturbed run
         self.lines = 0  # of statistics in an undisturbed run
         shapes = load_script("data_prep/moving_shapes.py")
-        shapes.write_data_set(out / "shapes", {"train": 24, "val": 8, "test": 48}, seed=0)
+        shapes.write_data_set(out / "shapes", {"train": 24, "val": 8, "test": 96}, seed=0)
 
     def start(self, processes: int, folder: Path) -> Start:
         launcher = TORCHRUN if processes == 2 else []

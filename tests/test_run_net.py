@@ -27,8 +27,6 @@ from video_iresnet.data.records import Record
 from video_iresnet.engine.checkpoint import list_checkpoints, load_checkpoint
 from video_iresnet.models import create_model
 
-TORCHRUN = ("-m", "torch.distributed.run", "--standalone")
-
 
 def last_weights(folder: Path) -> dict[str, torch.Tensor]:
     return dict(load_checkpoint(list_checkpoints(folder / "checkpoints")[-1])["model_state"])
@@ -176,34 +174,6 @@ def test_a_finished_run_is_left_alone(
     assert run_net(*small, *shorter, "OUTPUT_DIR", str(trained), "TEST.ENABLE", "False") == 0
     assert "2 epochs were done before" in capsys.readouterr().out
     assert {path.name: path.stat().st_mtime_ns for path in (trained / "checkpoints").iterdir()} == before
-
-
-@pytest.mark.slow
-@pytest.mark.parametrize("world_size", [2, 3])
-def test_results_do_not_depend_on_processes(
-    world_size: int, trained: Path, small: list[str], tmp_path: Path
-) -> None:
-    test = [
-        "TRAIN.ENABLE",
-        "False",
-        "TEST.CHECKPOINT_FILE_PATH",
-        str(trained / "checkpoints/checkpoint_epoch_00002.pyth"),
-        "OUTPUT_DIR",
-        str(tmp_path),
-    ]
-    process = start(
-        "tools/run_net.py",
-        "--cfg",
-        DEMO,
-        *small,
-        *test,
-        launcher=(*TORCHRUN, f"--nproc-per-node={world_size}"),
-    )
-    output, _ = process.communicate(timeout=300)
-    assert process.returncode == 0, output
-    assert (tmp_path / "predictions.csv").read_bytes() == (trained / "predictions.csv").read_bytes()
-    ours, theirs = (json.loads((folder / "results.json").read_text()) for folder in (tmp_path, trained))
-    assert ours | {"seconds": 0} == theirs | {"seconds": 0}
 
 
 @pytest.mark.gpu

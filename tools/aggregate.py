@@ -69,14 +69,14 @@ def report(options: argparse.Namespace) -> None:
         values = [(store.about | results)[key] for store, results in found if key in (store.about | results)]
         if len(values) == len(stores):
             numbers[key] = values[0] if all(value == values[0] for value in values) else values
+    if options.json:
+        write_results(options.json, numbers)
     *_, name = numbers["by_views"]
     predictions = outcome.predictions[name]
     error = aggregate.calibration_error(predictions, outcome.labels)
     print(f"{numbers['protocol']}: {table(numbers)}\nexpected calibration error: {error:.2f}\n")
     print(f"{views_table(stores, pooling)}\n")
     print(class_table(*aggregate.per_class(predictions, outcome.labels, about["num_classes"]), about))
-    if options.json:
-        write_results(options.json, numbers)
 
 
 def protocol(text: str | None) -> Protocol | None:
