@@ -124,7 +124,7 @@ def test_documents_name_keys_that_exist(name: str) -> None:
 
 @pytest.mark.parametrize("name", DOCUMENTS)
 def test_documents_name_options_that_exist(name: str) -> None:
-    source = "".join(path.read_text() for path in [*SCRIPTS, ROOT / "video_iresnet/runtime/jobs.py"])
+    source = "".join(path.read_text() for path in [*SCRIPTS, ROOT / "video_iresnet/prep/jobs.py"])
     outside = re.sub(r"```.*?```", "", (ROOT / name).read_text(), flags=re.DOTALL)
     for option in re.findall(r"`(--[a-z-]+)", outside):
         assert f'"{option}"' in source, f"{name}: {option}"
