@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Any, Protocol
 
 import numpy as np
 import torch
@@ -41,12 +41,12 @@ class Task(Protocol):
         not finite where a view has failed.
         """
 
-    def predict(self, views: Arrays) -> Prediction:
+    def predict(self, views: Arrays) -> Any:
         """What was kept of a video's views -> the prediction."""
 
-    def measure(self, predictions: Sequence[Prediction | None], labels: Sequence[int]) -> dict[str, float]:
-        """The accuracies in percent; a video without a prediction counts as wrong. The first one decides
-        which network is best.
+    def measure(self, predictions: Sequence[Any], labels: Sequence[int]) -> dict[str, float]:
+        """The accuracies in percent; a video with None for a prediction counts as wrong. The first one
+        decides which network is best.
         """
 
 
