@@ -204,6 +204,7 @@ def small(shapes: Path) -> list[str]:
 
 
 RunNet = Callable[..., int]
+TORCHRUN = ("-m", "torch.distributed.run", "--standalone")
 DEMO = str(ROOT / "configs/demo/iR3D18.yaml")
 
 

@@ -18,9 +18,9 @@ from pathlib import Path
 
 import pytest
 import torch
-from conftest import DEMO, ROOT, RunNet, start
+from conftest import DEMO, ROOT, TORCHRUN, RunNet, start
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
-from test_run_net import TORCHRUN, assert_same_weights, wait_for_step
+from test_run_net import assert_same_weights, wait_for_step
 
 from video_iresnet import run as story
 from video_iresnet.runtime.logging import Stats
@@ -254,6 +254,7 @@ FAULTS = {
     "list": (1, "patch.setattr(build, 'build_records', refuse('no list here'))", "no list here"),
     "test": (1, "views = lambda *_, **__: (map(refuse('worker killed'), 'x') for _ in 'x')\n"
         "patch.setattr(run, 'view_loader', contextlib.contextmanager(views))", "worker killed"),
+    "store": (1, "patch.setattr(run.ViewStore, 'append', refuse('views do not fit'))", "views do not fit"),
 }  # fmt: skip
 FAULTY = f"""
 import contextlib, os, sys

@@ -12,7 +12,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from conftest import DEMO, ROOT, RunNet, load_script, start
+from conftest import DEMO, ROOT, TORCHRUN, RunNet, load_script, start
 
 from video_iresnet import build
 from video_iresnet.changes import TESTED
@@ -23,7 +23,6 @@ from video_iresnet.engine import views
 from video_iresnet.engine.checkpoint import save_checkpoint
 from video_iresnet.engine.views import StoredVideo, ViewStore
 
-TORCHRUN = ("-m", "torch.distributed.run", "--standalone")
 on_the_cpu = pytest.mark.skipif(
     torch.cuda.is_available(), reason="starts its processes on the CPU, and there is a GPU"
 )
