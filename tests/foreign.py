@@ -26,6 +26,8 @@ from PIL import Image
 
 Builder = Callable[[Path], Path]
 Size = tuple[int, int]
+# x264's fastest code for some processors does not give the same bytes at every call.
+SAME = "cpu-independent=1"
 
 # ---- pictures and the writing of plain videos
 
@@ -58,6 +60,8 @@ def write(
 ) -> Path:
     """`conftest.write_video` in colour, by one thread; the frames show the numbers from `first` on."""
     extra = {**({"crf": "10"} if codec == "libsvtav1" else {}), **(options or {})}
+    if codec == "libx264":
+        extra["x264-params"] = ":".join(filter(None, [SAME, extra.get("x264-params")]))
     if codec == "libx265":
         given = extra.pop("x265-params", "")
         extra["x265-params"] = ":".join(
@@ -339,7 +343,8 @@ def two_videos(path: Path, *, default: int = 0) -> Path:
 
 
 def _add_h264(container: OutputContainer, size: Size) -> av.VideoStream:
-    stream = container.add_stream("libx264", rate=25, options={"crf": "10", "g": "12", "threads": "1"})
+    options = {"crf": "10", "g": "12", "threads": "1", "x264-params": SAME}
+    stream = container.add_stream("libx264", rate=25, options=options)
     stream.height, stream.width, stream.pix_fmt = *size, "yuv420p"
     return stream
 
