@@ -62,6 +62,17 @@ RANGES = {
     "[2, 1000000]": ("MODEL.NUM_CLASSES",),
     "[0, 9223372036854775807]": ("RNG_SEED",),
 }  # fmt: skip
+CHOICES: dict[str, Sequence[Any]] = {
+    "MODEL.ARCH": list(ARCHITECTURES),
+    "RESNET.STAGES": [3, 4],
+    "DATA.SAMPLER": ["dense", "segments", "slowfast"],
+    "DATA.LIST_FORMAT": ["videos", "frames", "folders"],
+    "DATA.DECODING_BACKEND": ["pyav", "torchcodec", "decord"],
+    "TEST.NUM_SPATIAL_CROPS": [1, 3],
+    "TEST.STORED_VIEWS": ["float32", "float16", "off"],
+    "TRAIN.CHECKPOINT_INFLATE": list(METHODS),
+    "SOLVER.LR_POLICY": ["cosine", "steps_with_relative_lrs"],
+}
 # The beginnings of keys that networks of three stages do not take.
 FOUR_STAGES = ("RESNET.TEMPORAL_", "RESNET.STEM_", "RESNET.SHORTCUT_")
 # Keys that checkpoints of older versions hold: old -> new.
@@ -336,41 +347,6 @@ def _read_values(path: str, derived: tuple[str, ...] = ()) -> dict[str, tuple[An
     return values
 
 
-def validate(cfg: Config) -> None:
-    """The checks that concern several keys, and the ranges of single ones; training's alone where there is
-    training. Raises InputError.
-    """
-    _check_choice(cfg, "MODEL.ARCH", list(ARCHITECTURES))
-    _check_choice(cfg, "RESNET.STAGES", [3, 4])
-    if cfg.RESNET.STAGES == 4:
-        grouped = ARCHITECTURES[cfg.MODEL.ARCH].groups is not None
-        _check_choice(cfg, "RESNET.DEPTH", list(GROUPED_DEPTHS if grouped else DEPTHS))
-    _check_choice(cfg, "DATA.SAMPLER", ["dense", "segments", "slowfast"])
-    _check_choice(cfg, "DATA.LIST_FORMAT", ["videos", "frames", "folders"])
-    _check_choice(cfg, "DATA.DECODING_BACKEND", ["pyav", "torchcodec", "decord"])
-    _check_choice(cfg, "TEST.NUM_SPATIAL_CROPS", [1, 3])
-    _check_choice(cfg, "TEST.STORED_VIEWS", ["float32", "float16", "off"])
-    for interval, keys in RANGES.items():
-        for key in keys:
-            if cfg.TRAIN.ENABLE or not key.startswith(TRAINING):
-                _check_range(cfg, key, interval)
-    for key in ("DATA.MEAN", "DATA.STD"):
-        _check(
-            len(_get(cfg, key)) == 3,
-            f"{key} is {_get(cfg, key)}; expected three numbers, one for each colour",
-        )
-    _check_network_sizes(cfg)
-    _check_sampling(cfg)
-    if cfg.TRAIN.ENABLE:
-        _check_training(cfg)
-        _check_augmentation(cfg)
-        _check_schedule(cfg)
-    _check(
-        cfg.TRAIN.ENABLE or cfg.TEST.ENABLE,
-        "TRAIN.ENABLE and TEST.ENABLE are both False, which leaves nothing to do; set one to True",
-    )
-
-
 def needed_files(cfg: Config) -> dict[str, str]:
     """The files a run reads, under the keys that name them; without the videos."""
     folder = cfg.DATA.PATH_TO_DATA_DIR
@@ -389,152 +365,152 @@ def needed_files(cfg: Config) -> dict[str, str]:
     return files
 
 
-def _check_training(cfg: Config) -> None:
-    _check_choice(cfg, "TRAIN.CHECKPOINT_INFLATE", list(METHODS))
-    data = cfg.DATA
-    scales = data.TRAIN_JITTER_SCALES
-    _check(
-        len(scales) == 2 and scales[0] <= scales[1],
-        f"DATA.TRAIN_JITTER_SCALES is {scales}; expected the smallest and the largest",
-    )
-    _check(
-        scales[0] >= data.TRAIN_CROP_SIZE,
-        f"DATA.TRAIN_CROP_SIZE {data.TRAIN_CROP_SIZE} is larger than the smallest short side {scales[0]} "
-        "(DATA.TRAIN_JITTER_SCALES); make the crop smaller or the scales larger",
-    )
-    _check(
-        data.TRAIN_JITTER_RATE == 0 or data.TRAIN_JITTER_RATE >= data.SAMPLING_RATE,
-        f"DATA.TRAIN_JITTER_RATE is {data.TRAIN_JITTER_RATE}; expected at least DATA.SAMPLING_RATE "
-        f"{data.SAMPLING_RATE}, or 0",
-    )
+def validate(cfg: Config) -> None:
+    """Check the ranges of single keys, and keys that depend on each other; those of training only where there
+    is training. Raises InputError with the first problem.
+    """
+    for problem in _problems(cfg):
+        raise InputError(problem)
 
 
-def _check_network_sizes(cfg: Config) -> None:
-    _check(
-        cfg.DATA.TEST_SHORT_SIDE == 0 or cfg.DATA.TEST_SHORT_SIDE >= cfg.DATA.TEST_CROP_SIZE,
-        f"DATA.TEST_SHORT_SIDE {cfg.DATA.TEST_SHORT_SIDE} is smaller than DATA.TEST_CROP_SIZE "
-        f"{cfg.DATA.TEST_CROP_SIZE}; make it larger, or 0",
-    )
-    if cfg.RESNET.STAGES == 3:
+def _problems(cfg: Config) -> Iterator[str]:
+    choices = dict(CHOICES)
+    if cfg.RESNET.STAGES == 4 and cfg.MODEL.ARCH in ARCHITECTURES:
+        choices["RESNET.DEPTH"] = GROUPED_DEPTHS if ARCHITECTURES[cfg.MODEL.ARCH].groups else list(DEPTHS)
+    for key, allowed in choices.items():
+        if _is_checked(cfg, key) and _get(cfg, key) not in allowed:
+            yield f"{key} is {_get(cfg, key)}; expected one of {', '.join(map(str, allowed))}"
+    for interval, keys in RANGES.items():
+        for key in keys:
+            value = _get(cfg, key)
+            if _is_checked(cfg, key) and not _is_inside(value, interval):
+                expected = "numbers" if isinstance(value, list) else "a number"
+                yield f"{key} is {value}; expected {expected} in {interval}"
+    for key in ("DATA.MEAN", "DATA.STD"):
+        if len(_get(cfg, key)) != 3:
+            yield f"{key} is {_get(cfg, key)}; expected three numbers, one for each colour"
+    yield from _network_problems(cfg)
+    yield from _sampling_problems(cfg)
+    if cfg.TRAIN.ENABLE:
+        yield from _training_problems(cfg)
+        yield from _schedule_problems(cfg)
+    elif not cfg.TEST.ENABLE:
+        yield "TRAIN.ENABLE and TEST.ENABLE are both False, which leaves nothing to do; set one to True"
+
+
+def _network_problems(cfg: Config) -> Iterator[str]:
+    data, resnet = cfg.DATA, cfg.RESNET
+    if 0 < data.TEST_SHORT_SIDE < data.TEST_CROP_SIZE:
+        yield (
+            f"DATA.TEST_SHORT_SIDE {data.TEST_SHORT_SIDE} is smaller than DATA.TEST_CROP_SIZE "
+            f"{data.TEST_CROP_SIZE}; make it larger, or 0"
+        )
+    if resnet.STAGES == 3:
         for key, default in leaves(default_config()):
-            if key.startswith(FOUR_STAGES):
-                _check(
-                    _get(cfg, key) == default,
-                    f"{key} is {_get(cfg, key)}, but RESNET.STAGES is 3; leave it out, or set STAGES to 4",
-                )
+            if key.startswith(FOUR_STAGES) and _get(cfg, key) != default:
+                yield f"{key} is {_get(cfg, key)}, but RESNET.STAGES is 3; leave it out, or set STAGES to 4"
         return
-    kernel = cfg.RESNET.SHORTCUT_TEMPORAL_KERNEL
-    _check(
-        kernel == 0 or kernel % 2 == 1,
-        f"RESNET.SHORTCUT_TEMPORAL_KERNEL is {kernel}; expected an odd number, or 0",
-    )
+    kernel = resnet.SHORTCUT_TEMPORAL_KERNEL
+    if kernel and kernel % 2 == 0:
+        yield f"RESNET.SHORTCUT_TEMPORAL_KERNEL is {kernel}; expected an odd number, or 0"
     try:
-        stride = _temporal_stride(cfg)
+        pattern = temporal_pattern(
+            resnet.TEMPORAL_KERNELS,
+            resnet.TEMPORAL_STRIDES or None,
+            resnet.TEMPORAL_POOL or None,
+            resnet.STEM_TEMPORAL_KERNEL or None,
+        )
     except ValueError as error:
-        raise InputError(f"RESNET: {error}") from error
-    _check(
-        stride <= cfg.DATA.NUM_FRAMES,
-        f"DATA.NUM_FRAMES {cfg.DATA.NUM_FRAMES} is less than {stride}, the product of the temporal strides "
-        "of stem, pool and stages (RESNET); take more frames or smaller strides",
-    )
+        yield f"RESNET: {error}"
+        return
+    stride = resnet.STEM_TEMPORAL_STRIDE * pattern.pool * math.prod(pattern.strides)
+    if stride > data.NUM_FRAMES:
+        yield (
+            f"DATA.NUM_FRAMES {data.NUM_FRAMES} is less than {stride}, the product of the temporal strides "
+            "of stem, pool and stages (RESNET); take more frames or smaller strides"
+        )
 
 
-def _check_sampling(cfg: Config) -> None:
+def _sampling_problems(cfg: Config) -> Iterator[str]:
     data = cfg.DATA
-    _check(
-        data.SAMPLER != "slowfast" or data.TARGET_FPS > 0,
-        "DATA.SAMPLER slowfast needs DATA.TARGET_FPS; PySlowFast's default is 30",
-    )
+    if data.SAMPLER == "slowfast" and data.TARGET_FPS <= 0:
+        yield "DATA.SAMPLER slowfast needs DATA.TARGET_FPS; PySlowFast's default is 30"
     for key in ("DATA.TRAIN_JITTER_RATE", "DATA.TARGET_FPS"):
-        _check(
-            data.SAMPLER != "segments" or _get(cfg, key) == 0,
-            f"{key} is {_get(cfg, key)}, but DATA.SAMPLER segments takes no rate; set it to 0",
+        if data.SAMPLER == "segments" and _get(cfg, key):
+            yield f"{key} is {_get(cfg, key)}, but DATA.SAMPLER segments takes no rate; set it to 0"
+    if data.USE_OFFSET_SAMPLING and data.SAMPLER != "slowfast":
+        yield "DATA.USE_OFFSET_SAMPLING is True; expected it with DATA.SAMPLER slowfast alone"
+
+
+def _training_problems(cfg: Config) -> Iterator[str]:
+    data, mixup = cfg.DATA, cfg.MIXUP
+    scales = data.TRAIN_JITTER_SCALES
+    if not (len(scales) == 2 and scales[0] <= scales[1]):
+        yield f"DATA.TRAIN_JITTER_SCALES is {scales}; expected the smallest and the largest"
+    if scales[0] < data.TRAIN_CROP_SIZE:
+        yield (
+            f"DATA.TRAIN_CROP_SIZE {data.TRAIN_CROP_SIZE} is larger than the smallest short side {scales[0]} "
+            "(DATA.TRAIN_JITTER_SCALES); make the crop smaller or the scales larger"
         )
-    _check(
-        not data.USE_OFFSET_SAMPLING or data.SAMPLER == "slowfast",
-        "DATA.USE_OFFSET_SAMPLING is True; expected it with DATA.SAMPLER slowfast alone",
-    )
+    if 0 < data.TRAIN_JITTER_RATE < data.SAMPLING_RATE:
+        yield (
+            f"DATA.TRAIN_JITTER_RATE is {data.TRAIN_JITTER_RATE}; expected at least DATA.SAMPLING_RATE "
+            f"{data.SAMPLING_RATE}, or 0"
+        )
+    area, aspect = data.TRAIN_JITTER_SCALES_RELATIVE, data.TRAIN_JITTER_ASPECT_RELATIVE
+    are_ranges = len(area) == len(aspect) == 2 and area[0] <= area[1] and aspect[0] <= aspect[1]
+    if (area or aspect) and not are_ranges:
+        yield (
+            f"DATA.TRAIN_JITTER_SCALES_RELATIVE is {area} and DATA.TRAIN_JITTER_ASPECT_RELATIVE is {aspect}; "
+            "expected the smallest and the largest of each, or two empty lists"
+        )
+    size, samples = cfg.TRAIN.BATCH_SIZE, cfg.AUG.NUM_SAMPLE
+    if size % samples:
+        yield f"TRAIN.BATCH_SIZE {size} is not a multiple of AUG.NUM_SAMPLE {samples}"
+    if mixup.ENABLE and not mixup.ALPHA + mixup.CUTMIX_ALPHA:
+        yield (
+            f"MIXUP.ALPHA is {mixup.ALPHA} and MIXUP.CUTMIX_ALPHA is {mixup.CUTMIX_ALPHA}; expected numbers "
+            "of which one is above 0"
+        )
 
 
-def _check_augmentation(cfg: Config) -> None:
-    area, aspect = cfg.DATA.TRAIN_JITTER_SCALES_RELATIVE, cfg.DATA.TRAIN_JITTER_ASPECT_RELATIVE
-    _check(
-        (not area and not aspect)
-        or (len(area) == len(aspect) == 2 and area[0] <= area[1] and aspect[0] <= aspect[1]),
-        f"DATA.TRAIN_JITTER_SCALES_RELATIVE is {area} and DATA.TRAIN_JITTER_ASPECT_RELATIVE is {aspect}; "
-        "expected the smallest and the largest of each, or two empty lists",
-    )
-    samples = cfg.AUG.NUM_SAMPLE
-    _check(
-        cfg.TRAIN.BATCH_SIZE % samples == 0,
-        f"TRAIN.BATCH_SIZE {cfg.TRAIN.BATCH_SIZE} is not a multiple of AUG.NUM_SAMPLE {samples}",
-    )
-    mixup = cfg.MIXUP
-    _check(
-        not mixup.ENABLE or mixup.ALPHA + mixup.CUTMIX_ALPHA > 0,
-        f"MIXUP.ALPHA is {mixup.ALPHA} and MIXUP.CUTMIX_ALPHA is {mixup.CUTMIX_ALPHA}; expected numbers of "
-        "which one is above 0",
-    )
-
-
-def _temporal_stride(cfg: Config) -> int:
-    """How many frames of the input stand behind one moment of the last features. Raises ValueError."""
-    resnet = cfg.RESNET
-    pattern = temporal_pattern(
-        resnet.TEMPORAL_KERNELS,
-        resnet.TEMPORAL_STRIDES or None,
-        resnet.TEMPORAL_POOL or None,
-        resnet.STEM_TEMPORAL_KERNEL or None,
-    )
-    return int(resnet.STEM_TEMPORAL_STRIDE * pattern.pool * math.prod(pattern.strides))
-
-
-def _check_schedule(cfg: Config) -> None:
+def _schedule_problems(cfg: Config) -> Iterator[str]:
     solver = cfg.SOLVER
-    _check_choice(cfg, "SOLVER.LR_POLICY", ["cosine", "steps_with_relative_lrs"])
-    _check(
-        solver.WARMUP_EPOCHS < solver.MAX_EPOCH,
-        f"SOLVER.WARMUP_EPOCHS {solver.WARMUP_EPOCHS} leaves nothing of SOLVER.MAX_EPOCH {solver.MAX_EPOCH}",
-    )
-    _check(not solver.NESTEROV or solver.MOMENTUM > 0, "SOLVER.NESTEROV needs a SOLVER.MOMENTUM above 0")
+    if solver.WARMUP_EPOCHS >= solver.MAX_EPOCH:
+        yield (
+            f"SOLVER.WARMUP_EPOCHS {solver.WARMUP_EPOCHS} leaves nothing of SOLVER.MAX_EPOCH "
+            f"{solver.MAX_EPOCH}"
+        )
+    if solver.NESTEROV and not solver.MOMENTUM:
+        yield "SOLVER.NESTEROV needs a SOLVER.MOMENTUM above 0"
     if solver.LR_POLICY == "cosine":
-        _check(
-            solver.COSINE_END_LR < solver.BASE_LR,
-            f"SOLVER.COSINE_END_LR {solver.COSINE_END_LR} is not below SOLVER.BASE_LR {solver.BASE_LR}",
-        )
-    else:
-        _check(
-            len(solver.STEPS) == len(solver.LRS) > 0
-            and solver.STEPS[0] == 0
-            and list(solver.STEPS) == sorted(solver.STEPS),
+        if solver.COSINE_END_LR >= solver.BASE_LR:
+            yield f"SOLVER.COSINE_END_LR {solver.COSINE_END_LR} is not below SOLVER.BASE_LR {solver.BASE_LR}"
+    elif not (
+        len(solver.STEPS) == len(solver.LRS) > 0
+        and solver.STEPS[0] == 0
+        and sorted(solver.STEPS) == solver.STEPS
+    ):
+        yield (
             f"SOLVER.STEPS {solver.STEPS} and SOLVER.LRS {solver.LRS} do not fit; expected as many rates as "
-            "steps, and ascending steps from 0",
+            "steps, and ascending steps from 0"
         )
 
 
-def _check(condition: bool, message: str) -> None:
-    if not condition:
-        raise InputError(message)
+def _is_checked(cfg: Config, key: str) -> bool:
+    return cfg.TRAIN.ENABLE or not key.startswith(TRAINING)
 
 
-def _check_choice(cfg: Config, key: str, choices: list[Any]) -> None:
-    value = _get(cfg, key)
-    _check(value in choices, f"{key} is {value}; expected one of {', '.join(map(str, choices))}")
-
-
-def _check_range(cfg: Config, key: str, interval: str) -> None:
-    value = _get(cfg, key)
-    least, most = map(float, interval[1:-1].split(","))
-    outside = [end for end, bracket in ((least, interval[0]), (most, interval[-1])) if bracket in "()"]
-    inside = all(least <= number <= most and number not in outside for number in _numbers(value))
-    expected = "numbers" if isinstance(value, list) else "a number"
-    _check(inside, f"{key} is {value}; expected {expected} in {interval}")
-
-
-def _numbers(value: Any) -> list[float]:
+def _is_inside(value: Any, interval: str) -> bool:
+    """Whether a number, or each one of a list, is in an interval such as [0, 1)."""
     if isinstance(value, list):
-        return [number for item in value for number in _numbers(item)]
-    return [value] if isinstance(value, int | float) else []
+        return all(_is_inside(item, interval) for item in value)
+    if not isinstance(value, int | float):
+        return True
+    least, most = map(float, interval[1:-1].split(","))
+    return (least < value or (interval[0] == "[" and least == value)) and (
+        value < most or (interval[-1] == "]" and value == most)
+    )
 
 
 def _get(cfg: Config, key: str) -> Any:
