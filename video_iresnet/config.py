@@ -1,6 +1,6 @@
-"""Every key with its default, and the loading, overriding and checking of configs.
+"""The default config; loading, overriding and validation.
 
-Keys have PySlowFast's names where they mean the same. Where ours differ in meaning, the comment says how.
+Keys have PySlowFast's names if the meaning is the same. Comments say where the meaning differs.
 """
 
 from __future__ import annotations
@@ -23,13 +23,13 @@ from .runtime.plain_yaml import parse_yaml
 from .runtime.storage import open_text
 
 Config: TypeAlias = CfgNode
-# Texts in whose place a list may stand.
+# Text keys that may also be lists.
 NAME_OR_LIST = ("RESNET.TEMPORAL_KERNELS",)
-# Of numbers and lists that are written as texts.
+# Characters of a number or list given as text.
 LONGEST_LITERAL = 1000
-# The keys of training alone, whose values do not matter without it.
+# Keys that are checked only if there is training.
 TRAINING = ("TRAIN.", "DATA.TRAIN_JITTER_", "AUG.", "MIXUP.", "SOLVER.", "BN.")
-# Where the numbers of each key, or of each item of its list, may lie.
+# The interval of each key, or of the items of its list.
 RANGES = {
     "[0, 1]": (
         "DATA.MAX_BAD_FRACTION", "DATA.MEAN", "AUG.COLOR_JITTER", "AUG.RE_PROB", "MIXUP.PROB",
@@ -73,11 +73,11 @@ CHOICES: dict[str, Sequence[Any]] = {
     "TRAIN.CHECKPOINT_INFLATE": list(METHODS),
     "SOLVER.LR_POLICY": ["cosine", "steps_with_relative_lrs"],
 }
-# The beginnings of keys that networks of three stages do not take.
+# Prefixes of keys that need RESNET.STAGES 4.
 FOUR_STAGES = ("RESNET.TEMPORAL_", "RESNET.STEM_", "RESNET.SHORTCUT_")
-# Keys that checkpoints of older versions hold: old -> new.
+# Keys in checkpoints of older versions: old -> new.
 RENAMED = {"DATA.MAX_BAD_SHARE": "DATA.MAX_BAD_FRACTION"}
-# Lists, empty by default, that hold numbers which need not be whole.
+# Lists of floats that are empty by default.
 NUMBER_LISTS = (
     "SOLVER.STEPS",
     "SOLVER.LRS",
@@ -87,52 +87,50 @@ NUMBER_LISTS = (
 
 
 def default_config() -> Config:
-    """A new config with every key at its default."""
+    """Return a new config with default values."""
     cfg = CfgNode()
 
-    # Where a run writes: config.yaml, logs, checkpoints/, tensorboard/, results.json, predictions.csv.
+    # The output folder: config.yaml, logs, checkpoints/, tensorboard/, views/, results.json, predictions.csv.
     cfg.OUTPUT_DIR = "output"
-    # One seed for weights, sample order, clips, augmentation and dropout.
+    # The seed of weights, sample order, clips, augmentation and dropout.
     cfg.RNG_SEED = 0
-    # Processes to start, each on its own GPU; without GPUs they run on the CPU. 0: one process, on the CPU.
+    # Number of processes, one per GPU (or on the CPU where there is none). 0: one process on the CPU.
     # torchrun takes precedence.
     cfg.NUM_GPUS = 1
-    # Steps between two log lines.
+    # Steps between log lines.
     cfg.LOG_PERIOD = 10
 
     cfg.TRAIN = CfgNode()
     cfg.TRAIN.ENABLE = True
-    # Clips per step over all processes (PySlowFast: per machine).
+    # Global batch size: clips per step over all processes (PySlowFast: per machine).
     cfg.TRAIN.BATCH_SIZE = 64
-    # Epochs between two validations, and between two checkpoints; both also happen after the last epoch.
+    # Epochs between validations, and between checkpoints; both also happen after the last epoch.
     cfg.TRAIN.EVAL_PERIOD = 10
     cfg.TRAIN.CHECKPOINT_PERIOD = 10
-    # How many of the latest checkpoints stay; the best one stays besides.
+    # Number of most recent checkpoints to keep, besides the best one.
     cfg.TRAIN.CHECKPOINTS_KEPT = 3
-    # Go on from the latest checkpoint of OUTPUT_DIR, where there is one.
+    # Resume from the latest checkpoint in OUTPUT_DIR, if there is one.
     cfg.TRAIN.AUTO_RESUME = True
-    # Weights to start from, of this project or others (README lists the layouts); epoch and optimizer start
-    # anew.
+    # Initial weights, in any layout that README lists; the optimizer and the epoch start from zero.
     cfg.TRAIN.CHECKPOINT_FILE_PATH = ""
-    # How an image network's kernels become a video network's: average (divided over time) or center
-    # (PySlowFast: True is average).
+    # How 2D kernels are inflated: average (divided over time) or center (PySlowFast: True is average).
     cfg.TRAIN.CHECKPOINT_INFLATE = "average"
 
     cfg.TEST = CfgNode()
     cfg.TEST.ENABLE = True
     # Views per forward pass and process.
     cfg.TEST.BATCH_SIZE = 8
-    # Weights to test; where empty, the latest checkpoint of OUTPUT_DIR, else TRAIN.CHECKPOINT_FILE_PATH.
+    # Weights to test. Empty: the latest checkpoint in OUTPUT_DIR, else TRAIN.CHECKPOINT_FILE_PATH.
     cfg.TEST.CHECKPOINT_FILE_PATH = ""
-    # Clips per video, spread flush with both ends; a single one is centred (PySlowFast: the first).
+    # Clips per video, spread flush with both ends; a single clip is centred (PySlowFast: the first one).
     cfg.TEST.NUM_ENSEMBLE_VIEWS = 10
-    # Square crops per clip: 1 (the centre) or 3 (along the longer side).
+    # Square crops per clip: 1 (centre) or 3 (along the longer side).
     cfg.TEST.NUM_SPATIAL_CROPS = 3
-    # Also report the accuracy with each clip's frames reversed, shuffled, and frozen to the middle one.
+    # Also report the accuracy with the frames of each clip reversed, shuffled, and frozen to the middle one.
     cfg.TEST.TEMPORAL_CHECKS = False
-    # How the views' probabilities are kept in OUTPUT_DIR/views: float32 (0.98 GB for the 19,796 videos of
-    # Kinetics-400, 10x3 views), float16 (0.49 GB; results are those of the rounded numbers), or "off", which
-    # removes them once results.json is written.
+    # Precision of the views stored in OUTPUT_DIR/views: float32 (0.98 GB for the 19,796 videos of
+    # Kinetics-400 with 10x3 views), float16 (0.49 GB; results come from the rounded numbers), or off, which
+    # removes them after results.json is written.
     cfg.TEST.STORED_VIEWS = "float32"
 
     cfg.DATA = CfgNode()
@@ -141,139 +139,134 @@ def default_config() -> Config:
     cfg.DATA.TRAIN_LIST = "train.csv"
     cfg.DATA.VAL_LIST = "val.csv"
     cfg.DATA.TEST_LIST = "test.csv"
-    # The folder where the lists' paths start.
+    # The folder that the paths in the lists are relative to.
     cfg.DATA.PATH_PREFIX = ""
-    # videos: lines of `path label`. frames: PySlowFast's rows of frames, whose labels are in
-    # something-something-v2-train.json and -validation.json beside the lists. folders: `folder
-    # number_of_frames label`, as TSM has them.
+    # videos: lines of `path label`. frames: PySlowFast's rows of frames, with the labels in
+    # something-something-v2-train.json and -validation.json. folders: `folder number_of_frames label`, as in
+    # TSM.
     cfg.DATA.LIST_FORMAT = "videos"
-    # folders: the names of the pictures; {folder} is the folder's own name.
+    # For LIST_FORMAT folders: the file names of the frames; {folder} is the folder's own name.
     cfg.DATA.FRAME_NAMES = "img_%05d.jpg"
-    # What stands between path and label: a blank, a tab, a comma or a semicolon; where empty, each list's
-    # first line tells.
+    # The separator of path and label: a space, tab, comma or semicolon. Empty: detected from the first line.
     cfg.DATA.PATH_LABEL_SEPARATOR = ""
-    # A file with one class name a line; names go into checkpoints. PySlowFast's frame lists have theirs in
-    # something-something-v2-labels.json.
+    # A file with one class name per line; the names are saved in checkpoints. With LIST_FORMAT frames, the
+    # names come from something-something-v2-labels.json.
     cfg.DATA.CLASS_NAMES = ""
-    # The fraction of unreadable training videos above which a run stops.
+    # Maximum fraction of unreadable training videos; above it, a run ends with an error.
     cfg.DATA.MAX_BAD_FRACTION = 0.01
-    # pyav, torchcodec or decord; frame folders are recognised.
+    # pyav, torchcodec or decord. Folders of frames need no setting.
     cfg.DATA.DECODING_BACKEND = "pyav"
-    # dense: NUM_FRAMES frames, exactly SAMPLING_RATE apart. segments: one frame of each of NUM_FRAMES equal
-    # parts of the video. slowfast: PySlowFast's arithmetic, whose clips take NUM_FRAMES * SAMPLING_RATE /
+    # dense: NUM_FRAMES frames, SAMPLING_RATE frames apart. segments: one frame from each of NUM_FRAMES equal
+    # segments of the video. slowfast: PySlowFast's arithmetic, with clips of NUM_FRAMES * SAMPLING_RATE /
     # TARGET_FPS seconds.
     cfg.DATA.SAMPLER = "dense"
     cfg.DATA.NUM_FRAMES = 8
     cfg.DATA.SAMPLING_RATE = 8
-    # Training draws the sampling rate from SAMPLING_RATE to this one; 0: it is fixed.
+    # In training, draw the sampling rate between SAMPLING_RATE and this value. 0: always SAMPLING_RATE.
     cfg.DATA.TRAIN_JITTER_RATE = 0
-    # The frame rate in which SAMPLING_RATE counts; 0: each video's own (PySlowFast: 30). Folders of frames
-    # have theirs in frame_rates.json beside them.
+    # The frame rate that SAMPLING_RATE refers to. 0: the rate of each video (PySlowFast: 30). The rates of
+    # folders of frames are in frame_rates.json beside the folders.
     cfg.DATA.TARGET_FPS = 0.0
-    # slowfast: test clips flush with both ends.
+    # For SAMPLER slowfast: spread test clips flush with both ends.
     cfg.DATA.USE_OFFSET_SAMPLING = False
-    # Per channel, of values in [0, 1], RGB.
+    # Mean and standard deviation per RGB channel, for values in [0, 1].
     cfg.DATA.MEAN = [0.45, 0.45, 0.45]
     cfg.DATA.STD = [0.225, 0.225, 0.225]
-    # The short side is drawn between these for training; validation uses the first.
+    # Range of the random short side in training; validation uses the first value.
     cfg.DATA.TRAIN_JITTER_SCALES = [256, 320]
-    # Draw the inverse of the short side uniformly instead.
+    # Draw the inverse of the short side uniformly instead of the short side.
     cfg.DATA.INV_UNIFORM_SAMPLE = False
-    # Not empty: crop a part of the area between these, with an aspect (width / height) between those below,
-    # instead of TRAIN_JITTER_SCALES.
+    # If not empty, crop a random fraction of the area in this range, with an aspect ratio (width / height) in
+    # the range below, instead of using TRAIN_JITTER_SCALES.
     cfg.DATA.TRAIN_JITTER_SCALES_RELATIVE = []
     cfg.DATA.TRAIN_JITTER_ASPECT_RELATIVE = []
-    # Pixels of the square that the network sees in training and validation.
+    # Crop size in pixels, in training and validation.
     cfg.DATA.TRAIN_CROP_SIZE = 224
-    # The same in testing.
+    # Crop size in pixels, in testing.
     cfg.DATA.TEST_CROP_SIZE = 256
-    # The short side in testing; 0: that of the crop.
+    # Short side in pixels, in testing. 0: TEST_CROP_SIZE.
     cfg.DATA.TEST_SHORT_SIDE = 0
-    # Mirror half of the training clips. Where class names are known, those that exchange left and right
-    # exchange labels too.
+    # Flip half of the training clips horizontally. If class names are known, classes that differ only in left
+    # and right swap labels.
     cfg.DATA.RANDOM_FLIP = True
 
     cfg.AUG = CfgNode()
-    # Differently augmented clips of one decoding; BATCH_SIZE counts them all.
+    # Augmented samples per decoded clip; BATCH_SIZE counts all of them.
     cfg.AUG.NUM_SAMPLE = 1
-    # Brightness, contrast and saturation change by up to this fraction; 0: not at all.
+    # Maximum relative change of brightness, contrast and saturation. 0: none.
     cfg.AUG.COLOR_JITTER = 0.0
-    # Two random operations of this strength, up to 30 (RandAugment); 0: none (PySlowFast: AA_TYPE).
+    # Magnitude of RandAugment, up to 30, with two operations per clip. 0: none (PySlowFast: AA_TYPE).
     cfg.AUG.RAND_MAGNITUDE = 0
-    # The fraction of clips of which a box is replaced by noise.
+    # Probability of random erasing.
     cfg.AUG.RE_PROB = 0.0
 
     cfg.MIXUP = CfgNode()
-    # Mix the clips and labels of each batch. An alpha of 0 turns its kind off.
+    # Mixup and CutMix. An alpha of 0 turns that kind off.
     cfg.MIXUP.ENABLE = False
     cfg.MIXUP.ALPHA = 0.8
     cfg.MIXUP.CUTMIX_ALPHA = 1.0
-    # The fraction of batches that are mixed, and of those by cutmix.
+    # Probability of mixing a batch, and of CutMix if both kinds are on.
     cfg.MIXUP.PROB = 1.0
     cfg.MIXUP.SWITCH_PROB = 0.5
-    # The fraction of each label that is spread over all classes, with or without mixing (PySlowFast: 0.1,
-    # with mixing alone).
+    # Label smoothing, with or without mixing (PySlowFast: 0.1, with mixing only).
     cfg.MIXUP.LABEL_SMOOTH_VALUE = 0.0
 
     cfg.DATA_LOADER = CfgNode()
-    # Decoding processes per training or testing process; 0 decodes in the main one.
+    # Decoding workers per process. 0: decode in the main process.
     cfg.DATA_LOADER.NUM_WORKERS = 8
-    # Seconds that a batch may take before the run ends and names the file that a worker hangs at; 0: any
-    # time.
+    # Seconds to wait for a batch before the run ends with the name of the file being read. 0: no limit.
     cfg.DATA_LOADER.TIMEOUT = 600.0
 
     cfg.MODEL = CfgNode()
     # resnet, resstage, iresnet, resgroup, resgroupfix, iresgroup or iresgroupfix. PySlowFast's c2d, i3d and
-    # slow are RESNET.TEMPORAL_KERNELS here.
+    # slow are values of RESNET.TEMPORAL_KERNELS.
     cfg.MODEL.ARCH = "iresnet"
     cfg.MODEL.NUM_CLASSES = 400
     cfg.MODEL.DROPOUT_RATE = 0.5
-    # Classify every window of the training features' size and average the probabilities, as PySlowFast does
-    # for larger test crops; else average the features.
+    # Classify every window of the size of the training features and average the probabilities, as PySlowFast
+    # does for larger test crops. False: average the features.
     cfg.MODEL.HEAD_PER_POSITION = False
-    # Keep only the inputs of blocks for the backward pass and compute the rest twice: less memory, about a
-    # third more time.
+    # Activation checkpointing: less memory, about a third more time.
     cfg.MODEL.ACT_CHECKPOINT = False
 
     cfg.RESNET = CfgNode()
-    # 4, or 3: the networks for CIFAR, made for clips of about 32 pixels, with WIDTH_PER_GROUP 16, DEPTH 9n+2,
-    # a 3x3x3 stem and no temporal strides. They take none of the TEMPORAL_, STEM_ and SHORTCUT_ keys.
+    # 4, or 3 for the CIFAR networks: clips of about 32 pixels, WIDTH_PER_GROUP 16, DEPTH 9n+2, a 3x3x3 stem,
+    # no temporal strides; they take none of the TEMPORAL_, STEM_ and SHORTCUT_ keys.
     cfg.RESNET.STAGES = 4
-    # 18 and 34 (basic blocks), 50, 101, 152, 200, 302, 404, 1001 (bottlenecks); grouped architectures: 50,
+    # 18 and 34 (basic blocks); 50, 101, 152, 200, 302, 404, 1001 (bottlenecks); grouped architectures: 50,
     # 101, 152.
     cfg.RESNET.DEPTH = 50
-    # Channels of the stem and of stage 1's inner convolutions; each later stage doubles them.
+    # Channels of the stem and of the first stage; each stage doubles them.
     cfg.RESNET.WIDTH_PER_GROUP = 64
-    # full (3x3x3), i3d, slow, c2d, or the temporal kernels of the 3x3 convolutions of the four stages, as
-    # numbers or as lists for the blocks in turn.
+    # full (3x3x3), i3d, slow, c2d, or the temporal kernels of the 3x3 convolutions in the four stages: a
+    # number, or a list that the blocks cycle through.
     cfg.RESNET.TEMPORAL_KERNELS = "full"
-    # Temporal strides of the four stages. An empty list here, or 0 in the next two: as TEMPORAL_KERNELS has
-    # it.
+    # Temporal strides of the four stages. Empty, or 0 in the next two keys: the default of TEMPORAL_KERNELS.
     cfg.RESNET.TEMPORAL_STRIDES = []
-    # Size and stride of the temporal max pool after stage 1; 1: none.
+    # Size and stride of the temporal max pool after the first stage. 1: none.
     cfg.RESNET.TEMPORAL_POOL = 0
     cfg.RESNET.STEM_TEMPORAL_KERNEL = 0
     cfg.RESNET.STEM_TEMPORAL_STRIDE = 1
-    # False leaves out the max pool of the stem; iResNets have none.
+    # False removes the max pool of the stem; iResNets have none.
     cfg.RESNET.STEM_POOL = True
-    # Temporal kernel of the improved shortcut's pool; 0: that of the block's 3x3 convolution.
+    # Temporal kernel of the max pool in the improved shortcut. 0: that of the block's 3x3 convolution.
     cfg.RESNET.SHORTCUT_TEMPORAL_KERNEL = 0
-    # Stage blocks: True computes what the authors' released code computes, False what their paper draws.
+    # Stage blocks as in the authors' released code (True) or as drawn in the paper (False).
     cfg.RESNET.RECTIFY_IDENTITY = True
-    # Start with residual branches that return zero.
+    # Initialize residual branches to zero.
     cfg.RESNET.ZERO_INIT_RESIDUAL = False
 
     cfg.BN = CfgNode()
-    # Weight decay of batch normalisation's scales and shifts.
+    # Weight decay of batch normalization.
     cfg.BN.WEIGHT_DECAY = 0.0
 
     cfg.SOLVER = CfgNode()
-    # The peak learning rate, for the batch size as it stands.
+    # Peak learning rate for the given batch size.
     cfg.SOLVER.BASE_LR = 0.1
-    # cosine, or steps_with_relative_lrs.
+    # cosine or steps_with_relative_lrs.
     cfg.SOLVER.LR_POLICY = "cosine"
     cfg.SOLVER.COSINE_END_LR = 0.0
-    # Steps: from epoch STEPS[i] on, the rate is LRS[i] * BASE_LR.
+    # steps_with_relative_lrs: from epoch STEPS[i] on, the learning rate is LRS[i] * BASE_LR.
     cfg.SOLVER.STEPS = []
     cfg.SOLVER.LRS = []
     cfg.SOLVER.MAX_EPOCH = 300
@@ -286,8 +279,8 @@ def default_config() -> Config:
 
 
 def load_config(path: str, overrides: Sequence[str] = ()) -> Config:
-    """Defaults, then the YAML file (with its `_BASE_`), then `KEY VALUE` overrides; checked. Raises
-    InputError.
+    """Return the defaults, changed by a YAML file (and its `_BASE_`) and then by `KEY VALUE` overrides.
+    Raises InputError.
     """
     cfg = default_config()
     for key, (value, source) in _read_values(path).items():
@@ -301,16 +294,14 @@ def load_config(path: str, overrides: Sequence[str] = ()) -> Config:
 
 
 def parse_config(text: object) -> Config | None:
-    """The config in a checkpoint of ours, with the default of each key that it does not have; None for what
-    other projects keep there.
-    """
+    """Return the config of a checkpoint, with defaults for missing keys; None if another project wrote it."""
     try:
         tree = parse_yaml(text, "the checkpoint's config") if isinstance(text, str) else None
     except InputError:
         return None
     resnet = tree.get("RESNET") if isinstance(tree, dict) else None
     if not isinstance(tree, dict) or not isinstance(resnet, dict) or "RECTIFY_IDENTITY" not in resnet:
-        return None  # RECTIFY_IDENTITY is a key that other projects do not have
+        return None  # other projects have no RECTIFY_IDENTITY
     cfg = default_config()
     known = dict(leaves(cfg))
     for key, value in leaves(tree):
@@ -321,8 +312,8 @@ def parse_config(text: object) -> Config | None:
 
 
 def _read_values(path: str, derived: tuple[str, ...] = ()) -> dict[str, tuple[Any, str]]:
-    """{full key: (value, file)} of a config and the configs under its `_BASE_`: a path from its folder, or
-    a list of such. `derived`: the files that are based on this one.
+    """Return {full key: (value, file)} of a config and its bases. `_BASE_` is a path relative to the config,
+    or a list of them; `derived` are the configs based on this one.
     """
     with open_text(path) as file:
         tree = parse_yaml(file.read(), f"config {path}")
@@ -348,7 +339,7 @@ def _read_values(path: str, derived: tuple[str, ...] = ()) -> dict[str, tuple[An
 
 
 def needed_files(cfg: Config) -> dict[str, str]:
-    """The files a run reads, under the keys that name them; without the videos."""
+    """Return {key: path} of the files that a run reads, except the videos."""
     folder = cfg.DATA.PATH_TO_DATA_DIR
     files = {}
     if cfg.TRAIN.ENABLE:
@@ -520,7 +511,7 @@ def _get(cfg: Config, key: str) -> Any:
 
 
 def leaves(tree: dict[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
-    """(full key, value) of everything in a nested dict."""
+    """Yield (full key, value) for every leaf of a nested dict."""
     for name, value in tree.items():
         if isinstance(value, dict):
             yield from leaves(value, f"{prefix}{name}.")
@@ -545,9 +536,7 @@ def _set(cfg: Config, key: str, value: Any, source: str) -> None:
 
 
 def _convert(default: Any, value: Any, key: str, source: str) -> Any:
-    """`value` with the type of `default`: a text is read as a Python literal where a text is not wanted, an
-    int stands for a float.
-    """
+    """Return `value` with the type of `default`. Text becomes a Python literal, an int a float, where needed."""
     original = value
     if (
         isinstance(value, str)
