@@ -234,7 +234,7 @@ def test_a_run_of_an_older_version_goes_on(
     assert run_net(*run_of(small, stopped)) == 0
     output = capsys.readouterr().out
     assert "after 1 epochs and 4 steps" in output
-    assert "takes effect" not in output
+    assert "changed from here on" not in output
     assert same_weights(stopped, whole)
     assert latest(stopped)["position"] == latest(whole)["position"]
 
@@ -255,7 +255,7 @@ def test_a_shorter_list_shows_without_a_fingerprint(
     (tmp_path / "list.csv").write_text("".join(f"{shapes}/{line}\n" for line in lines))
     before = contents_of(stopped)
     assert run_net(*run_of(small, stopped), "DATA.TRAIN_LIST", str(tmp_path / "list.csv")) == 1
-    assert "stands after step 4 of an epoch, but now an epoch has 3 steps" in capsys.readouterr().err
+    assert "is after step 4 of an epoch, but an epoch now has 3 steps" in capsys.readouterr().err
     assert contents_of(stopped) == before
 
 
@@ -276,7 +276,7 @@ def test_a_moved_run_goes_on(
     moved = ["DATA.PATH_TO_DATA_DIR", str(data), "DATA.TRAIN_LIST", "list.csv", "LOG_PERIOD", "4"]
     more = [*moved, "DATA_LOADER.NUM_WORKERS", "1", "TRAIN.CHECKPOINTS_KEPT", "1", "TEST.BATCH_SIZE", "3"]
     assert run_net(*run_of(small, stopped), *more) == 0
-    assert "takes effect" not in capsys.readouterr().out
+    assert "changed from here on" not in capsys.readouterr().out
     assert same_weights(stopped, whole)
 
 
@@ -339,7 +339,7 @@ def test_changes_that_take_effect(
     """In the optimizer too, whose state holds the old values."""
     text = "SOLVER.WEIGHT_DECAY 0.5 BN.WEIGHT_DECAY 0.25 SOLVER.MOMENTUM 0.5 SOLVER.NESTEROV False"
     assert run_net(*run_of(small, stopped), *text.split()) == 0
-    effects = [line for line in capsys.readouterr().out.splitlines() if "takes effect" in line]
+    effects = [line for line in capsys.readouterr().out.splitlines() if "changed from here on" in line]
     assert len(effects) == 1
     assert effects[0].endswith(
         "SOLVER.MOMENTUM was 0.9 and is 0.5, SOLVER.NESTEROV was True and is False, "
@@ -367,7 +367,7 @@ def test_batch_size_and_list_change_between_epochs(
     more = ["TRAIN.BATCH_SIZE", "8", "DATA.TRAIN_LIST", str(tmp_path / "list.csv")]
     assert run_net(*run_of(small, stopped), *more) == 0
     output = capsys.readouterr().out
-    assert "takes effect from here on: TRAIN.BATCH_SIZE was 4 and is 8, DATA.TRAIN_LIST was '24 rec" in output
+    assert "changed from here on: TRAIN.BATCH_SIZE was 4 and is 8, DATA.TRAIN_LIST was '24 rec" in output
     assert "2 epochs of 2 steps of 8 clips" in output
     assert latest(stopped)["train_list"].startswith("16 records")
 
@@ -377,7 +377,7 @@ def test_a_finished_run_says_what_has_no_effect(
 ) -> None:
     before = contents_of(whole)
     assert run_net(*run_of(small, whole), "SOLVER.WEIGHT_DECAY", "0.5") == 0
-    assert "(without effect now: SOLVER.WEIGHT_DECAY was 0.0001 and is 0.5)" in capsys.readouterr().out
+    assert "(without effect: SOLVER.WEIGHT_DECAY was 0.0001 and is 0.5)" in capsys.readouterr().out
     assert contents_of(whole) == before
 
 
@@ -423,7 +423,7 @@ def test_a_damaged_checkpoint_names_an_intact_one(
     else:  # what PySlowFast's own checkpoints have, whose names are alike
         torch.save({key: state[key] for key in ("epoch", "model_state", "optimizer_state", "cfg")}, last)
     assert run_net(*run_of(small, stopped)) == 1
-    expected = rf"error: [^\n]*{last}[^\n]*; {first} is intact: move {last.name} away to go on from it\n"
+    expected = rf"error: [^\n]*{last}[^\n]*; {first} is intact: move {last.name} away to resume from it\n"
     assert re.fullmatch(expected, capsys.readouterr().err)
     if damage != "other keys":
         assert run_net(*run_of(small, stopped), "TRAIN.ENABLE", "False", "TEST.ENABLE", "True") == 1
@@ -509,7 +509,7 @@ def test_a_test_of_other_clips_is_warned_of(
     other = "DATA.NUM_FRAMES 6 DATA.SAMPLER slowfast DATA.TARGET_FPS 25 MODEL.HEAD_PER_POSITION True"
     assert run_net(*weights_of(small, whole, tmp_path), *other.split()) == 0
     assert re.search(
-        r"WARNING\].* the test takes other clips than the training of \S*checkpoint_epoch_00002.pyth: "
+        r"WARNING\].* testing uses other clips than the training of \S*checkpoint_epoch_00002.pyth: "
         r"DATA.SAMPLER was 'dense' and is 'slowfast', DATA.NUM_FRAMES was 4 and is 6, DATA.TARGET_FPS was "
         r"0.0 and is 25.0, MODEL.HEAD_PER_POSITION was False and is True\n",
         capsys.readouterr().out,

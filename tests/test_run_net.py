@@ -172,7 +172,7 @@ def test_a_finished_run_is_left_alone(
     before = {path.name: path.stat().st_mtime_ns for path in (trained / "checkpoints").iterdir()}
     shorter = ["SOLVER.MAX_EPOCH", epochs, "SOLVER.WARMUP_EPOCHS", "0"]
     assert run_net(*small, *shorter, "OUTPUT_DIR", str(trained), "TEST.ENABLE", "False") == 0
-    assert "2 epochs were done before" in capsys.readouterr().out
+    assert "training was complete after 2 epochs" in capsys.readouterr().out
     assert {path.name: path.stat().st_mtime_ns for path in (trained / "checkpoints").iterdir()} == before
 
 
@@ -460,7 +460,7 @@ def test_a_video_that_overflows_is_counted_and_named(
     assert results["top1_acc_readable"] == pytest.approx(100 * right / (11 - len(failed)))
     for row in failed:
         assert re.fullmatch(r"the network's logits are not finite in \d of 6 views", row["error"])
-        assert f"{row['video']}: {row['error']}; it counts as failed" in output.out
+        assert f"{row['video']}: {row['error']}; counted as failed" in output.out
     assert "nan" not in (tmp_path / "out/predictions.csv").read_text()
 
 
@@ -495,7 +495,7 @@ BAD_INPUT = {
         r"was trained with RESNET.TEMPORAL_STRIDES \[\], but"
     ),
     "TRAIN.ENABLE False TEST.CHECKPOINT_FILE_PATH TRAINED DATA.CLASS_NAMES OTHER": (
-        "was trained on classes of other names or order"
+        "was trained on classes with other names or in another order"
     ),
     "OUTPUT_DIR EMPTY": "OUTPUT_DIR .* cannot be written to",
     "OUTPUT_DIR /proc/nowhere": "OUTPUT_DIR /proc/nowhere cannot be written to",
@@ -542,7 +542,7 @@ def test_an_earlier_run_is_not_overwritten(
     trained: Path, small: list[str], run_net: RunNet, capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert run_net(*small, "OUTPUT_DIR", str(trained), "TRAIN.AUTO_RESUME", "False") == 1
-    assert "holds checkpoints of an earlier run" in capsys.readouterr().err
+    assert "contains checkpoints of an earlier run" in capsys.readouterr().err
 
 
 def test_training_can_start_from_weights(

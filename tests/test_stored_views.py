@@ -116,7 +116,7 @@ def test_a_test_that_was_stopped_goes_on(
         stop_after(patch, 4)
         assert run_net(*command, str(tmp_path)) == 130
     assert re.search(
-        r"stopped while testing; what was tested is kept in \S*views/\S*", capsys.readouterr().err
+        r"stopped while testing; the views so far are in \S*views/\S*", capsys.readouterr().err
     )
     assert not (tmp_path / "results.json").exists()
     (store,) = (tmp_path / "views").iterdir()
@@ -124,10 +124,10 @@ def test_a_test_that_was_stopped_goes_on(
     assert load_script("tools/aggregate.py").main([str(tmp_path)]) == 1
     assert re.fullmatch(r"error: 7 of 11 videos are not in .* it continues .*\n", capsys.readouterr().err)
     assert run_net(*command, str(tmp_path)) == 0
-    assert "4 of 11 videos are tested already" in capsys.readouterr().out
+    assert "4 of 11 videos were tested before" in capsys.readouterr().out
     assert_same(tmp_path, whole)
     assert run_net(*command, str(tmp_path)) == 0
-    assert "11 of 11 videos are tested already" in capsys.readouterr().out
+    assert "11 of 11 videos were tested before" in capsys.readouterr().out
     assert_same(tmp_path, whole)
 
 
@@ -148,7 +148,7 @@ def test_failed_videos_are_tried_again(
         assert run_net(*command, str(tmp_path), *two) == 0
     assert results_of(tmp_path)["num_failed"] == 2
     assert run_net(*command, str(tmp_path), *two) == 0
-    assert "7 of 11 videos are tested already" in capsys.readouterr().out
+    assert "7 of 11 videos were tested before" in capsys.readouterr().out
     assert results_of(tmp_path)["num_failed"] == 0
     assert run_net(*command, str(tmp_path / "again"), *two) == 0
     assert_same(tmp_path, tmp_path / "again")

@@ -1,4 +1,4 @@
-"""Config -> objects: the only place where keys meet constructors."""
+"""Build objects from a config: the only module that maps keys to constructors."""
 
 from __future__ import annotations
 
@@ -86,7 +86,7 @@ def build_model(cfg: Config) -> ResNet:
 
 
 def build_network(cfg: Config, device: torch.device) -> ResNet:
-    """The network, not trained yet, in the layout that convolutions of clips are fastest in."""
+    """Return the untrained network on the device, in channels-last layout."""
     model = build_model(cfg)
     return model.to(device, memory_format=torch.channels_last_3d)  # type: ignore[call-overload,no-any-return]
 
@@ -103,7 +103,7 @@ def build_step(cfg: Config, network: ResNet, processes: Processes) -> Step:
 
 
 def build_task(cfg: Config, device: torch.device) -> SingleLabel:
-    """What is learnt and measured."""
+    """Return the task: targets, loss and accuracies."""
     return SingleLabel(build_normalize(cfg, device), build_targets(cfg))
 
 
@@ -129,8 +129,8 @@ def build_schedule(cfg: Config) -> schedule.Schedule:
 
 
 def build_class_names(cfg: Config) -> ClassNames | None:
-    """The names of the classes, where the config names a file. Raises InputError where it does not have one
-    name for each class.
+    """Return the class names, if the config names a file. Raises InputError if their number is not
+    MODEL.NUM_CLASSES.
     """
     if cfg.DATA.CLASS_NAMES:
         path = os.path.join(cfg.DATA.PATH_TO_DATA_DIR, cfg.DATA.CLASS_NAMES)
@@ -150,15 +150,14 @@ def build_class_names(cfg: Config) -> ClassNames | None:
 
 
 def _annotations(cfg: Config) -> str:
-    """The beginning of the names of Something-Something-v2's files, where PySlowFast looks for them."""
+    """Return the path prefix of Something-Something-v2's files, as in PySlowFast."""
     return os.path.join(cfg.DATA.PATH_TO_DATA_DIR, "something-something-v2-")
 
 
 def build_records(cfg: Config, key: str, max_missing: float = 1.0) -> PackedRecords:
-    """The records of the list that `key` names, e.g. DATA.TRAIN_LIST.
+    """Return the records of the list in `key`, such as DATA.TRAIN_LIST, and log missing videos.
 
-    Missing videos are counted and named. Raises InputError where all are missing, or more than the fraction
-    `max_missing`.
+    Raises InputError if all are missing, or more than the fraction `max_missing`.
     """
     records = PackedRecords(with_frame_rates(_read_list(cfg, key), needed=cfg.DATA.TARGET_FPS > 0))
     missing = missing_videos(records)
@@ -192,7 +191,7 @@ def _read_list(cfg: Config, key: str) -> Iterable[Record]:
 
 
 def build_training_data(cfg: Config, records: Sequence[Record]) -> ClipDataset:
-    """Random clips and crops."""
+    """Return the training data: random clips and crops."""
     return ClipDataset(
         records,
         sampler=_sampler(cfg, cfg.DATA.TRAIN_JITTER_RATE),
@@ -206,7 +205,7 @@ def build_training_data(cfg: Config, records: Sequence[Record]) -> ClipDataset:
 
 
 def build_batches(cfg: Config, num_records: int, rank: int = 0, world_size: int = 1) -> EpochBatches:
-    """This process's keys of the training samples. Raises InputError where the batch size does not fit the
+    """Return the batches of sample keys of this process. Raises InputError if the batch size does not fit the
     list or the number of processes.
     """
     size, samples = cfg.TRAIN.BATCH_SIZE, cfg.AUG.NUM_SAMPLE
@@ -231,7 +230,7 @@ def build_batches(cfg: Config, num_records: int, rank: int = 0, world_size: int 
 
 
 def loading(cfg: Config, device: torch.device) -> dict[str, Any]:
-    """What all loaders share."""
+    """Return the options that are common to all loaders."""
     return {
         "num_workers": cfg.DATA_LOADER.NUM_WORKERS,
         "timeout": cfg.DATA_LOADER.TIMEOUT,
@@ -240,7 +239,7 @@ def loading(cfg: Config, device: torch.device) -> dict[str, Any]:
 
 
 def build_validation_data(cfg: Config, records: Sequence[Record]) -> ViewDataset:
-    """The centre of each video, at the size of training."""
+    """Return the validation data: the centre view of each video at the training size."""
     return ViewDataset(
         records,
         sampler=_sampler(cfg),
@@ -254,7 +253,7 @@ def build_validation_data(cfg: Config, records: Sequence[Record]) -> ViewDataset
 
 
 def build_test_data(cfg: Config, records: Sequence[Record]) -> ViewDataset:
-    """Clips spread over each video, and crops along its longer side."""
+    """Return the test data: clips spread over each video, crops along its longer side."""
     return ViewDataset(
         records,
         sampler=_sampler(cfg),
@@ -268,7 +267,7 @@ def build_test_data(cfg: Config, records: Sequence[Record]) -> ViewDataset:
 
 
 def build_targets(cfg: Config) -> Targets:
-    """What a step learns from a batch."""
+    """Return the function that makes the targets of a batch."""
     mixup = cfg.MIXUP
     if not mixup.ENABLE and not mixup.LABEL_SMOOTH_VALUE:
         return plain_targets
@@ -283,7 +282,7 @@ def build_targets(cfg: Config) -> Targets:
 
 
 def build_normalize(cfg: Config, device: torch.device) -> Callable[[Tensor], Tensor]:
-    """uint8 clips -> normalised ones, on the device."""
+    """Return the function that normalizes uint8 clips on the device."""
     mean, std = (
         torch.tensor(values, device=device).view(3, 1, 1, 1) for values in (cfg.DATA.MEAN, cfg.DATA.STD)
     )
@@ -291,7 +290,7 @@ def build_normalize(cfg: Config, device: torch.device) -> Callable[[Tensor], Ten
 
 
 def clip_text(cfg: Config) -> str:
-    """What a clip is, in the field's words: frames x sampling rate, or the number of segments."""
+    """Describe a clip: frames x sampling rate, or the number of segments."""
     if cfg.DATA.SAMPLER == "segments":
         return f"{cfg.DATA.NUM_FRAMES} segments"
     rate = f"{cfg.DATA.NUM_FRAMES}x{cfg.DATA.SAMPLING_RATE}" + (
@@ -311,7 +310,7 @@ def _sampler(cfg: Config, largest_rate: int = 0) -> Sampler:
 
 
 def _open_video(cfg: Config) -> OpenVideo:
-    load_backend(cfg.DATA.DECODING_BACKEND)  # a missing library should show now, not in a worker
+    load_backend(cfg.DATA.DECODING_BACKEND)  # a missing library should show here, not in a worker
     return functools.partial(open_video, backend=cfg.DATA.DECODING_BACKEND)
 
 
@@ -329,7 +328,7 @@ def _random_flip(cfg: Config) -> RandomFlip:
 
 
 def _augmentations(cfg: Config) -> list[Transform]:
-    """After the crop and the flip, in PySlowFast's order."""
+    """Return the transforms that follow crop and flip, in PySlowFast's order."""
     transforms: list[Transform] = []
     if cfg.AUG.COLOR_JITTER:
         transforms.append(OnAllFrames(v2.ColorJitter(*[cfg.AUG.COLOR_JITTER] * 3)))

@@ -1,4 +1,4 @@
-"""What another value of a key means: for a run that goes on, and for a test of trained weights."""
+"""What a changed key means for a resumed run and for a test of trained weights."""
 
 from __future__ import annotations
 
@@ -11,8 +11,8 @@ from .runtime.errors import InputError
 
 Changes: TypeAlias = dict[str, tuple[Any, Any]]
 
-# Each key of the config stands in one of the next four.
-# A run goes on, whatever these are now.
+# Each key of the config is in exactly one of the next four.
+# Any change of these is fine.
 FITS = (
     "OUTPUT_DIR", "NUM_GPUS", "LOG_PERIOD",
     "TRAIN.ENABLE", "TRAIN.EVAL_PERIOD", "TRAIN.CHECKPOINT_PERIOD", "TRAIN.CHECKPOINTS_KEPT",
@@ -24,18 +24,18 @@ FITS = (
     "DATA_LOADER.NUM_WORKERS", "DATA_LOADER.TIMEOUT",
     "MODEL.ACT_CHECKPOINT",
 )  # fmt: skip
-# It goes on with the new value and says so.
+# The new value takes effect, and the log says so.
 TAKES_EFFECT = (
     "SOLVER.BASE_LR", "SOLVER.LR_POLICY", "SOLVER.COSINE_END_LR", "SOLVER.STEPS", "SOLVER.LRS",
     "SOLVER.MAX_EPOCH", "SOLVER.WARMUP_EPOCHS", "SOLVER.WARMUP_START_LR", "SOLVER.MOMENTUM",
     "SOLVER.NESTEROV", "SOLVER.WEIGHT_DECAY", "BN.WEIGHT_DECAY",
     "DATA.DECODING_BACKEND", "DATA.USE_OFFSET_SAMPLING", "MODEL.HEAD_PER_POSITION",
 )  # fmt: skip
-# So it does between two epochs; within one, records would be left out or seen twice. The list is compared by
-# its fingerprint and may move.
+# The same, but only between epochs; within one, records would be skipped or seen twice. The list is compared
+# by its fingerprint and may move.
 BETWEEN_EPOCHS = ("TRAIN.BATCH_SIZE", "DATA.TRAIN_LIST", "DATA.LIST_FORMAT")
-# It does not go on: this is another network, other samples or another start. Class names are compared, not
-# their file's path; of the weights to start from, the file's name.
+# A change is refused: it means another network, other samples or another start. Class names are compared, not
+# the path of their file; of the initial weights, only the file name.
 ANOTHER_RUN = (
     "RNG_SEED", "TRAIN.CHECKPOINT_FILE_PATH", "TRAIN.CHECKPOINT_INFLATE",
     "DATA.CLASS_NAMES", "DATA.SAMPLER", "DATA.NUM_FRAMES", "DATA.SAMPLING_RATE", "DATA.TRAIN_JITTER_RATE",
@@ -52,7 +52,7 @@ ANOTHER_RUN = (
     "RESNET.RECTIFY_IDENTITY", "RESNET.ZERO_INIT_RESIDUAL",
 )  # fmt: skip
 
-# Weights compute something else with another value of these, and are not tested with one.
+# Trained weights are not tested with other values of these: the network would compute something else.
 OTHER_NETWORK = (
     "MODEL.ARCH",
     "RESNET.STAGES", "RESNET.DEPTH", "RESNET.WIDTH_PER_GROUP", "RESNET.TEMPORAL_KERNELS",
@@ -61,11 +61,11 @@ OTHER_NETWORK = (
     "RESNET.RECTIFY_IDENTITY",
     "DATA.MEAN", "DATA.STD",
 )  # fmt: skip
-# With another value of these they may be tested; a warning says so.
+# They are tested with other values of these, after a warning.
 OTHER_CLIPS = (
     "DATA.SAMPLER", "DATA.NUM_FRAMES", "DATA.SAMPLING_RATE", "DATA.TARGET_FPS", "MODEL.HEAD_PER_POSITION",
 )  # fmt: skip
-# A test with another value of these gives other numbers; beside them, the weights and the videos count.
+# The results of a test depend on these, besides weights and videos.
 TESTED = (
     *OTHER_NETWORK, *OTHER_CLIPS,
     "RNG_SEED", "MODEL.NUM_CLASSES",
@@ -76,15 +76,15 @@ TESTED = (
 
 
 def tested_values(cfg: Config) -> dict[str, Any]:
-    """The keys that the numbers of a test depend on."""
+    """Return the keys that the results of a test depend on, with their values."""
     return {key: value for key, value in leaves(cfg) if key in TESTED}
 
 
 def check_going_on(cfg: Config, state: Mapping[str, Any], contents: Mapping[str, Any], source: str) -> str:
-    """The changes that take effect when a run goes on from a checkpoint, as one text; empty without any.
+    """Return the changes that take effect when a run resumes from a checkpoint, as text.
 
-    `contents`: what a checkpoint says of the files that the config names: `class_names`, and `train_list`, a
-    fingerprint, which older checkpoints do not have. Raises InputError where this would be another run.
+    `contents`: `class_names`, and `train_list`, the fingerprint of the list, which older checkpoints lack.
+    Raises InputError if a change would make it another run.
     """
     changes = _changes(parse_config(state["cfg"]) or cfg, cfg)
     for key, name in {"DATA.TRAIN_LIST": "train_list", "DATA.CLASS_NAMES": "class_names"}.items():
@@ -102,10 +102,10 @@ def check_going_on(cfg: Config, state: Mapping[str, Any], contents: Mapping[str,
 
 
 def check_testing(cfg: Config, trained: object, source: str) -> str:
-    """What the clips of a test do not share with those of the training, as one text; empty without any.
+    """Return how the clips of a test differ from those of the training, as text.
 
-    `trained`: what stands under `cfg` in the file of weights; configs of other projects are passed over.
-    Raises InputError where the network would compute something else than the one that was trained.
+    `trained`: the value of `cfg` in the file of weights; configs of other projects are ignored. Raises
+    InputError if the network would compute something else than in training.
     """
     changes = _changes(parse_config(trained) or cfg, cfg)
     for key in OTHER_NETWORK:
@@ -117,7 +117,7 @@ def check_testing(cfg: Config, trained: object, source: str) -> str:
 
 
 def _changes(then: Config, now: Config) -> Changes:
-    """The keys that differ, with both values. Files of weights may have moved."""
+    """Return the keys that differ, with both values. Files of weights may have moved."""
     before = dict(leaves(then))
     changes = {key: (before[key], value) for key, value in leaves(now) if before[key] != value}
     start = "TRAIN.CHECKPOINT_FILE_PATH"
@@ -127,7 +127,7 @@ def _changes(then: Config, now: Config) -> Changes:
 
 
 def _text(changes: Changes, keys: Collection[str]) -> str:
-    """The changes of some keys in words."""
+    """Describe the changes of some keys."""
     return ", ".join(
         f"{key} was {_shown(then, now)} and is {_shown(now, then)}"
         for key, (then, now) in changes.items()
@@ -136,7 +136,7 @@ def _text(changes: Changes, keys: Collection[str]) -> str:
 
 
 def _shown(value: Any, other: Any) -> str:
-    """A value, of a long list the first item that is not that of the other one."""
+    """Return a value as text; of a long list only the first item that differs."""
     if isinstance(value, list) and len(value) > 4:
         return next(
             (f"{item!r} at place {i}" for i, item in enumerate(value) if other[i : i + 1] != [item]),

@@ -536,7 +536,7 @@ def _set(cfg: Config, key: str, value: Any, source: str) -> None:
 
 
 def _convert(default: Any, value: Any, key: str, source: str) -> Any:
-    """Return `value` with the type of `default`. Text becomes a Python literal, an int a float, where needed."""
+    """Return `value` with the type of `default`; where needed, text is parsed and an int becomes a float."""
     original = value
     if (
         isinstance(value, str)

@@ -1,4 +1,4 @@
-"""From stored views to numbers: pure functions, in double precision.
+"""Results as pure functions of stored views, in double precision.
 
 A protocol is (clips, crops); a selection is an order of frames ("" is their own) and a protocol.
 """
@@ -25,7 +25,7 @@ Numbers: TypeAlias = NDArray[Any]
 
 
 class Pooling(NamedTuple):
-    """How the views of a video become one: the `mean` or the `max` of their `probabilities` or `logits`."""
+    """How the views of a video are combined: `mean` or `max` of `probabilities` or `logits`."""
 
     how: str = "mean"
     of: str = "probabilities"
@@ -60,7 +60,7 @@ class Outcome(NamedTuple):
 
 
 class Accuracy(NamedTuple):
-    """Percent of the videos; failed ones are wrong in `top1` and `top5` and left out of the others."""
+    """Accuracy in percent; failed videos are wrong in `top1` and `top5`, and excluded from the others."""
 
     top1: float
     top5: float
@@ -69,8 +69,8 @@ class Accuracy(NamedTuple):
 
 
 def positions(wanted: int, stored: int) -> list[int]:
-    """Which clips of `stored` stand for `wanted` ones: spread flush with both ends; a single one is the one
-    nearest the centre, and of two such the first.
+    """Return the indices of `wanted` clips among `stored` ones: spread flush with both ends, or the one
+    nearest the centre (of two, the first).
     """
     if wanted == 1:
         return [(stored - 1) // 2]
@@ -78,7 +78,7 @@ def positions(wanted: int, stored: int) -> list[int]:
 
 
 def views_of(arrays: Arrays, protocol: Protocol) -> dict[str, Numbers]:
-    """The views that a protocol no larger than the stored one would have had; a single crop is the centre."""
+    """Return the views of a smaller protocol; a single crop is the centre."""
     clips, crops = protocol
     num_clips, num_crops = next(iter(arrays.values())).shape[:2]
     chosen = [num_crops // 2] if crops == 1 else list(range(num_crops))
@@ -86,7 +86,7 @@ def views_of(arrays: Arrays, protocol: Protocol) -> dict[str, Numbers]:
 
 
 def smaller_protocols(protocol: Protocol) -> dict[str, Selection]:
-    """The protocols that results report: one clip, one crop, both and neither, the given one last."""
+    """Return the reported protocols: a single clip, a single crop, both, and last the given protocol."""
     clips, crops = protocol
     chosen = [(1, 1), (1, crops), (clips, 1), (clips, crops)]
     return {f"{m}x{c}": ("", (m, c)) for m, c in chosen}
@@ -111,18 +111,18 @@ def to_probabilities(scores: Numbers, pooling: Pooling) -> Numbers:
     """(K,) scores -> (K,) probabilities."""
     if pooling.of == "logits":
         scores = np.exp(scores - scores.max())
-    # A mean of probabilities is one already, and is left alone to the last digit.
+    # A mean of probabilities already sums to 1; dividing would change its last digit.
     return scores if pooling == MEAN else scores / scores.sum()
 
 
 def best(probabilities: Numbers) -> Prediction:
-    """Of (K,) probabilities; of equal ones the lower number comes first."""
+    """Return the prediction for (K,) probabilities; ties go to the lower class."""
     classes = np.argsort(-probabilities, kind="stable")[:TOP]
     return Prediction(classes, probabilities[classes])
 
 
 def stack(predictions: Sequence[Prediction | None]) -> Predictions:
-    """The predictions for single videos, None where one failed, as those for all."""
+    """Stack the predictions of single videos; None if one failed."""
     size = max((len(prediction.classes) for prediction in predictions if prediction), default=1)
     stacked = _no_predictions(len(predictions), size)
     for i, prediction in enumerate(predictions):
@@ -176,7 +176,7 @@ def _is_finite(arrays: Arrays) -> bool:
 
 
 def hits(predictions: Predictions, labels: Numbers) -> Numbers:
-    """(N, 2): whether the label is the most probable class, and whether it is among the best five."""
+    """Return (N, 2): whether the label is the most probable class, and whether it is in the top five."""
     found = predictions.classes == labels[:, None]
     return np.stack([found[:, 0], found.any(1)], 1)
 
@@ -207,8 +207,8 @@ def intervals(values: Numbers, groups: Numbers | None = None) -> list[list[float
 
 
 def group_numbers(names: Sequence[str], pattern: str) -> Numbers:
-    """(N,) the number of each video's group: what the first group of a regular expression finds in its name.
-    Raises InputError where there is no such group, or nothing to find.
+    """Return the (N,) group numbers of videos: by what the first group of a regular expression matches in
+    their names. Raises InputError if it has no group, or does not match a name.
     """
     try:
         expression = re.compile(pattern)
@@ -257,7 +257,7 @@ def results(
     pooling: Pooling = MEAN,
     groups: str = "",
 ) -> tuple[dict[str, Any], Outcome]:
-    """What results.json says of one test or of an ensemble, and the predictions behind it.
+    """Return the contents of results.json for a test or an ensemble, and the predictions.
 
     `protocol`: that of the first test where not given. `groups`: see group_numbers; the intervals are over
     groups then. Raises InputError where a view is missing or the tests do not fit each other.

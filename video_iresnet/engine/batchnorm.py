@@ -1,4 +1,4 @@
-"""Batch normalisation over several processes."""
+"""Batch normalization in distributed training."""
 
 from __future__ import annotations
 
@@ -7,9 +7,7 @@ from torch import nn
 
 
 def share_buffers(model: nn.Module) -> None:
-    """Give every process the running statistics of the first. DistributedDataParallel does so before each
-    forward pass only.
-    """
+    """Broadcast the buffers of the main process, as DistributedDataParallel does before a forward pass."""
     if dist.is_initialized():
         for buffer in model.buffers():
             dist.broadcast(buffer, src=0)

@@ -1,4 +1,4 @@
-"""Checkpoints: written whole or not at all, read as data and never as code."""
+"""Checkpoints: written atomically, read without executing code."""
 
 from __future__ import annotations
 
@@ -32,8 +32,8 @@ POSITION: dict[str, type | tuple[type, ...]] = {
 
 @dataclass
 class Position:
-    """How far a training is: whole epochs, steps of the next one with the sums of all processes over them,
-    and the accuracies of the validations so far.
+    """The progress of a training: complete epochs, steps of the current one and the sums over them, and the
+    accuracies of all validations.
     """
 
     epoch: int = 0
@@ -45,7 +45,7 @@ class Position:
         return any(past["epoch"] == self.epoch for past in self.history)
 
     def is_best(self) -> bool:
-        """Whether the last validation is better than all before it, by its first accuracy."""
+        """Whether the last validation is the best one, by its first accuracy."""
         *_, last = self.history
         name = next(name for name in last if name != "epoch")
         return all(past[name] < last[name] for past in self.history[:-1])
@@ -57,7 +57,7 @@ class Position:
         return asdict(self)
 
 
-# What a run needs of a checkpoint to go on.
+# What resuming needs.
 STATE: dict[str, type | tuple[type, ...]] = {
     "position": dict,
     "model_state": dict,
@@ -68,10 +68,9 @@ STATE: dict[str, type | tuple[type, ...]] = {
 
 
 def read_position(contents: Mapping[str, Any]) -> Position | None:
-    """Where a training of this project saved a checkpoint; None for files of other origin.
+    """Return the position in a checkpoint; None if another project wrote it.
 
-    Checkpoints of 2026-11 and before have the fields at the top, with the number of the last whole epoch,
-    from 0, as `epoch`.
+    Until 2026-11, checkpoints had its fields at the top level, with `epoch` as the last complete one, from 0.
     """
     fields = contents.get("position")
     if fields is None and "step" in contents:
@@ -86,14 +85,12 @@ def read_position(contents: Mapping[str, Any]) -> Position | None:
 
 
 def checkpoint_name(epochs: int, steps: int = 0) -> str:
-    """The file name after `epochs` whole epochs and `steps` steps of the next."""
+    """Return the file name after `epochs` epochs and `steps` steps."""
     return f"checkpoint_epoch_{epochs:05d}" + (f"_step_{steps:06d}" if steps else "") + ".pyth"
 
 
 def save_checkpoint(path: Path, state: dict[str, Any]) -> None:
-    """Write tensors, numbers and texts. Where the disk is full, the file that stood there before stays.
-    Raises InputError.
-    """
+    """Write a checkpoint. If the disk is full, an existing file remains. Raises InputError."""
     path.parent.mkdir(parents=True, exist_ok=True)
     with atomic_write(path, "wb") as file:
         try:
@@ -103,7 +100,7 @@ def save_checkpoint(path: Path, state: dict[str, Any]) -> None:
 
 
 def list_checkpoints(folder: Path) -> list[Path]:
-    """The checkpoints of a run in the order in which they were made."""
+    """Return the checkpoints of a run, oldest first."""
     found = [
         (match, path)
         for path in folder.glob("checkpoint_epoch_*.pyth")
@@ -113,21 +110,19 @@ def list_checkpoints(folder: Path) -> list[Path]:
 
 
 def prune_checkpoints(folder: Path, kept: int) -> None:
-    """Remove all but the latest `kept` checkpoints of a run."""
+    """Delete all but the latest `kept` checkpoints of a run."""
     for path in list_checkpoints(folder)[:-kept]:
         path.unlink()
 
 
 def remove_unfinished(folder: Path) -> None:
-    """Remove what `save_checkpoint`s that were killed left in the folder of a run."""
+    """Delete incomplete files of a `save_checkpoint` that was killed."""
     if folder.exists():
         remove_leftovers(folder)
 
 
 def load_checkpoint(path: str | Path) -> dict[str, Any]:
-    """A checkpoint of a run, on the CPU, with all that STATE lists and its checksums verified. Raises
-    WeightsError.
-    """
+    """Load a checkpoint to the CPU and check its contents (STATE) and checksums. Raises WeightsError."""
     state = read_file(path)
     if position := read_position(state):
         state["position"] = position.state_dict()
@@ -142,7 +137,7 @@ def load_checkpoint(path: str | Path) -> dict[str, Any]:
 
 
 def verify_checksums(path: str | Path) -> None:
-    """PyTorch writes checksums into a file, but does not compare them when it reads. Raises WeightsError."""
+    """Verify the checksums, which PyTorch writes but does not compare. Raises WeightsError."""
     try:
         with zipfile.ZipFile(path) as archive:
             damaged = archive.testzip()
@@ -153,7 +148,7 @@ def verify_checksums(path: str | Path) -> None:
 
 
 def intact_before(path: Path) -> Path | None:
-    """The latest checkpoint before this one of the same run that can be read."""
+    """Return the latest readable checkpoint of the same run before this one."""
     checkpoints = list_checkpoints(path.parent)
     for older in reversed(checkpoints[: checkpoints.index(path)] if path in checkpoints else checkpoints):
         with contextlib.suppress(WeightsError):
@@ -163,23 +158,21 @@ def intact_before(path: Path) -> Path | None:
 
 
 def load_latest(path: Path) -> dict[str, Any]:
-    """The checkpoint to continue from. Raises WeightsError, which says how the run can continue, where it
-    cannot be used.
-    """
+    """Return the checkpoint to resume from. If it is damaged, the WeightsError names an intact one."""
     try:
         return load_checkpoint(path)
     except WeightsError as error:
         older = intact_before(path)
         remedy = (
-            f"{older} is intact: move {path.name} away to go on from it"
+            f"{older} is intact: move {path.name} away to resume from it"
             if older
-            else "no older checkpoint is intact: name another OUTPUT_DIR to train anew"
+            else "no older checkpoint is intact: name another OUTPUT_DIR to train again"
         )
         raise WeightsError(f"{error}; {remedy}") from error
 
 
 def read_tested(path: str) -> Weights:
-    """The weights to test. Raises WeightsError, which names an intact checkpoint beside a damaged one."""
+    """Return the weights to test. If they are damaged, the WeightsError names an intact checkpoint."""
     try:
         file = path_manager.get_local_path(path)
         weights = read_weights(file)
@@ -194,9 +187,7 @@ def read_tested(path: str) -> Weights:
 
 
 def load_model_state(model: ResNet, state: dict[str, Any], path: str | Path) -> None:
-    """Copy the weights of one of our checkpoints into the network it was made from. Raises WeightsError where
-    that is another one.
-    """
+    """Load the weights of a checkpoint into its network. Raises WeightsError if it is another network."""
     load_weights(model, Weights(str(path), state["model_state"], [], {}), strict=True)
 
 

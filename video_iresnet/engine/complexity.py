@@ -1,4 +1,4 @@
-"""What a network costs."""
+"""Parameters, multiply-adds and activations of a network."""
 
 from __future__ import annotations
 
@@ -10,8 +10,8 @@ from torch.utils.flop_counter import FlopCounterMode
 
 
 class Complexity(NamedTuple):
-    """`multiply_adds`: of convolutions and linear layers, for one input. `activations`: the numbers that
-    these layers put out.
+    """`multiply_adds` and `activations` (output elements) count convolutions and linear layers, for one
+    input.
     """
 
     parameters: int
@@ -21,9 +21,7 @@ class Complexity(NamedTuple):
 
 @torch.no_grad()
 def complexity(model: nn.Module, size: tuple[int, ...]) -> Complexity:
-    """The cost of a network for one input (3, *size); computes nothing where the network is on the meta
-    device.
-    """
+    """Return the cost for one input (3, *size); nothing is computed if the network is on the meta device."""
     activations = 0
 
     def count(module: nn.Module, inputs: Any, output: Tensor) -> None:

@@ -1,7 +1,5 @@
-"""Multi-view testing: every video once, exact on any number of processes.
-
-The network sees the same batches for any number of processes, outputs are kept under their record, and
-nothing is padded or replaced.
+"""Multi-view testing, exact on any number of processes: batches do not depend on it, and no video is padded,
+replaced or seen twice.
 """
 
 from __future__ import annotations
@@ -25,7 +23,7 @@ from .tasks import Task
 from .views import Arrays, VideoOutputs
 
 FrameOrder = Callable[[list[int], int], list[int]]
-"""(positions of a clip's frames, record) -> the positions that the network gets."""
+"""(frame positions of a clip, record) -> reordered positions."""
 
 
 def forward(clip: list[int], record: int) -> list[int]:
@@ -42,7 +40,7 @@ def frozen_frames(clip: list[int], record: int) -> list[int]:
 
 @dataclass(frozen=True)
 class ShuffledFrames:
-    """One order per video, from (seed, record)."""
+    """A random order per video, which depends on (seed, record)."""
 
     seed: int
 
@@ -51,7 +49,7 @@ class ShuffledFrames:
 
 
 def temporal_checks(seed: int) -> dict[str, FrameOrder]:
-    """The orders of frames that show whether a network uses time."""
+    """Return the frame orders that show whether a network uses time."""
     return {"reversed": reversed_frames, "shuffled": ShuffledFrames(seed), "frozen": frozen_frames}
 
 
@@ -68,11 +66,10 @@ def evaluate(
     processes: Processes,
     stop: StopRequest,
 ) -> bool:
-    """Hand what the task keeps of each view to `sink`, one group of videos after the other; False where a
-    request to stop ended it before all are done.
+    """Pass what the task keeps of each view to `sink`, group by group. Returns False if a request to stop
+    ended it early.
 
-    After each group the processes agree whether to stop. Raises InputError, on all of them, where one cannot
-    go on.
+    The processes agree whether to stop after each group. Raises InputError on all of them if one fails.
     """
     model.eval()
     orders = {"": forward, **checks}
@@ -102,7 +99,7 @@ def evaluate(
 def _all_views(
     group: list[VideoViews], orders: Mapping[str, FrameOrder], crop_size: int, device: torch.device
 ) -> Iterator[Tensor]:
-    """The views of a group in the order that `_split` expects, each (3, T, S, S) uint8."""
+    """Yield the views of a group, (3, T, S, S) uint8 each, in the order that `_split` expects."""
     for video in group:
         frames = video.frames.to(device, non_blocking=True)
         for order in orders.values():
@@ -113,7 +110,7 @@ def _all_views(
 
 
 def _outputs(model: nn.Module, views: Iterator[Tensor], batch_size: int, task: Task) -> dict[str, Tensor]:
-    """What the task keeps of all views, (n, ...) on the CPU by name, from `batch_size` views at a time."""
+    """Return what the task keeps of all views, by name, (n, ...) on the CPU."""
     batches = []
     while batch := list(itertools.islice(views, batch_size)):
         clips = torch.stack([view.permute(1, 2, 3, 0) for view in batch]).permute(0, 4, 1, 2, 3)
@@ -124,7 +121,7 @@ def _outputs(model: nn.Module, views: Iterator[Tensor], batch_size: int, task: T
 
 
 def _split(group: list[VideoViews], orders: list[str], outputs: dict[str, Tensor]) -> list[VideoOutputs]:
-    """Give each video of a group its rows of the outputs."""
+    """Distribute the outputs to the videos of a group."""
     videos = []
     row = 0
     for video in group:
@@ -142,7 +139,7 @@ def _split(group: list[VideoViews], orders: list[str], outputs: dict[str, Tensor
 
 
 def _not_finite(arrays: Arrays) -> str:
-    """Why a video has failed where a number of one of its views is not finite, else an empty text."""
+    """Return why a video failed if a number of a view is not finite, else an empty string."""
     finite = [np.isfinite(array).all(axis=tuple(range(2, array.ndim))) for array in arrays.values()]
     failed = int((~np.logical_and.reduce(finite)).sum())
     return f"the network's logits are not finite in {failed} of {finite[0].size} views" if failed else ""

@@ -1,4 +1,4 @@
-"""What a training reports: lines, records and curves of its steps, epochs and validations."""
+"""The log of a training: lines, records and curves of steps, epochs and validations."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from .checkpoint import Position
 
 @dataclass
 class Clock:
-    """Where the time of steps goes, in seconds. `waiting` is the time that the network waited for data."""
+    """Time of steps, in seconds; `waiting` is the part spent waiting for data."""
 
     start: float = field(default_factory=time.perf_counter)
     steps: int = 0
@@ -39,8 +39,8 @@ class Clock:
 
 
 class Meter:
-    """The sums over the steps of an epoch on this process, kept on the device so that adding never waits for
-    it, and the time of the steps. A window is what came since the last log line.
+    """Sums and times over the steps of an epoch on this process. Sums stay on the device, so adding does not
+    synchronize. A window begins after the last log line.
     """
 
     def __init__(self, device: torch.device, sums: list[float] | None) -> None:
@@ -50,20 +50,20 @@ class Meter:
 
     @contextmanager
     def waiting(self) -> Iterator[None]:
-        """Count the time of the block as waiting for data."""
+        """Count the block as waiting for data."""
         before = time.perf_counter()
         yield
         for clock in (self.epoch, self.window):
             clock.waiting += time.perf_counter() - before
 
     def add(self, sums: Tensor) -> None:
-        """(N,) float64 sums of one step."""
+        """Add the (N,) float64 sums of a step."""
         self._sums = self._sums + sums
         for clock in (self.epoch, self.window):
             clock.steps += 1
 
     def sums(self) -> list[float]:
-        """Those of the epoch so far."""
+        """Return the sums of the epoch so far."""
         return [float(value) for value in self._sums.tolist()]
 
     def window_sums(self) -> list[float]:
@@ -75,7 +75,7 @@ class Meter:
 
 @dataclass(frozen=True)
 class Journal:
-    """The log of a training. `stats` takes records in PySlowFast's form; the main process alone has one."""
+    """The log of a training. Only the main process has `stats`, for records in PySlowFast's format."""
 
     stats: Stats | None
     device: torch.device
@@ -84,7 +84,7 @@ class Journal:
     log_period: int
 
     def bar(self, position: Position) -> Any:
-        """The progress bar of an epoch."""
+        """Return the progress bar of an epoch."""
         return tqdm(
             total=self.steps_per_epoch,
             initial=position.step,
@@ -94,7 +94,7 @@ class Journal:
         )
 
     def step(self, position: Position, values: dict[str, float], bar: Any) -> None:
-        """Write a record after a step. `values`: means over this process's clips since the last one."""
+        """Write a record of a step. `values`: means over the clips of this process since the last record."""
         if self.stats is None:
             return
         left = (self.num_epochs - position.epoch) * self.steps_per_epoch - position.step
@@ -138,7 +138,7 @@ class Journal:
         )  # fmt: skip
 
     def _write(self, kind: str, position: Position, seconds: float, values: dict[str, float]) -> None:
-        """A record with the fields that PySlowFast's train_epoch and val_epoch have in common."""
+        """Write a record with the common fields of PySlowFast's train_epoch and val_epoch."""
         if self.stats:
             self.stats.write(
                 {
@@ -164,5 +164,5 @@ def hours(seconds: float) -> str:
 
 
 def gpu_memory(device: torch.device) -> str:
-    """The largest memory that tensors have taken, in gibibytes."""
+    """Return the peak memory of tensors, in gibibytes."""
     return f"{torch.cuda.max_memory_allocated(device) / 2**30:.2f}G" if device.type == "cuda" else "0.00G"

@@ -14,9 +14,7 @@ from ..runtime.errors import InputError
 def build_sgd(
     model: nn.Module, *, momentum: float, nesterov: bool, weight_decay: float, bn_weight_decay: float
 ) -> SGD:
-    """SGD whose batch normalisation parameters have a weight decay of their own. The learning rate is set at
-    each step.
-    """
+    """Return SGD with a separate weight decay for batch normalization. Each step sets the learning rate."""
     normalisation = [
         p for module in model.modules() if isinstance(module, _BatchNorm) for p in module.parameters()
     ]
@@ -30,8 +28,8 @@ def build_sgd(
 
 
 def load_momenta(optimizer: Optimizer, state: dict[str, Any]) -> None:
-    """Go on with the momenta of an earlier optimizer of the same parameters, with this one's own weight
-    decay, momentum and so on. Raises InputError where the state is not one of these parameters.
+    """Load the momenta of a saved optimizer, but keep the current weight decay, momentum and so on. Raises
+    InputError where the state is not one of these parameters.
     """
     own = [
         {name: value for name, value in group.items() if name != "params"} for group in optimizer.param_groups

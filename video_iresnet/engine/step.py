@@ -21,9 +21,7 @@ from .tasks import Task
 
 
 class Step:
-    """Forward pass, loss, backward pass and update of a network. Owns all that a training changes, and its
-    state.
-    """
+    """Forward pass, loss, backward pass and update. Owns the network and the optimizer, and their state."""
 
     def __init__(
         self,
@@ -45,9 +43,9 @@ class Step:
         self._model = DistributedDataParallel(network) if processes.size > 1 else network
 
     def __call__(self, batch: ClipBatch, done: int, progress: float) -> Tensor:
-        """Learn from a batch; returns the task's sums over it, and does not wait for the device.
+        """Train on a batch; returns the task's sums over it, without waiting for the device.
 
-        `done`: the steps before this one; `progress`: the fraction of all steps that they are.
+        `done`: number of steps before this one; `progress`: the same as a fraction of all steps.
         """
         set_learning_rate(self.optimizer, self.schedule(progress))
         torch.manual_seed(integer_seed(self.seed, Stream.STEP, done, self.rank))
@@ -65,20 +63,18 @@ class Step:
 
     @property
     def learning_rate(self) -> float:
-        """That of the last step."""
+        """The learning rate of the last step."""
         return float(self.optimizer.param_groups[0]["lr"])
 
     def share_statistics(self) -> None:
-        """Give every process the running statistics of the first, which DistributedDataParallel does before
-        each forward pass only.
-        """
+        """Broadcast the running statistics of the main process; see share_buffers."""
         share_buffers(self.network)
 
     def state_dict(self) -> dict[str, Any]:
-        """Under PySlowFast's names."""
+        """Return the state under PySlowFast's names."""
         return {"model_state": self.network.state_dict(), "optimizer_state": self.optimizer.state_dict()}
 
     def load_state_dict(self, state: dict[str, Any], source: object) -> None:
-        """Raises WeightsError or InputError, naming `source`, where this is the state of another network."""
+        """Raises WeightsError or InputError, naming `source`, if this is the state of another network."""
         load_model_state(self.network, state, str(source))
         load_momenta(self.optimizer, state["optimizer_state"])

@@ -1,4 +1,4 @@
-"""What is learnt and how it is measured, as values. Training and testing are the same for every task."""
+"""Tasks: what is learned and how it is measured. Training and testing are the same for every task."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from .views import Arrays
 
 
 class Task(Protocol):
-    """A batch becomes the network's input and targets; outputs become a loss and sums to report."""
+    """How batches become inputs and targets, and outputs become losses, sums and accuracies."""
 
     def normalize(self, clips: Tensor) -> Tensor:
         """(B, 3, T, S, S) uint8 clips -> the network's input."""
@@ -26,51 +26,47 @@ class Task(Protocol):
         """Normalized clips and (B,) labels -> the network's input, mixed or not, and its targets."""
 
     def loss(self, outputs: Tensor, targets: Tensor) -> Tensor:
-        """The mean over a batch, a scalar."""
+        """Return the mean loss of a batch, a scalar."""
 
     def sums(self, loss: Tensor, outputs: Tensor, labels: Tensor) -> Tensor:
-        """(N,) float64 sums over a batch, on its device. The first is that of the loss, the last the number
-        of clips.
-        """
+        """Return (N,) float64 sums over a batch, on its device: the loss first, the number of clips last."""
 
     def stats(self, sums: list[float]) -> dict[str, float]:
-        """Sums over any number of batches -> the numbers to report; `loss` is one of them."""
+        """Sums over any number of batches -> the numbers to report, `loss` among them."""
 
     def keep(self, outputs: Tensor) -> dict[str, Tensor]:
-        """The network's outputs for n views -> what is kept of them, by name, each (n, ...), on the device;
-        not finite where a view has failed.
+        """Outputs of n views -> what is stored of them by name, (n, ...) each, on the device; not finite for
+        views that failed.
         """
 
     def predict(self, views: Arrays) -> Any:
-        """What was kept of a video's views -> the prediction."""
+        """What was stored of a video's views -> its prediction."""
 
     def measure(self, predictions: Sequence[Any], labels: Sequence[int]) -> dict[str, float]:
-        """The accuracies in percent; a video with None for a prediction counts as wrong. The first one
-        decides which network is best.
+        """Return accuracies in percent; a prediction of None counts as wrong. The first accuracy selects the
+        best checkpoint.
         """
 
 
 @dataclass(frozen=True)
 class SingleLabel:
-    """Classification of clips that belong to one class each."""
+    """Classification with one label per clip."""
 
     normalize: Callable[[Tensor], Tensor]
     targets: Targets
 
     def loss(self, outputs: Tensor, targets: Tensor) -> Tensor:
-        """Cross entropy of (B, K) logits with (B,) labels or (B, K) fractions."""
+        """Cross entropy of (B, K) logits and (B,) labels or (B, K) fractions."""
         return F.cross_entropy(outputs, targets)
 
     def sums(self, loss: Tensor, outputs: Tensor, labels: Tensor) -> Tensor:
-        """(4,): loss, top-1 hits, top-5 hits, clips. Hits are counted against the labels as they are, mixed
-        or not.
-        """
+        """Return (4,): loss, top-1 hits, top-5 hits, clips. Hits are counted against the unmixed labels."""
         hits = outputs.topk(min(TOP, outputs.shape[1]), dim=1).indices == labels[:, None]
         clips = torch.full((), len(labels), dtype=torch.float64, device=loss.device)
         return torch.stack([loss * len(labels), hits[:, 0].sum(), hits.sum(), clips])
 
     def stats(self, sums: list[float]) -> dict[str, float]:
-        """Mean loss, and the top-1 and top-5 errors in percent."""
+        """Return the mean loss, and the top-1 and top-5 errors in percent."""
         loss, top1, top5, clips = sums
         return {
             "loss": loss / clips,
@@ -80,10 +76,10 @@ class SingleLabel:
 
     def keep(self, outputs: Tensor) -> dict[str, Tensor]:
         """(n, K) logits -> (n, K) probabilities, and (n,) normalizers: logits = log(probabilities) +
-        normalizer. All of a view are NaN where one of its logits is not finite.
+        normalizer. NaN for views with a logit that is not finite.
         """
         logits = outputs.float()
-        # Decided on the device, so that copying stays the only wait for it.
+        # Computed on the device, so that the copy to the CPU remains the only synchronization.
         finite = logits.isfinite().all(1)
         return {
             "probabilities": torch.where(finite[:, None], logits.softmax(1), torch.nan),
@@ -91,10 +87,10 @@ class SingleLabel:
         }
 
     def predict(self, views: Arrays) -> Prediction:
-        """The classes of the highest mean probability over all views."""
+        """Return the classes with the highest mean probability over all views."""
         return best(pool(views))
 
     def measure(self, predictions: Sequence[Prediction | None], labels: Sequence[int]) -> dict[str, float]:
-        """Top-1 and top-5."""
+        """Return the top-1 and top-5 accuracy in percent."""
         measured = accuracy(stack(predictions), np.array(labels))
         return {"top1": measured.top1, "top5": measured.top5}

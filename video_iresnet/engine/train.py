@@ -21,9 +21,7 @@ from .step import Step
 
 
 class BadVideos:
-    """The unreadable videos of a run: each is logged once, and too many of them end it. The processes agree
-    on them.
-    """
+    """The unreadable videos of a run, on all processes alike. Each is logged once; too many end the run."""
 
     def __init__(self, records: Sequence[Record], max_fraction: float) -> None:
         self.records = records
@@ -31,12 +29,12 @@ class BadVideos:
         self.reasons: dict[int, str] = {}
 
     def add(self, failures: Sequence[Failure]) -> None:
-        """Raises InputError when the fraction of unreadable videos exceeds the largest one allowed."""
+        """Raises InputError if the fraction of unreadable videos exceeds `max_fraction`."""
         for record, reason in failures:
             if record not in self.reasons:
                 self.reasons[record] = reason
                 log.warning(
-                    "cannot read %s: %s; another clip takes its place (unreadable so far: %d of %d)",
+                    "cannot read %s: %s; replaced by another clip (unreadable so far: %d of %d)",
                     self.records[record].path, reason, len(self.reasons), len(self.records),
                 )  # fmt: skip
         if len(self.reasons) > self.max_fraction * len(self.records):
@@ -50,15 +48,15 @@ class BadVideos:
 
 @dataclass(frozen=True)
 class Agreement:
-    """What the processes of a training decide together."""
+    """What the processes decide together."""
 
     processes: Processes
     stop: StopRequest
     bad_videos: BadVideos
 
     def reach(self, failures: list[Failure], error: InputError | None) -> bool:
-        """Tell all processes of unreadable videos, of an error of one, which all raise then, and of a request
-        to stop; returns whether to stop after this step.
+        """Exchange unreadable videos, errors (which all processes raise) and requests to stop. Returns
+        whether to stop after this step.
         """
         stops, bad, errors = self.processes.sum([int(bool(self.stop)), len(failures), int(error is not None)])
         if bad:
@@ -69,7 +67,7 @@ class Agreement:
         return stops > 0
 
     def check_loss(self, loss: float, position: Position) -> None:
-        """Raises InputError, on all processes, where the loss of one is not finite."""
+        """Raises InputError on all processes if the loss of one is not finite."""
         error = InputError(
             f"the loss is {loss} in epoch {position.epoch + 1} by step {position.step}; try a lower "
             "SOLVER.BASE_LR or a longer SOLVER.WARMUP_EPOCHS"
@@ -80,11 +78,11 @@ class Agreement:
 def train_epoch(
     step: Step, batches: Iterator[ClipBatch], position: Position, agreement: Agreement, journal: Journal
 ) -> bool:
-    """Run the steps of an epoch from `position` on, which moves along. Returns False where a request to stop
-    ended it early.
+    """Run the steps of an epoch from `position`, which is updated. Returns False if a request to stop ended
+    it early.
 
-    Raises InputError, on all processes, when the loss of one is not finite, one has no batch, or too many
-    videos are unreadable.
+    Raises InputError on all processes if one has no batch or a loss that is not finite, or if too many videos
+    are unreadable.
     """
     processes, num_steps = agreement.processes, journal.steps_per_epoch
     step.network.train()
@@ -116,7 +114,7 @@ def train_epoch(
 
 
 def _next_batch(batches: Iterator[ClipBatch], step: int) -> tuple[ClipBatch, InputError | None]:
-    """The batch of a step, or why this process has none."""
+    """Return the batch of a step, or the reason why there is none."""
     try:
         batch = next(batches)
     except InputError as error:

@@ -1,7 +1,7 @@
-"""Stored views: what a network made of each view of a test, kept as it comes.
+"""Stored views: the outputs of a network for each view of a test, written during the test.
 
-Each process appends to a SQLite file of its own, each group of videos whole or not at all, so that a test
-that was killed goes on. The files stand in a folder that is named by all that their numbers depend on.
+Each process appends to its own SQLite file, whole groups of videos at a time, so that a killed test can be
+continued. The name of the folder is a fingerprint of everything that the numbers depend on.
 """
 
 from __future__ import annotations
@@ -41,7 +41,7 @@ PERIOD = 1.0  # seconds between two writes
 LONGEST_WAIT = 60.0  # seconds, for someone who is reading the file
 
 Arrays: TypeAlias = Mapping[str, NDArray[Any]]
-"""What is kept of a video's views, by name; each (clips, crops, ...)."""
+"""What is stored of a video's views, by name; (clips, crops, ...) each."""
 
 
 class VideoOutputs(NamedTuple):
@@ -65,7 +65,7 @@ class StoredVideo(NamedTuple):
 
 
 def weights_hash(tensors: Mapping[str, torch.Tensor]) -> str:
-    """The SHA-256 of tensors with their names and sizes."""
+    """Return the SHA-256 of tensors with their names and sizes."""
     digest = hashlib.sha256()
     for name, tensor in sorted(tensors.items()):
         digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}\n".encode())
@@ -74,7 +74,7 @@ def weights_hash(tensors: Mapping[str, torch.Tensor]) -> str:
 
 
 def fingerprint(about: Mapping[str, Any]) -> str:
-    """12 hexadecimal digits that stand for a description, which JSON can hold."""
+    """Return 12 hexadecimal digits for a description that JSON can hold."""
     return hashlib.sha256(json.dumps(about, sort_keys=True).encode()).hexdigest()[:12]
 
 
@@ -92,7 +92,7 @@ class ViewStore:
 
     @classmethod
     def open(cls, folder: Path) -> ViewStore:
-        """The views that stand in a folder FOLDER/FINGERPRINT."""
+        """Open the views in an existing folder FOLDER/FINGERPRINT."""
         for path in _files(folder):
             with _reading(path, folder.name) as (_, about):
                 if about:
@@ -102,8 +102,8 @@ class ViewStore:
         )
 
     def append(self, rank: int, videos: Sequence[VideoOutputs], records: Sequence[Record]) -> None:
-        """Add videos to the file of a process: all of them or, with an error, none. No two processes may have
-        one rank. Arrays of one number a view stay float32; others take the dtype of the store.
+        """Append videos to the file of a process, all or none. No two processes may have the same rank.
+        Arrays of one number a view stay float32; others take the dtype of the store.
         """
         path = self.folder / f"process_{rank}.sqlite"
         try:
@@ -130,7 +130,7 @@ class ViewStore:
             ) from error
 
     def records(self) -> list[int]:
-        """The numbers of the stored videos, in order. Raises InputError where one is stored twice."""
+        """Return the stored records in order. Raises InputError if one is stored twice."""
         counts: Counter[int] = Counter()
         for path in _files(self.folder):
             with _reading(path, self.folder.name) as (database, about):
@@ -147,7 +147,7 @@ class ViewStore:
         return sorted(counts)
 
     def check_complete(self) -> None:
-        """Raise InputError unless each video is there exactly once."""
+        """Raise InputError unless each video is stored exactly once."""
         missing = self.about["num_videos"] - len(self.records())
         if missing:
             raise InputError(
@@ -175,7 +175,7 @@ class ViewStore:
                 yield StoredVideo(record, name, label, outputs, error)
 
     def forget_failed(self, group_size: int) -> None:
-        """Remove the groups in which a video failed, so that they are tested again."""
+        """Delete the groups in which a video failed, so that they are tested again."""
         for path in _files(self.folder):
             with _reading(path, self.folder.name) as (database, about):
                 for table in ("arrays", "videos") if about else ():
@@ -190,16 +190,14 @@ class ViewStore:
         return ViewWriter(self, rank, records)
 
     def remove(self) -> None:
-        """Remove the views, and the folder of the stores where this was the last one."""
+        """Delete the views, and the parent folder if it is empty then."""
         shutil.rmtree(self.folder, ignore_errors=True)
         with contextlib.suppress(OSError):  # others are there
             self.folder.parent.rmdir()
 
 
 class ViewWriter:
-    """Appends whole groups of videos about once a second, because a safe write takes a disk tens of
-    milliseconds.
-    """
+    """Appends whole groups of videos about once a second, as a safe write takes tens of milliseconds."""
 
     def __init__(self, store: ViewStore, rank: int, records: Sequence[Record]) -> None:
         self.store, self.rank, self.records = store, rank, records
@@ -212,7 +210,7 @@ class ViewWriter:
             self.flush()
 
     def flush(self) -> None:
-        """Append what was not written yet."""
+        """Append what is not written yet."""
         self.store.append(self.rank, self._waiting, self.records)
         self._waiting, self._written = [], time.monotonic()
 
@@ -223,8 +221,8 @@ def _files(folder: Path) -> list[Path]:
 
 @contextmanager
 def _reading(path: Path, name: str) -> Iterator[tuple[sqlite3.Connection, dict[str, Any]]]:
-    """A file of the store `name` to read, and its description, which is empty where a process was killed as
-    it began the file. What is half written is rolled back.
+    """Open a file of the store `name` for reading, with its description, which is empty if a process was
+    killed while creating the file. Incomplete writes are rolled back.
     """
     try:
         uri = f"file:{quote(str(path))}?mode=rw"  # where it cannot be written, it is opened to read alone
@@ -246,7 +244,7 @@ def _reading(path: Path, name: str) -> Iterator[tuple[sqlite3.Connection, dict[s
 
 
 def _rows(video: VideoOutputs, dtype: str) -> Iterator[tuple[Any, ...]]:
-    """The rows of a video in the table of arrays, in the order in which they are read."""
+    """Yield the rows of a video in the table of arrays, in the order of reading."""
     for frames, arrays in sorted(video.outputs.items()):
         for name, array in sorted(arrays.items()):
             stored = np.ascontiguousarray(array, dtype if array.ndim > 2 else DTYPES["float32"])
@@ -255,7 +253,7 @@ def _rows(video: VideoOutputs, dtype: str) -> Iterator[tuple[Any, ...]]:
 
 
 def _checksum(row: Sequence[Any], arrays: Sequence[Sequence[Any]]) -> int:
-    """SQLite has none of its own."""
+    """Return a checksum, which SQLite lacks."""
     checksum = zlib.crc32(json.dumps(list(row)).encode())
     for *names, numbers in arrays:
         checksum = zlib.crc32(numbers, zlib.crc32(json.dumps(names).encode(), checksum))

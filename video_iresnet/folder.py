@@ -1,0 +1,228 @@
+"""The output folder of a run: lock, position and checkpoints."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack, contextmanager
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from . import build
+from .changes import check_going_on, tested_values
+from .config import Config, needed_files
+from .data.dataset import ViewDataset
+from .data.packed import PackedRecords
+from .data.records import file_sizes
+from .engine.checkpoint import (
+    Position,
+    checkpoint_name,
+    list_checkpoints,
+    load_latest,
+    prune_checkpoints,
+    remove_unfinished,
+    save_checkpoint,
+)
+from .engine.journal import Journal
+from .engine.step import Step
+from .engine.views import FORMAT, ViewStore, weights_hash
+from .models import ResNet, load_weights
+from .runtime.distributed import Processes
+from .runtime.environment import usable_cores
+from .runtime.errors import InputError, InterruptedRunError
+from .runtime.logging import Stats, log, setup_logging
+from .runtime.signals import StopRequest
+from .runtime.storage import atomic_write, exclusive, make_output_dir, path_manager, remove_leftovers
+
+
+@contextmanager
+def opened(cfg: Config, stop: StopRequest) -> Iterator[Run]:
+    """Start processes and logging; create the output folder and lock it while the block runs."""
+    processes = Processes(use_gpu=cfg.NUM_GPUS > 0)
+    with ExitStack() as held:
+        with processes.together():
+            for key, path in needed_files(cfg).items():
+                if not path_manager.exists(path):
+                    raise InputError(
+                        f"{key}: {path} does not exist; correct it, or DATA.PATH_TO_DATA_DIR "
+                        f"({cfg.DATA.PATH_TO_DATA_DIR!r})"
+                    )
+            folder = make_output_dir(cfg.OUTPUT_DIR)
+            if processes.is_main:
+                held.enter_context(exclusive(folder))
+            setup_logging(folder, processes.rank)
+            if processes.is_main:
+                remove_leftovers(folder, ("config.yaml", "results.json", "predictions.csv"))
+                remove_unfinished(folder / "checkpoints")
+        if processes.device.type == "cuda":
+            torch.backends.cudnn.benchmark = True
+        else:
+            torch.set_num_threads(max(1, usable_cores() // processes.local_size))
+        if cfg.TEST.ENABLE and cfg.DATA.TEST_CROP_SIZE < cfg.DATA.TRAIN_CROP_SIZE:
+            log.warning(
+                "DATA.TEST_CROP_SIZE %d is smaller than DATA.TRAIN_CROP_SIZE %d; testing at the training "
+                "size or above is more accurate",
+                cfg.DATA.TEST_CROP_SIZE,
+                cfg.DATA.TRAIN_CROP_SIZE,
+            )
+        yield Run(cfg, processes, folder, stop)
+
+
+class Run:
+    """A run: its processes, output folder, position and checkpoints."""
+
+    def __init__(self, cfg: Config, processes: Processes, folder: Path, stop: StopRequest) -> None:
+        self.cfg = cfg
+        self.processes = processes
+        self.folder = folder
+        self.checkpoints = folder / "checkpoints"
+        self.stop = stop
+        self.position = Position()
+        # Saved in checkpoints: the class names, and the fingerprint of the training list.
+        self.contents: dict[str, Any] = {}
+        self._records: dict[str, PackedRecords] = {}
+
+    def records(self, key: str, max_missing: float = 1.0) -> PackedRecords:
+        """Return the records of a list, reading it once; see build_records."""
+        if key not in self._records:
+            self._records[key] = build.build_records(self.cfg, key, max_missing)
+        return self._records[key]
+
+    def resume(self, step: Step, train_list: str) -> str:
+        """Load the latest checkpoint, or else the initial weights. Returns the changes of the config since,
+        as text. `train_list`: the fingerprint of the list.
+        """
+        classes = build.build_class_names(self.cfg)
+        names = list(classes.names) if classes else []
+        self.contents = {"class_names": names, "train_list": train_list}
+        checkpoints = list_checkpoints(self.checkpoints)
+        if not checkpoints:
+            self._load_start(step.network)
+            return ""
+        latest = checkpoints[-1]
+        if not self.cfg.TRAIN.AUTO_RESUME:
+            raise InputError(
+                f"OUTPUT_DIR {self.folder} contains checkpoints of an earlier run; name another folder, or "
+                "set TRAIN.AUTO_RESUME True to resume from them"
+            )
+        state = load_latest(latest)
+        changes = check_going_on(self.cfg, state, self.contents, str(latest))
+        step.load_state_dict(state, latest)
+        self.position = Position(**state["position"])
+        log.info("resuming from %s, after %s", latest, self.position)
+        return changes
+
+    def _load_start(self, network: ResNet) -> None:
+        """Load the weights of TRAIN.CHECKPOINT_FILE_PATH, if given."""
+        name = self.cfg.TRAIN.CHECKPOINT_FILE_PATH
+        if not name:
+            return
+        path = path_manager.get_local_path(name)
+        report = load_weights(network, path, inflate=self.cfg.TRAIN.CHECKPOINT_INFLATE)
+        log.info("starting from the weights of %s", name)
+        for line in str(report).splitlines():
+            log.info("%s", line)
+        if "fc.weight" in report.loaded and self.other_class_names(report.class_names):
+            log.warning(
+                "the head keeps the weights of %s, which has other class names: %s, ...",
+                path,
+                ", ".join(report.class_names[:3]),
+            )
+
+    def save(self, step: Step, name: str = "") -> Path:
+        """Save a checkpoint and delete the oldest ones; returns its path. As in PySlowFast, `epoch` is the
+        last complete one, counted from 0.
+        """
+        position = self.position
+        path = self.checkpoints / (name or checkpoint_name(position.epoch, position.step))
+        size = self.cfg.DATA.TRAIN_CROP_SIZE
+        with self.processes.together():
+            if self.processes.is_main:
+                state = step.state_dict() | self.contents
+                state |= {
+                    "epoch": position.epoch - 1,
+                    "position": position.state_dict(),
+                    "cfg": self.cfg.dump(),
+                    "protocol": f"trained on clips of {build.clip_text(self.cfg)} @{size}",
+                }
+                save_checkpoint(path, state)
+                prune_checkpoints(self.checkpoints, self.cfg.TRAIN.CHECKPOINTS_KEPT)
+        return path
+
+    def tested_checkpoint(self) -> str:
+        """Return the path of the weights to test."""
+        latest = [str(path) for path in list_checkpoints(self.checkpoints)[-1:]]
+        for path in [self.cfg.TEST.CHECKPOINT_FILE_PATH, *latest, self.cfg.TRAIN.CHECKPOINT_FILE_PATH]:
+            if path:
+                return str(path)
+        raise InputError(
+            f"no weights to test in {self.checkpoints}; name a checkpoint with "
+            "TEST.CHECKPOINT_FILE_PATH, or train first"
+        )
+
+    def other_class_names(self, class_names: Sequence[str]) -> bool:
+        """Whether class names of weights differ from the config's; False if either has none."""
+        ours = build.build_class_names(self.cfg)
+        return bool(ours and class_names and list(ours.names) != list(class_names))
+
+    def view_store(
+        self,
+        network: ResNet,
+        data: ViewDataset,
+        records: PackedRecords,
+        checks: list[str],
+        class_names: list[str],
+    ) -> ViewStore:
+        """Return the store of a test's views, identified by everything its numbers depend on."""
+        sizes = json.dumps(file_sizes(records))
+        about = {
+            "format": FORMAT,
+            "weights": weights_hash(network.state_dict()),
+            "config": tested_values(self.cfg),
+            "list": records.fingerprint(),
+            "file_sizes": hashlib.sha256(sizes.encode()).hexdigest(),
+            "device": self.processes.device.type,
+            "dtype": "float16" if self.cfg.TEST.STORED_VIEWS == "float16" else "float32",
+            "protocol": f"{data.protocol}, clips of {build.clip_text(self.cfg)}",
+            "checks": checks,
+            "class_names": class_names,
+            "num_classes": self.cfg.MODEL.NUM_CLASSES,
+            "num_videos": len(records),
+            "num_clips": data.num_clips,
+            "num_crops": data.num_crops,
+        }
+        return ViewStore(self.folder / "views", about)
+
+    def write_config(self) -> None:
+        """Write config.yaml; called once the config is known to fit the contents of the folder."""
+        if self.processes.is_main:
+            with atomic_write(self.folder / "config.yaml") as file:
+                file.write(self.cfg.dump())
+
+    def journal(self, steps_per_epoch: int) -> Journal:
+        """Return the log of the training, which continues at the current position."""
+        first_step = self.position.epoch * steps_per_epoch + self.position.step
+        stats = Stats(self.folder, first_step) if self.processes.is_main else None
+        device, num_epochs = self.processes.device, self.cfg.SOLVER.MAX_EPOCH
+        return Journal(stats, device, steps_per_epoch, num_epochs, self.cfg.LOG_PERIOD)
+
+    def due(self, period: int) -> bool:
+        """Whether the epoch is a multiple of `period`, or the last one."""
+        epoch = self.position.epoch
+        return epoch == self.cfg.SOLVER.MAX_EPOCH or (epoch > 0 and epoch % period == 0)
+
+    def is_complete(self) -> bool:
+        """Whether all epochs are trained and the last one is validated."""
+        epoch, last = self.position.epoch, self.cfg.SOLVER.MAX_EPOCH
+        return epoch > last or (epoch == last and self.position.validated())
+
+    def interrupted(self, message: str) -> InterruptedRunError:
+        return InterruptedRunError(self.stop.signal, message)
+
+    def end_if_asked(self, message: str) -> None:
+        """Raise InterruptedRunError on all processes if one was asked to stop."""
+        if self.processes.sum([int(bool(self.stop))])[0]:
+            raise self.interrupted(message)
