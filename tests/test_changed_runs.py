@@ -19,7 +19,7 @@ import yaml
 from conftest import DEMO, ROOT, RunNet, load_script, start
 from test_storage import HOLD
 
-from video_iresnet import run
+from video_iresnet import folder, run
 from video_iresnet.changes import (
     ANOTHER_RUN,
     BETWEEN_EPOCHS,
@@ -82,7 +82,7 @@ def test_a_folder_is_held_from_training_to_testing(
             yield
         events.append("free")
 
-    monkeypatch.setattr(run, "exclusive", noted)
+    monkeypatch.setattr(folder, "exclusive", noted)
     monkeypatch.setattr(run, "train", lambda *_: events.append("train"))
     monkeypatch.setattr(run, "test", lambda *_: events.append("test"))
     assert run_net(DEMO, *small, "OUTPUT_DIR", str(tmp_path)) == 0

@@ -40,7 +40,7 @@ def keys_of_defaults() -> set[str]:
 
 def test_every_key_is_read_and_every_key_read_exists() -> None:
     read = set()
-    for name in ("run.py", "build.py"):
+    for name in ("run.py", "folder.py", "build.py"):
         text = (ROOT / "video_iresnet" / name).read_text()
         text = re.sub(
             r"(solver|mixup|resnet)\.([A-Z])", lambda match: f"cfg.{match[1].upper()}.{match[2]}", text

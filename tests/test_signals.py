@@ -250,18 +250,18 @@ FAULTS = {
         "the loss is nan in epoch 1 by step 1;"),
     "batch": (1, "none = train.ClipBatch(*2 * [train.torch.empty(0)], [])\n"
         "patch.setattr(train, '_next_batch', lambda *_: (none, InputError('no clip here')))", "no clip here"),
-    "save": (0, "patch.setattr(run, 'save_checkpoint', refuse('disk is full'))", "disk is full"),
+    "save": (0, "patch.setattr(folder, 'save_checkpoint', refuse('disk is full'))", "disk is full"),
     "list": (1, "patch.setattr(build, 'build_records', refuse('no list here'))", "no list here"),
     "test": (1, "views = lambda *_, **__: (map(refuse('worker killed'), 'x') for _ in 'x')\n"
         "patch.setattr(run, 'view_loader', contextlib.contextmanager(views))", "worker killed"),
-    "store": (1, "patch.setattr(run.ViewStore, 'append', refuse('views do not fit'))", "views do not fit"),
+    "store": (1, "patch.setattr(folder.ViewStore, 'append', refuse('views do not fit'))", "views do not fit"),
 }  # fmt: skip
 FAULTY = f"""
 import contextlib, os, sys
 sys.path[:0] = [{str(ROOT)!r}, {str(ROOT / "tests")!r}]
 import pytest
 from conftest import load_script
-from video_iresnet import build, run
+from video_iresnet import build, folder, run
 from video_iresnet.engine import tasks, train
 from video_iresnet.runtime.errors import InputError
 

@@ -115,9 +115,7 @@ def test_a_test_that_was_stopped_goes_on(
     with monkeypatch.context() as patch:
         stop_after(patch, 4)
         assert run_net(*command, str(tmp_path)) == 130
-    assert re.search(
-        r"stopped while testing; the views so far are in \S*views/\S*", capsys.readouterr().err
-    )
+    assert re.search(r"stopped while testing; the views so far are in \S*views/\S*", capsys.readouterr().err)
     assert not (tmp_path / "results.json").exists()
     (store,) = (tmp_path / "views").iterdir()
     assert len(ViewStore.open(store).records()) == 4
