@@ -290,7 +290,7 @@ OTHER_RUNS = {
     "DATA.MEAN [0.5,0.45,0.45]": r"DATA.MEAN was \[0.45, 0.45, 0.45\] and is \[0.5, 0.45, 0.45\]",
     "MIXUP.ENABLE True": "MIXUP.ENABLE was False and is True",
     "TRAIN.CHECKPOINT_FILE_PATH WEIGHTS": r"TRAIN.CHECKPOINT_FILE_PATH was '' and is '\S+/weights.pyth'",
-    "TRAIN.BATCH_SIZE 8": "TRAIN.BATCH_SIZE was 4 and is 8, which can change between two epochs alone",
+    "TRAIN.BATCH_SIZE 8": "TRAIN.BATCH_SIZE was 4 and is 8, which can change only between two epochs",
     "DATA.TRAIN_LIST SHORTER": "DATA.TRAIN_LIST was '24 records .*' and is '23 records .*', which can",
     "DATA.TRAIN_LIST TURNED": "DATA.TRAIN_LIST was '24 records .*' and is '24 records .*', which can change",
     "DATA.CLASS_NAMES NAMES": "DATA.CLASS_NAMES was '.*' at place 2 and is 'other' at place 2",
@@ -326,10 +326,8 @@ def test_another_run_is_refused(
     before = contents_of(stopped)
     assert run_net(*run_of(small, stopped), *words) == 1
     error = capsys.readouterr().err
-    expected = (
-        f"error: to go on from [^\n]*_step_000004.pyth would make another run of it: {OTHER_RUNS[overrides]}"
-    )
-    assert re.fullmatch(f"{expected}[^\n]*; set it as it was, [^\n]*\n", error), error
+    expected = f"error: cannot resume from [^\n]*_step_000004.pyth: {OTHER_RUNS[overrides]}"
+    assert re.fullmatch(f"{expected}[^\n]*; restore it, [^\n]*\n", error), error
     assert contents_of(stopped) == before
 
 

@@ -281,7 +281,7 @@ def test_bad_videos_are_logged_once_and_limited(logged: pytest.LogCaptureFixture
         bad.add([Failure(5, "cut")])
 
 
-def test_a_batch_can_be_learnt_by_heart() -> None:
+def test_a_batch_can_be_memorized() -> None:
     torch.manual_seed(0)
     model = create_model("iresnet", 18, width=4, num_classes=4)
     optimizer = build_sgd(model, momentum=0.9, nesterov=True, weight_decay=0.0, bn_weight_decay=0.0)

@@ -92,11 +92,11 @@ def check_going_on(cfg: Config, state: Mapping[str, Any], contents: Mapping[str,
     changes = {key: (then, now) for key, (then, now) in changes.items() if then != now}
     refused = _text(changes, ANOTHER_RUN)
     if not refused and state["position"]["step"] and (refused := _text(changes, BETWEEN_EPOCHS)):
-        refused += ", which can change between two epochs alone"
+        refused += ", which can change only between two epochs"
     if refused:
         raise InputError(
-            f"to go on from {source} would make another run of it: {refused}; set it as it was, name another "
-            "OUTPUT_DIR to train anew, or set TRAIN.ENABLE False to test alone"
+            f"cannot resume from {source}: {refused}; restore it, name another "
+            "OUTPUT_DIR to train again, or set TRAIN.ENABLE False to only test"
         )
     return _text(changes, (*TAKES_EFFECT, *BETWEEN_EPOCHS))
 
