@@ -1,1 +1,1 @@
-"""From a list of videos to a batch of uint8 clips."""
+"""From a list of videos to batches of uint8 clips."""

@@ -1,6 +1,4 @@
-"""Records, a sampler, a decoder and a transform -> samples: clips for training, all views of a video for
-testing.
-"""
+"""Datasets: clips for training, all views of a video for testing."""
 
 from __future__ import annotations
 
@@ -18,20 +16,20 @@ from .records import Record
 from .sampling import Sampler, Timeline
 from .transforms import Crop, RandomFlip, Transform
 
-FRAMES_AT_ONCE = 16  # how many full-size frames of a test video are in memory at a time
-REPLACEMENTS = 100  # how many other videos are tried in the place of an unreadable one
+FRAMES_AT_ONCE = 16  # full-size frames of a test video in memory at a time
+REPLACEMENTS = 100  # videos tried in place of an unreadable one
 
 
 class Failure(NamedTuple):
-    """A video that could not be read."""
+    """A video that cannot be read."""
 
     record: int
     reason: str
 
 
 class SampleKey(NamedTuple):
-    """Which sample is wanted, and its size. It comes from the batch sampler, because an attribute set on a
-    data set never reaches workers.
+    """A sample to load, and its size. Comes from the batch sampler, as attributes set on a dataset never
+    reach workers.
     """
 
     epoch: int
@@ -41,10 +39,10 @@ class SampleKey(NamedTuple):
 
 
 class TrainSample(NamedTuple):
-    """Clips (3, T, S, S) uint8, each stored as (T, S, S, 3), their labels, and the unreadable videos in whose
-    place they stand.
+    """Clips (3, T, S, S) uint8, views of (T, S, S, 3) buffers, their labels, and the unreadable videos that
+    they replace.
 
-    There are no clips where none of the videos that were tried can be read.
+    `clips` is empty if all videos that were tried are unreadable.
     """
 
     clips: list[Tensor]
@@ -53,10 +51,10 @@ class TrainSample(NamedTuple):
 
 
 class ClipDataset(Dataset[TrainSample]):
-    """A key -> random clips of a record; the same ones for any number of workers, processes and restarts.
+    """key -> random clips of a record, independent of the number of workers, processes and restarts.
 
-    The frames of a clip are decoded once and augmented `num_samples` times. Where a video cannot be read,
-    another record's clip of the same epoch takes its place, drawn from (seed, epoch, record).
+    A clip is decoded once and augmented `num_samples` times. An unreadable video is replaced by a clip of
+    another record, drawn from (seed, epoch, record).
     """
 
     def __init__(
@@ -114,10 +112,9 @@ class ClipDataset(Dataset[TrainSample]):
 
 
 class VideoViews(NamedTuple):
-    """A test video: N resized frames (N, H, W, 3) uint8, and its views as indices into them; or why it cannot
-    be read.
+    """A test video: N resized frames (N, H, W, 3) uint8 and its views as indices, or the error.
 
-    `clips`: for each clip, the positions of its T frames in `frames`. `crops`: (top, left) of each square of
+    `clips`: the positions in `frames` of the T frames of each clip. `crops`: the (top, left) of each crop of
     `crop_size` pixels.
     """
 
@@ -129,7 +126,7 @@ class VideoViews(NamedTuple):
 
 
 class ViewDataset(Dataset[VideoViews]):
-    """record -> all views of a video, from one decoding and one resize."""
+    """record -> all views of a video, with one decoding and one resize."""
 
     def __init__(
         self,
@@ -154,7 +151,7 @@ class ViewDataset(Dataset[VideoViews]):
 
     @property
     def protocol(self) -> str:
-        """What is tested, in the field's words: `10x3 @256` is ten clips by three crops of 256 pixels."""
+        """The protocol, such as `10x3 @256`: ten clips by three crops of 256 pixels."""
         scale = "" if self.short_side == self.crop_size else f" of short side {self.short_side}"
         return f"{self.num_clips}x{self.num_crops} @{self.crop_size}{scale}"
 

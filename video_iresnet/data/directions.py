@@ -1,4 +1,4 @@
-"""Classes that tell left from right: what a mirrored clip of a class shows."""
+"""Classes with a direction in their name, and what a mirrored clip of them shows."""
 
 from __future__ import annotations
 
@@ -10,19 +10,16 @@ DIRECTION = re.compile(r"(?<![a-z])(left|right)(?=wards?(?![a-z])|[^a-z]|$)")
 
 
 class Directions(NamedTuple):
-    """`partners`: classes that become each other in a mirror, both ways. `fixed`: classes with a direction in
-    their name and no partner.
-    """
+    """`partners`: classes that swap in a mirror. `fixed`: classes with a direction but no partner."""
 
     partners: dict[int, int]
     fixed: frozenset[int]
 
 
 def directions(class_names: Sequence[str]) -> Directions:
-    """Found from the names: "left" and "right" exchanged give the name of another class, or of none.
+    """Find classes whose names become each other, or no class, when "left" and "right" are swapped.
 
-    Where the words mean something else ("pulling it right out"), a class is fixed without need, which costs
-    no more than its mirror images.
+    If the words mean something else ("pulling it right out"), the class is merely never mirrored.
     """
     names = [
         re.sub(r"(?<=[a-z])(?=[A-Z])", " ", name).lower() for name in class_names

@@ -1,4 +1,4 @@
-"""How many frames a second extracted frames have: a file beside their folders, whatever lists name them."""
+"""Frame rates of folders of extracted frames, stored in a file beside the folders."""
 
 from __future__ import annotations
 
@@ -18,10 +18,10 @@ EXPECTED = 'expected {"folder": frames a second} for the folders beside it, or o
 
 
 def with_frame_rates(records: Iterable[Record], *, needed: bool) -> list[Record]:
-    """The records, those of folders of frames with the rates that are written beside the folders.
+    """Yield the records, with the stored rate for folders of frames.
 
-    `needed`: raise InputError where the rate of a folder is not known. Also raises it for a file of another
-    form. The lists themselves keep the forms of PySlowFast and TSM, which have no room for a rate.
+    Raises InputError if the file is malformed, or if `needed` and a rate is unknown. The rates have their own
+    file because the list formats of PySlowFast and TSM have no place for them.
     """
     files: dict[str, Mapping[str, float] | float] = {}
     found = []
@@ -45,7 +45,7 @@ def with_frame_rates(records: Iterable[Record], *, needed: bool) -> list[Record]
 
 
 def read_frame_rates(path: str) -> Mapping[str, float] | float:
-    """Folder -> frames a second, or one number for all folders. Raises InputError."""
+    """Return {folder: frames per second}, or one number for all folders. Raises InputError."""
     try:
         content = json.loads("\n".join(read_lines(path)))
         if not isinstance(content, dict):
@@ -56,7 +56,7 @@ def read_frame_rates(path: str) -> Mapping[str, float] | float:
 
 
 def write_frame_rates(path: Path, rates: Mapping[str, float]) -> None:
-    """Write the rates down beside those that are there. Raises InputError where these are others."""
+    """Add rates to the stored ones. Raises InputError if a folder has another rate already."""
     known = read_frame_rates(str(path)) if path.exists() else {}
     for folder, fps in rates.items():
         there = known.get(folder, fps) if isinstance(known, Mapping) else known

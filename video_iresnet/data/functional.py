@@ -16,7 +16,7 @@ def resize(clip: Tensor, height: int, width: int) -> Tensor:
 
 
 def short_side_size(height: int, width: int, short_side: int) -> tuple[int, int]:
-    """(height, width) scaled so that the smaller one is `short_side`; the longer one is rounded down, as in
+    """Return (height, width) with a shorter side of `short_side`; the longer side is rounded down, as in
     PySlowFast.
     """
     if height <= width:
@@ -30,20 +30,20 @@ def crop(clip: Tensor, top: int, left: int, height: int, width: int) -> Tensor:
 
 
 def flip(clip: Tensor) -> Tensor:
-    """Mirror left and right."""
+    """Flip horizontally."""
     return clip.flip(2)
 
 
 def erase(clip: Tensor, top: int, left: int, filling: Tensor) -> Tensor:
-    """A copy of the clip in which an (h, w, C) picture covers the same box of all frames."""
+    """Return a copy of the clip with an (h, w, C) picture at the same position in all frames."""
     clip = clip.clone()
     clip[:, top : top + filling.shape[0], left : left + filling.shape[1]] = filling
     return clip
 
 
 def spread_crops(height: int, width: int, size: int, num_crops: int) -> list[tuple[int, int]]:
-    """Positions of 1 crop (the centre) or 3 (start, centre, end of the longer side; for squares in x, as in
-    PySlowFast).
+    """Return the positions of 1 crop (centre) or 3 (start, centre and end of the longer side; in x for
+    squares, as in PySlowFast).
     """
     top, left = -(-(height - size) // 2), -(-(width - size) // 2)
     if num_crops == 1:
@@ -54,7 +54,7 @@ def spread_crops(height: int, width: int, size: int, num_crops: int) -> list[tup
 
 
 def normalize(clips: Tensor, mean: Tensor, std: Tensor) -> Tensor:
-    """uint8 in [0, 255] -> float, normalised per channel; `mean` and `std` are (3, 1, 1, 1), for values in
-    [0, 1]. Keeps the layout.
+    """Convert uint8 to float and normalize per channel; `mean` and `std` are (3, 1, 1, 1), for values in [0,
+    1]. Keeps the memory layout.
     """
     return clips.to(torch.float32).sub_(mean * 255).div_(std * 255)

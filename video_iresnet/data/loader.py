@@ -1,5 +1,5 @@
-"""The order of samples over epochs and processes, collation, and the DataLoaders, which say what a worker was
-reading when it fails.
+"""Batch sampling over epochs and processes, collation, and DataLoaders that name the file a failed worker was
+reading.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ Batch = TypeVar("Batch")
 
 
 class BatchShape(NamedTuple):
-    """Clips of a batch over all processes, and the size of each of them."""
+    """The number of clips of a batch over all processes, and their size."""
 
     batch_size: int
     num_frames: int
@@ -36,11 +36,11 @@ class BatchShape(NamedTuple):
 
 
 class EpochBatches(Sampler[list[SampleKey]]):
-    """This process's batches of keys, epoch after epoch without end, from any (epoch, step).
+    """Batches of sample keys for one process, endlessly from any (epoch, step).
 
-    The records of a step depend on (seed, epoch, step) alone; the processes share them out. An epoch ends
-    with its last full batch. The batches of an epoch take the `shapes` in turn. A record stands for
-    `num_samples` clips.
+    The records of a step depend only on (seed, epoch, step) and are divided among the processes. Incomplete
+    batches are dropped. The batches of an epoch cycle through `shapes`. Each record gives `num_samples`
+    clips.
     """
 
     def __init__(
@@ -87,10 +87,9 @@ class EpochBatches(Sampler[list[SampleKey]]):
 
 
 class ClipBatch(NamedTuple):
-    """(B, 3, T, S, S) uint8 clips in channels-last layout, (B,) labels, and the unreadable videos met on the
-    way.
+    """(B, 3, T, S, S) uint8 clips in channels-last layout, (B,) labels, and unreadable videos.
 
-    `clips` is empty where a sample has none.
+    `clips` is empty if a sample is.
     """
 
     clips: Tensor
@@ -117,8 +116,8 @@ def collate_views(videos: list[VideoViews]) -> list[VideoViews]:
 
 
 def _for_sending(tensor: Tensor) -> Tensor:
-    """In a worker, the tensor in shared memory. Left to the queue, which sends it from a thread of its own, a
-    lack of memory would lose the batch, and the run would wait for it.
+    """In a worker, move the tensor to shared memory. If the queue's own thread did it, a lack of memory would
+    lose the batch and the run would wait forever.
     """
     if get_worker_info() is None or not tensor.numel():
         return tensor
@@ -139,9 +138,7 @@ _MORE_SHARED_MEMORY = (
 
 
 class Watched(Dataset[Any]):
-    """A data set whose workers note, in memory that all processes share, which record they are at: (pid,
-    record or -1, since when).
-    """
+    """A dataset whose workers note in shared memory what they read: (pid, record or -1, since when)."""
 
     def __init__(self, dataset: ClipDataset | ViewDataset, num_workers: int) -> None:
         self.dataset = dataset
@@ -166,8 +163,7 @@ class Watched(Dataset[Any]):
 class WatchedLoader(Generic[Batch]):
     """Batches of a DataLoader, whose workers end with the `with` block.
 
-    Where a worker dies, fails or hangs, the next batch is an InputError that names the file that was being
-    read, if one was.
+    If a worker dies, fails or hangs, the next batch raises an InputError that names the file being read.
     """
 
     def __init__(
@@ -212,18 +208,18 @@ class WatchedLoader(Generic[Batch]):
             explanation = self._explain(str(error))
             if explanation is None:
                 raise
-        except (OSError, EOFError):  # a batch that its worker can no longer hand over
+        except (OSError, EOFError):  # a batch that its worker can no longer send
             pid = _dead(workers)
             if not pid:
                 raise
             explanation = self._killed(pid)
         finally:
-            del batches  # ends the workers, unless an error that is kept refers to them
+            del batches  # ends the workers, unless a stored exception refers to them
         raise InputError(explanation)
 
     def _explain(self, message: str) -> str | None:
-        """What happened to a worker, from DataLoader's message and the notes; None where it is a bug."""
-        if message.startswith("Caught InputError"):  # the error stands below the worker's traceback
+        """Return what happened to a worker, from DataLoader's message and the notes; None for a bug."""
+        if message.startswith("Caught InputError"):  # the error follows the traceback of the worker
             return message.rstrip().splitlines()[-1].partition(": ")[2]
         if not message.startswith("DataLoader"):
             return None
@@ -253,7 +249,7 @@ class WatchedLoader(Generic[Batch]):
         )
 
     def _reading(self) -> list[list[int]]:
-        """The notes of the workers that are reading a video."""
+        """Return the notes of workers that are reading a video."""
         return [note for note in self.watched.notes.tolist() if note[1] >= 0]
 
     def _path(self, record: int) -> str:
@@ -262,8 +258,8 @@ class WatchedLoader(Generic[Batch]):
 
 
 class _Deaths:
-    """The deaths of workers. PyTorch raises them from a signal handler, wherever the process is; here they
-    wait until a batch of that worker's loader is asked for.
+    """Worker deaths. PyTorch raises them from a signal handler, anywhere in the program; here they are raised
+    when a batch of that worker's loader is requested.
     """
 
     def __init__(self) -> None:
@@ -272,7 +268,7 @@ class _Deaths:
         self._report: Any = None
 
     def hold_back(self) -> None:
-        """To be called once the first workers have started, when PyTorch has set its handler."""
+        """Take over PyTorch's signal handler; call after the first workers have started."""
         handler = signal.getsignal(signal.SIGCHLD)
         if callable(handler) and handler != self._receive:
             self._report = handler
@@ -289,7 +285,7 @@ class _Deaths:
 
     @contextmanager
     def raised(self, workers: set[int | None]) -> Iterator[None]:
-        """Raise the death of one of these workers in this block."""
+        """Raise the death of one of these workers within the block."""
         self._expected = workers
         try:
             for pid in self._errors.keys() & workers:
@@ -303,7 +299,7 @@ _deaths = _Deaths()
 
 
 def _dead(workers: set[int | None]) -> int:
-    """One of these workers that has died within the last second, or 0."""
+    """Return a worker that died within the last second, or 0."""
     for _ in range(20):
         dead = workers - {process.pid for process in multiprocessing.active_children()}
         if dead:
@@ -313,7 +309,7 @@ def _dead(workers: set[int | None]) -> int:
 
 
 def _pid(message: str) -> int:
-    """The first worker that a message of DataLoader names, or 0."""
+    """Return the first worker named in a message of DataLoader, or 0."""
     named = re.search(r"\(pid(?:\(s\))? (\d+)", message)
     return int(named[1]) if named else 0
 
@@ -321,8 +317,8 @@ def _pid(message: str) -> int:
 def clip_loader(
     dataset: ClipDataset, batches: EpochBatches, *, num_workers: int, pin_memory: bool, timeout: float = 0.0
 ) -> WatchedLoader[ClipBatch]:
-    """Batches of training clips without end, from where `batches` starts. `timeout`: seconds that a batch may
-    take; 0: any time.
+    """Load batches of training clips, endlessly from the start of `batches`. `timeout`: maximum seconds per
+    batch; 0: no limit.
     """
     return WatchedLoader(
         dataset,
@@ -345,8 +341,8 @@ def view_loader(
     timeout: float = 0.0,
     done: Collection[int] = (),
 ) -> WatchedLoader[list[VideoViews]]:
-    """Lists of whole videos. The lists are the same for any number of processes, which take them in turn, and
-    none is padded. `done`: records whose lists are left out.
+    """Load groups of whole videos. The groups do not depend on the number of processes, which take turns, and
+    are not padded. `done`: records whose groups are skipped.
     """
     groups = [
         list(range(first, min(first + videos_at_once, len(dataset))))

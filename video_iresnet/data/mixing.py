@@ -1,6 +1,4 @@
-"""Targets for a batch, and the mixing of its clips: mixup (Zhang et al., arXiv 1710.09412) and cutmix (Yun et
-al., arXiv 1905.04899).
-"""
+"""Targets of a batch, mixup (Zhang et al., arXiv 1710.09412) and CutMix (Yun et al., arXiv 1905.04899)."""
 
 from __future__ import annotations
 
@@ -18,13 +16,12 @@ Targets = Callable[[Tensor, Tensor, np.random.Generator], tuple[Tensor, Tensor]]
 
 
 def plain_targets(clips: Tensor, labels: Tensor, rng: np.random.Generator) -> tuple[Tensor, Tensor]:
-    """Nothing is mixed or smoothed."""
+    """Return clips and labels unchanged."""
     return clips, labels
 
 
 def smooth_targets(labels: Tensor, num_classes: int, smoothing: float) -> Tensor:
-    """(B,) labels -> (B, K) fractions that sum to one: `smoothing` spread over all classes, the rest on the
-    label's.
+    """(B,) labels -> (B, K) fractions: `smoothing` spread over all classes, the rest on the label.
 
     Szegedy et al., arXiv 1512.00567.
     """
@@ -33,11 +30,11 @@ def smooth_targets(labels: Tensor, num_classes: int, smoothing: float) -> Tensor
 
 @dataclass(frozen=True)
 class Mixer:
-    """Blends each clip of a batch with another one, or pastes a box of it, with one draw for the batch.
+    """Mixes each clip of a batch with another one by mixup or CutMix, with one draw per batch.
 
-    A batch is mixed with `probability`; where both are on, by cutmix with `switch_probability`. The fraction
-    of the clip itself is drawn from Beta(alpha, alpha); an alpha of 0 turns its kind off. Partners: the batch
-    in reverse order.
+    A batch is mixed with `probability`, by CutMix with `switch_probability` if both are on. The fraction of
+    the clip itself is drawn from Beta(alpha, alpha); an alpha of 0 turns that kind off. The partners are the
+    batch in reverse order.
     """
 
     num_classes: int
@@ -48,7 +45,7 @@ class Mixer:
     smoothing: float
 
     def __call__(self, clips: Tensor, labels: Tensor, rng: np.random.Generator) -> tuple[Tensor, Tensor]:
-        """(B, 3, T, H, W) normalised clips, (B,) labels -> mixed clips, (B, K) targets."""
+        """(B, 3, T, H, W) normalized clips, (B,) labels -> mixed clips, (B, K) targets."""
         targets = smooth_targets(labels, self.num_classes, self.smoothing)
         if rng.random() >= self.probability:
             return clips, targets
@@ -63,8 +60,8 @@ class Mixer:
 
 
 def _paste(clips: Tensor, fraction: float, rng: np.random.Generator) -> tuple[Tensor, float]:
-    """A box of the partner in each clip, in all frames; boxes are cut at the border, and the fraction that is
-    left is returned.
+    """Paste a box of the partner into all frames of each clip. Boxes are cut at the border; returns the
+    fraction that remains.
     """
     height, width = clips.shape[-2:]
     h, w = (round(size * math.sqrt(1 - fraction)) for size in (height, width))

@@ -1,5 +1,5 @@
-"""Records in a few arrays: worker processes share their memory, which they would copy, bit by bit, of a list
-of Python objects.
+"""Records in a few arrays, whose memory worker processes share. They would copy a list of Python objects bit
+by bit.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from .records import Record
 
 
 class PackedRecords(Sequence[Record]):
-    """A sequence of records; each is made anew when it is asked for."""
+    """A sequence of records, which are created on access."""
 
     def __init__(self, records: Iterable[Record]) -> None:
         texts = bytearray()
@@ -34,8 +34,8 @@ class PackedRecords(Sequence[Record]):
         return len(self._numbers)
 
     def fingerprint(self) -> str:
-        """The number of records and a hash of their names, labels and numbers of frames in order. Of names,
-        what follows the folder that all share, so that a moved data set keeps its fingerprint.
+        """Return the number of records and a hash of their names, labels and numbers of frames, in order. The
+        folder common to all names is left out, so moved data keep their fingerprint.
         """
         texts, ends = self._texts.tobytes(), self._ends[:-1].tolist()
         names = [texts[first:end] for first, end in zip(ends[::2], ends[1::2], strict=True)]

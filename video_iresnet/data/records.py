@@ -1,4 +1,4 @@
-"""Annotation lists -> records. A new benchmark is a new reader here."""
+"""Readers of annotation lists. A new benchmark is a new reader here."""
 
 from __future__ import annotations
 
@@ -17,16 +17,16 @@ from ..runtime.storage import open_text, path_manager, read_lines
 EXPECTED = "expected `path label`, as in `videos/a b.mp4 7` or `videos/a b.mp4,7`"
 EXPECTED_FRAME = 'expected `id video frame path labels`, as in `78687 0 0 78687/78687_000001.jpg ""`'
 EXPECTED_FOLDER = "expected `folder frames label`, as in `videos/a b 117 7`"
-# Labels, numbers of frames and numbers in their names stay below; arrays hold them.
+# Limit of labels, numbers of frames and numbers in their names, which arrays store.
 LARGEST = 10**9
 Answer = TypeVar("Answer")
 
 
 class Record(NamedTuple):
-    """A video before decoding: its path as the list has it, the file, and its class.
+    """A video before decoding: its name in the list, its path, and its class.
 
-    With `num_frames`, `path` is a printf pattern of extracted frames, as "74225/%06d.jpg", numbered from
-    `first_frame` on, `fps` of them a second; 0 where that is not known.
+    With `num_frames`, `path` is a printf pattern of extracted frames such as "74225/%06d.jpg", numbered from
+    `first_frame`, at `fps` frames per second (0: unknown).
     """
 
     name: str
@@ -38,14 +38,14 @@ class Record(NamedTuple):
 
 
 class ClassNames(NamedTuple):
-    """The names of the classes in order, and the number that lists use for each of them."""
+    """The class names in order, and the number of each in lists."""
 
     names: tuple[str, ...]
     numbers: tuple[int, ...]
 
 
 def read_class_names(path: str) -> ClassNames:
-    """One name a line; where every line is `number name` (UCF101's classInd.txt, from 1), lists mean that
+    """Read one name per line. If all lines are `number name` (UCF101's classInd.txt, from 1), lists use that
     number.
     """
     lines = [line.strip() for line in read_lines(path) if line.strip()]
@@ -62,9 +62,9 @@ def read_records(
 ) -> list[Record]:
     """Read a list of `path label` lines; relative paths start at `root`.
 
-    The label is taken from the right, so paths may hold spaces and commas. `separator` is a blank, a tab, a
-    comma or a semicolon; when empty, the first line tells. With `class_names`, a line without a label takes
-    its folder's name as its class, as in UCF101's test lists.
+    The label is taken from the right, so paths may contain spaces and commas. `separator` is a space, tab,
+    comma or semicolon; if empty, it is detected from the first line. With `class_names`, a line without a
+    label belongs to the class of its folder, as in UCF101's test lists.
 
     Raises InputError, with file and line, for an unreadable or empty list, a malformed line or a label
     outside [0, num_classes).
@@ -99,11 +99,11 @@ def read_records(
 
 
 def read_frame_list(path: str, *, root: str, labels: Mapping[str, int | None]) -> list[Record]:
-    """Read PySlowFast's list of frames: a header, then a row a frame, `id video frame path labels`; relative
-    paths start at `root`.
+    """Read PySlowFast's list of frames: a header, then a row per frame, `id video frame path labels`;
+    relative paths start at `root`.
 
-    The rows of a video follow each other, and its pictures have consecutive numbers under one pattern.
-    `labels`: id -> class, because the list itself has none that count (see read_json_labels).
+    The rows of a video are consecutive, and so are the numbers of its frames. `labels`: id -> class (see
+    read_json_labels); those in the list are ignored.
 
     Raises InputError, with file and line, for an unreadable or empty list, a malformed row, a gap in the
     numbers or a video without a label.
@@ -130,11 +130,10 @@ def read_frame_list(path: str, *, root: str, labels: Mapping[str, int | None]) -
 
 
 def read_tsm_list(path: str, *, root: str, num_classes: int, pattern: str = "img_%05d.jpg") -> list[Record]:
-    """Read a list of `folder frames label` lines, as TSM and MMAction2 have them; relative folders start at
-    `root`.
+    """Read a list of `folder frames label` lines, as in TSM and MMAction2; relative folders start at `root`.
 
-    `pattern`: the names of the pictures in each folder; `{folder}` in it is the folder's own name, as in
-    `{folder}_%06d.jpg`. They are numbered from 1, or from 0 where the list's first folder has a number 0.
+    `pattern`: the file names of the frames, such as `{folder}_%06d.jpg`, where `{folder}` is the folder's own
+    name. Frames are numbered from 1, or from 0 if the first folder has a frame 0.
 
     Raises InputError, with file and line, for an unreadable or empty list, a malformed line, no frames, a
     label outside [0, num_classes) or a first folder that could be numbered either way.
@@ -169,7 +168,7 @@ def read_tsm_list(path: str, *, root: str, num_classes: int, pattern: str = "img
 
 
 def _check_last(record: Record) -> None:
-    """Raise InputError where a folder that has a frame 0 has also the last frame of those that start at 1."""
+    """Raise InputError if a folder with a frame 0 also has the last frame of a numbering from 1."""
     first, last = (record.path % number for number in (0, record.num_frames))
     if path_manager.exists(last):
         raise InputError(
@@ -179,8 +178,8 @@ def _check_last(record: Record) -> None:
 
 
 def read_json_classes(path: str) -> list[str]:
-    """Something-Something's labels.json, {"Opening something": "0"} -> the names in the order of their
-    numbers. Raises InputError.
+    """Read Something-Something's labels.json, {"Opening something": "0"}; returns the names in order. Raises
+    InputError.
     """
     classes = _read_json(path)
     try:
@@ -198,11 +197,10 @@ def read_json_classes(path: str) -> list[str]:
 
 
 def read_json_labels(path: str, names: Sequence[str]) -> dict[str, int | None]:
-    """A split of Something-Something, [{"id": "7", "template": "Opening [something]"}] -> id -> class, None
-    where the test split has none.
+    """Read a split of Something-Something, [{"id": "7", "template": "Opening [something]"}]; returns id ->
+    class, None in the test split.
 
-    Raises InputError for a file of another form, a template that is not among `names`, or an id that comes
-    twice.
+    Raises InputError for a malformed file, a template that is not in `names`, or a duplicate id.
     """
     numbers = {name: number for number, name in enumerate(names)}
     labels: dict[str, int | None] = {}
@@ -230,13 +228,13 @@ def read_json_labels(path: str, names: Sequence[str]) -> dict[str, int | None]:
 
 
 def missing_videos(records: Sequence[Record]) -> list[Record]:
-    """The records whose file, or first frame, does not exist."""
+    """Return the records whose file, or first frame, does not exist."""
     exists = _of_files(records, path_manager.exists)
     return [record for record, found in zip(records, exists, strict=True) if not found]
 
 
 def file_sizes(records: Sequence[Record]) -> list[int]:
-    """The bytes of each record's file, or first frame; -1 where it does not exist."""
+    """Return the size of each record's file, or first frame, in bytes; -1 if it does not exist."""
 
     def size(path: str) -> int:
         try:
@@ -248,7 +246,7 @@ def file_sizes(records: Sequence[Record]) -> list[int]:
 
 
 def _of_files(records: Sequence[Record], ask: Callable[[str], Answer]) -> list[Answer]:
-    """Many threads ask at once: on a network disk each question takes milliseconds."""
+    """Stat files in many threads: on a network disk each call takes milliseconds."""
     with ThreadPoolExecutor(32) as pool:
         return list(pool.map(lambda record: ask(_first_file(record)), records, chunksize=256))
 
@@ -257,7 +255,7 @@ def _first_file(record: Record) -> str:
     return record.path % record.first_frame if record.num_frames else record.path
 
 
-FrameRow = tuple[str, str, str]  # id, path, and where it stands
+FrameRow = tuple[str, str, str]  # id, path, and file and line
 
 
 class _FrameRange(NamedTuple):
@@ -268,7 +266,7 @@ class _FrameRange(NamedTuple):
 
 
 def _frame_rows(path: str) -> Iterator[FrameRow]:
-    """The rows one by one: Something-Something has 20 million of them."""
+    """Yield the rows one by one: Something-Something has 20 million."""
     row_pattern = re.compile(r"(\S+)\s+\S+\s+\S+\s+(.+?)\s+\S+")
     with open_text(path) as file:
         header = file.readline()
@@ -287,7 +285,7 @@ def _frame_rows(path: str) -> Iterator[FrameRow]:
 
 
 def _frame_range(rows: Iterable[FrameRow], root: str) -> _FrameRange:
-    """The rows of one video as a pattern and the range of its numbers."""
+    """Return the rows of one video as a pattern and a range of numbers."""
     rows = iter(rows)
     _, first, first_row = next(rows)
     stem, suffix = os.path.splitext(first)
@@ -310,12 +308,12 @@ def _frame_range(rows: Iterable[FrameRow], root: str) -> _FrameRange:
 
 
 def _integer(text: str) -> int:
-    """The number; LARGEST, which no list allows, for one of so many digits that Python refuses it."""
+    """Return the number, or LARGEST, which no list allows, if it has more digits than Python accepts."""
     return int(text) if len(text) < 1000 else LARGEST
 
 
 def _escaped(text: str) -> str:
-    """The text as a part of a printf pattern."""
+    """Escape a text for a printf pattern."""
     return text.replace("%", "%%")
 
 

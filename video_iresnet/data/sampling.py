@@ -1,6 +1,6 @@
-"""Which frames make a clip: integer functions of the number of frames and the frame rate; no video in sight.
+"""Clip sampling: integer functions of the number of frames and the frame rate.
 
-A clip of T frames, tau apart, spans (T - 1) * tau + 1 source frames. Where a video is shorter, its last frame
+A clip of T frames, tau apart, spans (T - 1) * tau + 1 source frames. In shorter videos the last frame
 repeats.
 """
 
@@ -14,7 +14,7 @@ import numpy as np
 
 
 class Timeline(NamedTuple):
-    """What a sampler knows of a video: the number of its frames, and how many of them make a second."""
+    """What a sampler needs of a video: the number of frames and their rate."""
 
     length: int
     fps: float
@@ -32,9 +32,8 @@ class Sampler(Protocol):
 class DenseSampler:
     """Frames exactly `sampling_rate` apart, from a random start or from starts spread over the video.
 
-    `target_fps`: the rate is counted in frames of a video played at that speed, so the nearest source frame
-    is taken for each; 0: in source frames. `largest_rate`: random clips draw their rate from [sampling_rate,
-    largest_rate].
+    `target_fps`: count the rate in frames at this speed, taking the nearest source frames; 0: in source
+    frames. `largest_rate`: draw the rate of random clips from [sampling_rate, largest_rate].
     """
 
     sampling_rate: int
@@ -42,7 +41,7 @@ class DenseSampler:
     largest_rate: int = 0
 
     def _offsets(self, video: Timeline, num_frames: int, rate: int) -> list[int]:
-        """The distances of the clip's frames from its first one."""
+        """Return the offsets of the frames from the first one."""
         step = rate * video.fps / self.target_fps if self.target_fps else rate
         return [round(i * step) for i in range(num_frames)]
 
@@ -57,7 +56,7 @@ class DenseSampler:
         return [min(start + offset, video.length - 1) for offset in offsets]
 
     def uniform_clips(self, video: Timeline, num_frames: int, num_clips: int) -> list[list[int]]:
-        """Clips spread evenly and flush with both ends of the video; a single one is centred."""
+        """Return clips spread evenly and flush with both ends of the video; a single clip is centred."""
         offsets = self._offsets(video, num_frames, self.sampling_rate)
         last = max(video.length - 1 - offsets[-1], 0)
         starts = (
@@ -72,9 +71,9 @@ class DenseSampler:
 class SegmentSampler:
     """One frame of each of equal segments, as for Something-Something: a random one, or the middle one.
 
-    The bounds are PySlowFast's: segment i runs from round(s * i) to round(s * (i + 1)), s = (length - 1) /
-    num_frames, both ends included, halves rounded to even. Of n test clips, clip k takes the frame at the
-    fraction (k + 1) / (n + 1) of each segment.
+    The bounds are PySlowFast's: segment i is [round(s * i), round(s * (i + 1))], with s = (length - 1) /
+    num_frames and halves rounded to even. Of n test clips, clip k takes the frame at the fraction (k + 1) /
+    (n + 1) of each segment.
     """
 
     @staticmethod
@@ -100,12 +99,12 @@ class SegmentSampler:
 
 @dataclass(frozen=True)
 class SlowFastSampler:
-    """PySlowFast's arithmetic for Kinetics: a window of num_frames * sampling_rate / target_fps seconds, its
-    frames evenly from first to last.
+    """PySlowFast's arithmetic for Kinetics: frames evenly spread over num_frames * sampling_rate / target_fps
+    seconds.
 
-    So frames are (T * tau - 1) / (T - 1) apart, rounded down, at `target_fps`. Of n test clips, clip k starts
-    at the fraction k / n of the possible starts, and a single one is the first; with `offset_sampling` at k /
-    (n - 1), rounded down, and a single one is centred.
+    Frames are (T * tau - 1) / (T - 1) apart at `target_fps`, rounded down. Of n test clips, clip k starts at
+    the fraction k / n of the possible starts, and a single one is the first; with `offset_sampling` at k / (n
+    - 1), rounded down, and a single one is centred.
     """
 
     sampling_rate: int
@@ -114,7 +113,7 @@ class SlowFastSampler:
     largest_rate: int = 0
 
     def _window(self, video: Timeline, num_frames: int, rate: int) -> tuple[float, float]:
-        """The size of a clip and the last possible start, in source frames."""
+        """Return the span of a clip and the last possible start, in source frames."""
         size = max(1.0, rate * num_frames / self.target_fps * video.fps)
         return size, max(video.length - size, 0.0)
 

@@ -1,4 +1,4 @@
-"""Random transforms of a training clip: draw once for the whole clip, then apply pure functions."""
+"""Random transforms of training clips: draw once per clip, then apply pure functions."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from torchvision.transforms import v2
 
 from .functional import crop, erase, flip, resize
 
-# (T, H, W, C) and the size of the square that is wanted -> (T, size, size, C).
+# (T, H, W, C) and size -> (T, size, size, C).
 Crop = Callable[[Tensor, int, np.random.Generator], Tensor]
 # (T, S, S, C) -> (T, S, S, C).
 Transform = Callable[[Tensor, np.random.Generator], Tensor]
@@ -21,12 +21,11 @@ Transform = Callable[[Tensor, np.random.Generator], Tensor]
 
 @dataclass(frozen=True)
 class ShortSideJitter:
-    """Crop a random square from the video as if its short side were drawn from [smallest, largest]:
-    uniformly, or (`inverse`) its inverse is.
+    """Crop a random square as if the short side were resized to a length drawn from [smallest, largest],
+    uniformly, or with `inverse` uniformly in its inverse.
 
-    `smallest` and `largest` belong to crops of `size` pixels; other crops are cut as if both were scaled with
-    them. The square is cut from the source frame and then scaled, which gives the same picture as scaling the
-    whole frame first, for less work.
+    `smallest` and `largest` refer to crops of `size` pixels; other crops scale them. The square is cut from
+    the source frame before resizing, which gives the same picture for less work.
     """
 
     size: int
@@ -49,11 +48,11 @@ class ShortSideJitter:
 
 @dataclass(frozen=True)
 class RandomResizedCrop:
-    """Crop a random part of the picture's area and of random aspect (width / height, log-uniform), and scale
+    """Crop a random fraction of the area with a random aspect ratio (width / height, log-uniform), and resize
     it to a square.
 
-    After ten draws that do not fit, the largest centred part of an allowed aspect is taken (Szegedy et al.,
-    arXiv 1409.4842, as torchvision does).
+    After ten draws that do not fit, take the largest centred crop of an allowed aspect (Szegedy et al., arXiv
+    1409.4842, as in torchvision).
     """
 
     area: tuple[float, float]
@@ -73,8 +72,8 @@ class RandomResizedCrop:
 def _random_sizes(
     area: int, fractions: tuple[float, float], aspects: tuple[float, float], rng: np.random.Generator
 ) -> Iterator[tuple[int, int]]:
-    """Ten draws of (height, width) with a fraction of the area between two, and an aspect (width / height),
-    log-uniform between two.
+    """Yield ten random (height, width): a fraction of the area, uniform between `fractions`, with an aspect
+    ratio (width / height), log-uniform between `aspects`.
     """
     for _ in range(10):
         part = area * rng.uniform(*fractions)
@@ -84,15 +83,15 @@ def _random_sizes(
 
 @dataclass(frozen=True)
 class RandomFlip:
-    """Mirror half of the clips. `partners`: classes that become each other in a mirror, both ways; `fixed`:
-    classes that must not be mirrored.
+    """Flip half of the clips horizontally. `partners`: pairs of classes that swap; `fixed`: classes that are
+    never flipped.
     """
 
     partners: Mapping[int, int]
     fixed: frozenset[int] = frozenset()
 
     def __call__(self, clip: Tensor, label: int, rng: np.random.Generator) -> tuple[Tensor, int]:
-        """(T, H, W, C) and its label -> the same of the clip or of its mirror image."""
+        """(T, H, W, C) and its label -> the clip or its mirror image, and its label."""
         if rng.random() >= 0.5 or label in self.fixed:
             return clip, label
         return flip(clip), self.partners.get(label, label)
@@ -100,7 +99,7 @@ class RandomFlip:
 
 @dataclass(frozen=True)
 class OnAllFrames:
-    """A random transform of torchvision, with one draw for all frames, from the sample's own generator."""
+    """A random transform of torchvision, drawn once for all frames from the sample's generator."""
 
     transform: v2.Transform
 
@@ -112,10 +111,10 @@ class OnAllFrames:
 
 @dataclass(frozen=True)
 class RandomErasing:
-    """With `probability`, fill one box with noise, the same place in all frames (Zhong et al., arXiv
-    1708.04896, `pixel` mode).
+    """Fill a box with noise, the same in all frames, with `probability` (Zhong et al., arXiv 1708.04896,
+    `pixel` mode).
 
-    The box takes 1/50 to 1/3 of the area, at an aspect from 0.3 to 1 / 0.3.
+    The box covers 1/50 to 1/3 of the area, with an aspect ratio from 0.3 to 1 / 0.3.
     """
 
     probability: float
@@ -134,7 +133,7 @@ class RandomErasing:
 
 @dataclass(frozen=True)
 class Compose:
-    """Several transforms, one after the other."""
+    """Several transforms, one after another."""
 
     transforms: Sequence[Transform]
 

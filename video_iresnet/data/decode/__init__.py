@@ -1,4 +1,4 @@
-"""Read given frames of a video, with the same frames under the same numbers whatever the library."""
+"""Video decoders, which all give the same frames under the same numbers."""
 
 from .backends import BACKENDS, OpenVideo, load_backend, open_video
 from .reader import DecodeError, Reader

@@ -1,4 +1,4 @@
-"""Open a record with one of the decoders. All of them give the same frames under the same numbers."""
+"""Open a record with one of the decoders."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ def _torchcodec() -> Backend:
         ImportError,
         OSError,
         RuntimeError,
-    ) as error:  # a RuntimeError where it is installed but finds no FFmpeg
+    ) as error:  # RuntimeError: installed, but without FFmpeg
         raise InputError(
             f"the decoder torchcodec cannot be loaded: {reason(error)}; pip install torchcodec, and install "
             "FFmpeg's shared libraries"
@@ -48,7 +48,7 @@ BACKENDS: dict[str, Callable[[], Backend]] = {"pyav": _pyav, "torchcodec": _torc
 
 
 def open_video(record: Record, backend: str = "pyav") -> Reader:
-    """A video file by one of BACKENDS, or a folder of frames. Raises DecodeError, and InputError as
+    """Open a video file with one of BACKENDS, or a folder of frames. Raises DecodeError, and InputError as
     load_backend does.
     """
     if record.num_frames:
@@ -57,8 +57,8 @@ def open_video(record: Record, backend: str = "pyav") -> Reader:
 
 
 def load_backend(name: str) -> Backend:
-    """The opener of video files called `name`. Raises InputError for an unknown name, or where its library is
-    not installed.
+    """Return the opener of video files called `name`. Raises InputError if the name is unknown or the library
+    is missing.
     """
     if name not in BACKENDS:
         raise InputError(f"there is no decoder {name!r}; expected one of {', '.join(BACKENDS)}")

@@ -1,4 +1,4 @@
-"""Open and demux video files: the one place where FFmpeg meets a file, and the one rule for a missing end."""
+"""Open and demux video files with FFmpeg, and detect truncated ones."""
 
 from __future__ import annotations
 
@@ -29,9 +29,9 @@ VIDEO_FORMATS = (
     "mov,matroska,avi,asf,flv,mpegts,mpeg,mpegvideo,h261,h263,h264,hevc,vvc,m4v,vc1,cavsvideo,obu,av1,ivf,"
     "ogg,gif,mxf,nut,rm,dv,wtv,swf,mjpeg,yuv4mpegpipe"
 )
-# Recognised only to be named in the error.
+# Recognized only for the error message.
 IMAGE_FORMATS = sorted(name for name in av.formats_available if name.endswith("_pipe"))
-# Codecs of still pictures: one of these beside another video stream is its cover.
+# Codecs of still images: next to another video stream, such a stream is a cover.
 STILL_CODECS = {"png", "apng", "mjpeg", "gif", "bmp", "webp", "tiff", "jpegxl", "jpeg2000"}
 NO_VIDEO = Disposition.attached_pic | Disposition.timed_thumbnails
 KINDS_OF_FILES = {
@@ -41,11 +41,11 @@ KINDS_OF_FILES = {
     stat.S_IFDIR: "a folder",
     stat.S_IFSOCK: "a socket",
 }
-MATROSKA_SEGMENT = 0x18538067  # the element that holds everything after the file's header
+MATROSKA_SEGMENT = 0x18538067  # the element that contains everything after the header
 
 
 class PacketInfo(NamedTuple):
-    """What is kept of a packet. Times in units of the stream's time base."""
+    """The stored fields of a packet; times in units of the stream's time base."""
 
     pts: int | None
     dts: int | None
@@ -55,7 +55,7 @@ class PacketInfo(NamedTuple):
     is_keyframe: bool
     is_discard: bool
     is_corrupt: bool
-    is_idr: bool  # of H.264: a keyframe behind which nothing needs what stood before it
+    is_idr: bool  # H.264: no frame after this keyframe needs one before it
 
     @classmethod
     def of(cls, packet: VideoPacket, *, is_idr: bool) -> PacketInfo:
@@ -74,8 +74,8 @@ class PacketInfo(NamedTuple):
 
 @contextmanager
 def decode_errors() -> Iterator[None]:
-    """Turn every failure of FFmpeg and PyAV in the block into a DecodeError. Many of FFmpeg's errors are
-    FFmpegError alone, no OSError or ValueError.
+    """Raise DecodeError for every failure of FFmpeg and PyAV in the block. Many of FFmpeg's errors are plain
+    FFmpegErrors, not OSErrors or ValueErrors.
     """
     try:
         yield
@@ -84,11 +84,11 @@ def decode_errors() -> Iterator[None]:
 
 
 class VideoFile:
-    """A regular file of a video format, open to be decoded in one thread: many videos at once use the cores
-    better than many threads for one. Every failure is a DecodeError.
+    """A video file, decoded in one thread: with many videos at once, that is more efficient than many threads
+    per video. Raises DecodeError for every failure.
 
-    `stream` is FFmpeg's best video stream, never a cover picture. The file is opened as a file, whatever its
-    name looks like, and opens no other file.
+    `stream` is FFmpeg's best video stream, never a cover. The path is always treated as a file, and no other
+    file is opened.
     """
 
     def __init__(self, path: str) -> None:
@@ -105,7 +105,7 @@ class VideoFile:
 
     @property
     def format(self) -> str:
-        """FFmpeg's short name of the container's format, such as mov (also for MP4), matroska or avi."""
+        """FFmpeg's short name of the container format, such as mov (also for MP4), matroska or avi."""
         return self.container.format.name.split(",")[0]
 
     @property
@@ -113,7 +113,7 @@ class VideoFile:
         return self.stream.codec_context.name
 
     def reopen(self) -> None:
-        """Stand before the first packet, with a decoder that has seen nothing."""
+        """Open the file again, with a new decoder."""
         self.close()
         with decode_errors():
             self.container = _open(self.path)
@@ -131,14 +131,12 @@ class VideoFile:
             self.container.close()
 
     def seek(self, time: int) -> None:
-        """Stand before a keyframe at or before `time`, as far as FFmpeg finds one."""
+        """Seek to a keyframe at or before `time`, as far as FFmpeg finds one."""
         with decode_errors():
             self.container.seek(time, stream=self.stream)
 
     def packets(self) -> Iterator[VideoPacket]:
-        """The packets of the stream from here on. The last one is empty; decoding it gives the decoder's last
-        frames.
-        """
+        """Yield the packets from the current position. The last one is empty and flushes the decoder."""
         last = None
         for packet in self._demux():
             if packet.size:
@@ -148,8 +146,8 @@ class VideoFile:
             yield last
 
     def scan(self) -> list[PacketInfo]:
-        """All packets, of a file that was just opened. `head` has the bytes of the first one then. Raises
-        TruncatedError where the end is missing.
+        """Return all packets of a file that was just opened, and store the bytes of the first one as `head`.
+        Raises TruncatedError if the end is missing.
         """
         packets = []
         self.head = b""
@@ -158,21 +156,21 @@ class VideoFile:
             self.head = self.head or bytes(packet)
             is_idr = is_h264 and packet.is_keyframe and h264.is_idr(bytes(packet), extradata)
             packets.append(PacketInfo.of(packet, is_idr=is_idr))
-        packets.pop()  # PyAV's mark of the end
+        packets.pop()  # PyAV's end marker
         missing = missing_end(self, packets)
         if missing:
             raise TruncatedError(missing)
         return packets
 
     def _demux(self) -> Iterator[VideoPacket]:
-        """The packets from here on, empty ones too, and PyAV's mark of the end, which is empty."""
+        """Yield the packets from the current position, including empty ones and PyAV's empty end marker."""
         packet = None
         with decode_errors():
             try:
                 for packet in self.container.demux(self.stream):
                     yield packet
             except IndexError:
-                # After its mark, where a stream appeared in the middle of a TS, which PyAV does not know.
+                # After the end marker, if a stream appeared within a TS file, which PyAV does not support.
                 if packet is None or packet.size:
                     raise
 
@@ -181,20 +179,20 @@ class VideoFile:
             return packet.decode()
 
     def frames(self) -> Iterator[VideoFrame]:
-        """The frames from here on, in the decoder's order."""
+        """Yield the frames from the current position, in decoding order."""
         for packet in self.packets():
             yield from self.decode(packet)
 
 
 def check_regular(status: os.stat_result) -> None:
-    """Raise DecodeError for what is no regular file: reading a pipe or a device may never end."""
+    """Raise DecodeError if it is not a regular file: reading a pipe or a device might never end."""
     kind = stat.S_IFMT(status.st_mode)
     if kind != stat.S_IFREG:
         raise DecodeError(f"it is {KINDS_OF_FILES.get(kind, 'something else')}, not a file")
 
 
 def video_stream(container: InputContainer) -> VideoStream:
-    """FFmpeg's best video stream, never an attached picture, nor a still where there is another."""
+    """Return FFmpeg's best video stream, but no attached picture, nor a still image next to another one."""
     streams = [s for s in container.streams.video if not s.disposition & NO_VIDEO]
     if not streams:
         others = {"cover picture" if s.type == "video" else s.type for s in container.streams}
@@ -208,16 +206,16 @@ def video_stream(container: InputContainer) -> VideoStream:
 
 
 def missing_end(video: VideoFile, packets: Sequence[PacketInfo]) -> str:
-    """Why the end of a file is missing, as far as its container can tell, given all of its packets; empty
-    where it is whole. MPEG-TS, MPEG-PS, FLV and recordings that were never finished do not tell.
+    """Return why the end of a file is missing, judging by its container and all of its packets; empty if it
+    is complete. MPEG-TS, MPEG-PS, FLV and unfinished recordings do not show it.
     """
     if video.format == "mov":
-        # The table is exact, also where an edit list cuts off frames; `stream.frames` is not.
+        # The table is exact even if an edit list removes frames; `stream.frames` is not.
         there, claimed = len(packets), len(video.stream.index_entries)
         if there < claimed:
             return f"it is truncated: {there} of {claimed} frames are there"
     elif video.format == "avi":
-        # Times count dropped frames too, which have no packets. Some writers claim a few frames too many.
+        # Times count dropped frames, which have no packets. Some writers claim a few frames too many.
         claimed = video.stream.frames
         end = max((packet.dts + 1 for packet in packets if packet.dts is not None), default=0)
         if end < claimed and (claimed - end > max(2, claimed // 100) or missing_bytes(video.path)):
@@ -235,8 +233,8 @@ def missing_end(video: VideoFile, packets: Sequence[PacketInfo]) -> str:
 
 
 def missing_bytes(path: str) -> int:
-    """How many bytes a Matroska, WebM or AVI file lacks by the sizes in its headers; 0 where these say
-    "unknown", as in live recordings, and for other files.
+    """Return how many bytes are missing from a Matroska, WebM or AVI file according to its headers; 0 if
+    these say "unknown", as in live recordings, and for other files.
     """
     with decode_errors(), open(path, "rb") as file:
         end = _riff_end(file) if file.read(4) == b"RIFF" else _segment_end(file)
@@ -246,7 +244,7 @@ def missing_bytes(path: str) -> int:
 def _open(path: str) -> InputContainer:
     options = {"protocol_whitelist": "file", "format_whitelist": ",".join([VIDEO_FORMATS, *IMAGE_FORMATS])}
     try:
-        # With the protocol in front, a name such as 12:30.mp4 has no other.
+        # The explicit protocol allows names such as 12:30.mp4.
         container = av.open(f"file:{path}", container_options=options, metadata_errors="replace")
     except av.ArgumentError as error:
         raise DecodeError("it is not a video, or of a format that is not read") from error
@@ -263,7 +261,7 @@ def _last_seconds(video: VideoFile, packets: Sequence[PacketInfo]) -> float:
 
 
 def _claimed_seconds(video: VideoFile) -> float:
-    """When the video of a Matroska file ends, in seconds; 0 where it does not say."""
+    """Return the end time of the video in a Matroska file in seconds; 0 if unknown."""
     tag = re.fullmatch(r"(\d+):(\d+):([\d.]+)", video.stream.metadata.get("DURATION", ""))
     if tag:
         return 3600 * int(tag[1]) + 60 * int(tag[2]) + float(tag[3])
@@ -272,7 +270,7 @@ def _claimed_seconds(video: VideoFile) -> float:
 
 
 def _riff_end(file: BinaryIO) -> int:
-    """Where the last RIFF chunk ends; 0 for unknown. AVI files of more than 1 GB have several."""
+    """Return the end of the last RIFF chunk; 0 if unknown. AVI files over 1 GB have several."""
     end, kind = 0, b"RIFF"
     while kind == b"RIFF":
         size = int.from_bytes(file.read(4), "little")
@@ -284,7 +282,7 @@ def _riff_end(file: BinaryIO) -> int:
 
 
 def _segment_end(file: BinaryIO) -> int:
-    """Where the Segment of a Matroska file ends; 0 for unknown."""
+    """Return the end of the Segment of a Matroska file; 0 if unknown."""
     file.seek(0)
     _ebml_number(file, keep_marker=True)
     header_size = _ebml_number(file)
@@ -296,8 +294,8 @@ def _segment_end(file: BinaryIO) -> int:
 
 
 def _ebml_number(file: BinaryIO, *, keep_marker: bool = False) -> int | None:
-    """EBML's numbers of variable length: the zeros before the first 1 count the bytes that follow. All ones
-    in the rest mean unknown: None.
+    """Read an EBML number: the zeros before the first 1 give the number of following bytes. None if all other
+    bits are ones, which means unknown.
     """
     first = file.read(1)
     if not first or not first[0]:

@@ -1,4 +1,4 @@
-"""Read given frames of a video file with decord. Imported only where it is asked for."""
+"""Read frames of a video file with decord."""
 
 from __future__ import annotations
 
@@ -9,8 +9,8 @@ from .other import OtherReader, Read, UnfitError
 
 
 class DecordReader(OtherReader):
-    """H.264 in MP4 and MOV. After a seek in other files decord gives wrong frames without an error (HEVC,
-    MPEG-4, Matroska with open GOPs).
+    """H.264 in MP4 and MOV. In other files decord silently returns wrong frames after a seek (HEVC, MPEG-4,
+    Matroska with open GOPs).
     """
 
     name = "decord"

@@ -1,4 +1,4 @@
-"""Read given frames of a video that was extracted to one JPEG file a frame."""
+"""Read frames of a video that was extracted to JPEG files."""
 
 from __future__ import annotations
 
@@ -13,13 +13,11 @@ from ...runtime.errors import reason
 from ...runtime.storage import path_manager
 from .reader import DecodeError
 
-PNG = b"\x89PNG"  # the first bytes of such a file
+PNG = b"\x89PNG"  # the first bytes of a JPEG file
 
 
 class FrameReader:
-    """The files `pattern % number`, numbers from `first_frame` on; a file is opened only when its frame is
-    read.
-    """
+    """The files `pattern % number`, numbered from `first_frame`; a file is opened when its frame is read."""
 
     def __init__(self, pattern: str, first_frame: int, num_frames: int, *, fps: float = 0) -> None:
         self.pattern = pattern
@@ -36,7 +34,7 @@ class FrameReader:
         return self.num_frames
 
     def read(self, indices: Sequence[int]) -> Tensor:
-        """See Reader. Raises DecodeError also where the frames have several sizes."""
+        """See Reader. Also raises DecodeError if the frames differ in size."""
         frames: np.ndarray = np.empty(0, np.uint8)
         places: dict[int, int] = {}
         for place, index in enumerate(indices):

@@ -1,27 +1,25 @@
-"""What the bytes of H.264 tell that FFmpeg does not (ITU-T H.264, sections 7.3 and 7.4)."""
+"""Parse what FFmpeg does not report of H.264 (ITU-T H.264, sections 7.3 and 7.4)."""
 
 from __future__ import annotations
 
 import re
 from collections.abc import Iterator
 
-SLICE_OF_IDR, SPS = 5, 7  # types of NAL units; after an IDR picture no other refers to one before it
-# Profiles whose sequence parameter sets say more about colour.
+SLICE_OF_IDR, SPS = 5, 7  # types of NAL units; no frame after an IDR picture refers to one before it
+# Profiles with more about colour in the sequence parameter set.
 HIGH_PROFILES = {100, 110, 122, 244, 44, 83, 86, 118, 128, 138, 139, 134, 135}
 
 
 def is_idr(packet: bytes, extradata: bytes | None) -> bool:
-    """Whether nothing after a keyframe needs what stood before it. Open GOPs and recovery points are marked
-    as keyframes too.
-    """
+    """Whether a keyframe is an IDR picture. Open GOPs and recovery points are marked as keyframes too."""
     return any(unit[0] & 31 == SLICE_OF_IDR for unit in _nal_units(packet, extradata))
 
 
 def may_be_interlaced(extradata: bytes | None) -> bool:
-    """Whether the stream allows interlaced frames, at any place; True where it does not say."""
+    """Whether the stream allows interlaced frames; True if unknown."""
     if not extradata:
         return True
-    if extradata[0] == 1:  # an avcC box: its sets stand behind their lengths, of two bytes, from byte 6 on
+    if extradata[0] == 1:  # an avcC box: from byte 6, its sets follow their lengths of two bytes
         size = int.from_bytes(extradata[6:8], "big")
         sets = [extradata[8 : 8 + size]]
     else:
@@ -33,8 +31,8 @@ def may_be_interlaced(extradata: bytes | None) -> bool:
 
 
 def _nal_units(data: bytes, extradata: bytes | None) -> Iterator[bytes]:
-    """NAL units, which stand behind their lengths where `extradata` is an avcC box (MP4, Matroska), else
-    behind start codes.
+    """Yield NAL units, which follow their lengths if `extradata` is an avcC box (MP4, Matroska), or else
+    start codes.
     """
     if not extradata or extradata[0] != 1 or len(extradata) < 5:
         yield from (unit for unit in re.split(b"\0\0\1", data)[1:] if unit)
@@ -49,7 +47,7 @@ def _nal_units(data: bytes, extradata: bytes | None) -> Iterator[bytes]:
 
 
 class _Bits:
-    """Reads numbers from bits. Raises IndexError at the end."""
+    """Reads numbers bit by bit. Raises IndexError at the end."""
 
     def __init__(self, data: bytes) -> None:
         self._bits = "".join(f"{byte:08b}" for byte in data)
@@ -62,7 +60,7 @@ class _Bits:
         return int(self._bits[self._place - count : self._place] or "0", 2)
 
     def golomb(self) -> int:
-        """An unsigned exponential Golomb code; signed ones map to these, which is enough to skip them."""
+        """Read an unsigned exponential Golomb code, which also skips a signed one."""
         zeros = 0
         while not self.take(1):
             zeros += 1
@@ -70,7 +68,7 @@ class _Bits:
 
 
 def _has_frames_alone(sps: bytes) -> bool:
-    """frame_mbs_only_flag of a sequence parameter set."""
+    """Return frame_mbs_only_flag of a sequence parameter set."""
     bits = _Bits(sps[1:].replace(b"\0\0\3", b"\0\0"))
     profile = bits.take(8)
     bits.take(16)

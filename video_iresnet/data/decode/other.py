@@ -1,4 +1,4 @@
-"""What the readers of other libraries share: PyAV numbers the frames and has the last word."""
+"""Base of the readers of other libraries: PyAV numbers the frames and is the reference."""
 
 from __future__ import annotations
 
@@ -18,15 +18,14 @@ noted: set[str] = set()
 
 
 class UnfitError(Exception):
-    """A sound file that a library does not read exactly."""
+    """A valid file that a library does not read exactly."""
 
 
 class OtherReader(PyAVReader):
-    """Reads with another library where it sees the same frames as PyAV; where it does not, or fails, PyAV
-    reads in its place.
+    """Reads with another library if it sees the same frames as PyAV. If not, or if it fails, PyAV reads
+    instead.
 
-    So the frames are the same whatever the library, and a broken file has the same reason. The first such
-    file is logged.
+    So frames and errors do not depend on the library. The first such file is logged.
     """
 
     name: str
@@ -46,7 +45,7 @@ class OtherReader(PyAVReader):
                 raise UnfitError("it is to be mirrored")
             if self._video.codec == "h264":
                 self._check_h264()
-            # A recording that was cut off ends within a frame; what is shown of it depends on the way there.
+            # A truncated recording ends within a frame, whose picture depends on the frames decoded before.
             if self._video.format in ("mpegts", "mpeg") and self._frame(len(self) - 1).is_corrupt:
                 raise UnfitError("its last frame is damaged")
             num_frames, self._read_other = self._connect()
@@ -75,9 +74,7 @@ class OtherReader(PyAVReader):
             raise UnfitError("frames behind a keyframe may need earlier ones")
 
     def _connect(self) -> tuple[int, Read]:
-        """The number of frames that the library sees in the local file, and how it reads them. Raises
-        UnfitError.
-        """
+        """Return the number of frames that the library sees, and how it reads them. Raises UnfitError."""
         raise NotImplementedError
 
     def _leave_to_pyav(self, error: Exception) -> None:

@@ -1,4 +1,4 @@
-"""From a frame as FFmpeg decodes it to the upright picture."""
+"""Convert decoded frames to upright RGB pictures."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ import numpy as np
 from av.video.frame import VideoFrame
 from av.video.reformatter import VideoReformatter
 
-# swscale converts these by tables, with the nearest chroma sample; all releases of FFmpeg give the same bits.
+# swscale converts these with tables and the nearest chroma sample, identically in all releases of FFmpeg.
 TABLES = {"yuv420p", "yuvj420p", "yuv422p", "yuvj422p"}
 # SWS_BILINEAR, SWS_FULL_CHR_H_INT and SWS_ACCURATE_RND of libswscale/swscale.h: chroma is interpolated by its
 # siting, in both directions, and of interlaced frames by field.
@@ -16,7 +16,7 @@ ACCURATE = 0x2 | 0x2000 | 0x40000
 
 
 class Picture:
-    """Converts the frames of one video, which are shown at one size whatever the size of a single one.
+    """Converts the frames of one video, all to the same size.
 
     Frames that are not plain are converted as exactly as 8 bits allow.
     """
@@ -26,7 +26,7 @@ class Picture:
         self._reformatter = VideoReformatter()
 
     def __call__(self, frame: VideoFrame) -> np.ndarray:
-        """The upright (H, W, 3) uint8 RGB picture, a view of FFmpeg's memory."""
+        """Return the upright (H, W, 3) uint8 RGB picture, a view of FFmpeg's memory."""
         width, height = self._size
         plane = self._converted(frame).planes[0]
         rows = np.frombuffer(memoryview(plane), np.uint8).reshape(-1, plane.line_size)
@@ -46,12 +46,12 @@ class Picture:
 
 
 def is_plain(frame: VideoFrame) -> bool:
-    """Whether all releases of FFmpeg convert the frame alike."""
+    """Whether all releases of FFmpeg convert the frame identically."""
     return not peculiarity(frame)
 
 
 def peculiarity(frame: VideoFrame) -> str:
-    """Why releases of FFmpeg convert the frame in different ways; empty where they do not."""
+    """Return why releases of FFmpeg convert the frame differently; empty if they do not."""
     if frame.format.name not in TABLES:
         return f"pixels of {frame.format.name}"
     if frame.interlaced_frame:
@@ -60,10 +60,10 @@ def peculiarity(frame: VideoFrame) -> str:
 
 
 def orientation(frame: VideoFrame) -> tuple[bool, bool, bool]:
-    """(transpose, then flip the rows, then flip the columns) makes the picture upright, to the nearest
+    """Return (transpose, then flip rows, then flip columns), which makes the picture upright, to the nearest
     quarter turn.
 
-    FFmpeg's display matrix says where a stored (x, y) is shown: at (a x + c y, b x + d y).
+    FFmpeg's display matrix maps a stored (x, y) to (a x + c y, b x + d y).
     """
     data: Any = frame.side_data.get("DISPLAYMATRIX")
     if data is None:
@@ -75,7 +75,7 @@ def orientation(frame: VideoFrame) -> tuple[bool, bool, bool]:
 
 
 def _needs_padding(frame: VideoFrame) -> bool:
-    """Whether swscale would stretch the chroma, which has half a sample too much, to the size of the luma."""
+    """Whether swscale would stretch the chroma, which has half a sample more than the luma."""
     halves_width, halves_height = (
         size(2) < 2 for size in (frame.format.chroma_width, frame.format.chroma_height)
     )
@@ -84,7 +84,9 @@ def _needs_padding(frame: VideoFrame) -> bool:
 
 
 def _padded(frame: VideoFrame) -> VideoFrame:
-    """The frame with even sizes: its chroma as it is, another row and column of luma, of any value."""
+    """Return the frame with even sizes: the same chroma, and an additional row and column of luma of any
+    value.
+    """
     padded = VideoFrame(frame.width + frame.width % 2, frame.height + frame.height % 2, frame.format.name)
     padded.colorspace, padded.color_range = frame.colorspace, frame.color_range
     for source, target in zip(frame.planes, padded.planes, strict=True):

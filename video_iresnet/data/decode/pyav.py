@@ -1,4 +1,4 @@
-"""Read given frames of a video file with PyAV: exactly, and decoding as little as that allows."""
+"""Read frames of a video file with PyAV, exactly and with as little decoding as possible."""
 
 from __future__ import annotations
 
@@ -19,13 +19,13 @@ from .numbering import Keyframe, fingerprint, number_frames
 from .picture import Picture, orientation
 from .reader import DecodeError
 
-# In these, a packet itself says that no other frame needs it. HEVC says so only of frames in the same
+# Codecs whose packets say that no other frame needs them. HEVC says so only of frames in the same
 # temporal layer; VP9 and AV1 do not say.
 SAYS_UNREFERENCED = {"h264", "mpeg4"}
 
 
 class SeekError(DecodeError):
-    """A seek did not lead to what decoding from the start gives."""
+    """A seek led to other frames than decoding from the start."""
 
 
 class OrderError(DecodeError):
@@ -33,23 +33,22 @@ class OrderError(DecodeError):
 
 
 class PyAVReader:
-    """Decodes with FFmpeg in one thread: many videos at once use the cores better than many threads for one.
+    """Reads exact frames with FFmpeg in one thread (see VideoFile).
 
-    The times of all packets, read without decoding, number the frames exactly, at constant and at variable
-    rates, from the first frame on that can be decoded. A frame is found by its time: seek to the keyframe
-    before it, decode on, convert the wanted frames alone. On the way, frames that are neither wanted nor
-    needed by others are not decoded. A seek is trusted only where the packets are those that were seen
-    before and the first frame is the keyframe; else decoding starts at the beginning of the file.
-    Where the packets do not tell the order of the frames (AVI with B-frames, joined recordings), frames are
-    numbered by decoding all of them.
+    The times of all packets, read without decoding, number the frames, at constant and variable rates, from
+    the first decodable frame. To read a frame: seek to the keyframe before its time, decode on, and convert
+    only the wanted frames. Frames that are neither wanted nor needed by others are not decoded. A seek is
+    trusted only if it leads to known packets and the first frame is the keyframe; otherwise decoding starts
+    at the beginning of the file. If packets do not determine the order of the frames (AVI with B-frames,
+    joined recordings), all frames are decoded to number them.
     """
 
     def __init__(self, path: str) -> None:
         self.path = path
-        self.is_counted = False  # a frame's number stands for its time then
-        self.num_unshown = 0  # frames at the start that need others which are not there
+        self.is_counted = False  # then the times are frame numbers
+        self.num_unshown = 0  # frames at the start that need missing ones
         self._frames: Iterator[tuple[int, VideoFrame]] = iter(())
-        self._position = math.inf  # the time of the frame decoded last; infinite: nowhere
+        self._position = math.inf  # the time of the last decoded frame; infinite: none
         self._wanted: set[int] = set()
         self._last_wanted: float = -math.inf
         self._video = VideoFile(path)
@@ -71,7 +70,7 @@ class PyAVReader:
 
     @property
     def fps(self) -> float:
-        """See Reader. From the times of the frames; where those are of no use, the rate the file gives."""
+        """See Reader. Computed from the times of the frames, or else the rate in the file."""
         span = self._times[-1] - self._times[0]
         if span and not self.is_counted and self.stream.time_base:
             return float((len(self) - 1) / (span * self.stream.time_base))
@@ -79,15 +78,13 @@ class PyAVReader:
 
     @property
     def seconds(self) -> list[Fraction]:
-        """The time of each frame, ascending; where times are of no use, at the rate the file gives."""
+        """The time of each frame, ascending; computed from the rate in the file if the times are unusable."""
         tick = None if self.is_counted else self.stream.time_base
         return [time * (tick or 1 / self.given_rate) for time in self._times]
 
     @property
     def orientation(self) -> tuple[bool, bool, bool]:
-        """What makes the picture of the file upright: transposing it, then flipping its rows, then its
-        columns.
-        """
+        """What makes the picture upright: transpose, then flip the rows, then the columns."""
         return orientation(self._frame(0))
 
     def read(self, indices: Sequence[int]) -> Tensor:
@@ -107,7 +104,7 @@ class PyAVReader:
         return frames
 
     def frames(self) -> Iterator[VideoFrame]:
-        """All frames as FFmpeg decodes them; for this, the reader gives up seeking."""
+        """Yield all frames as decoded by FFmpeg; afterwards the reader does not seek any more."""
         self._keyframes.clear()
         self._wanted, self._last_wanted = set(self._times), math.inf
         for index in range(len(self)):
@@ -115,16 +112,16 @@ class PyAVReader:
 
     @property
     def stream(self) -> VideoStream:
-        """What FFmpeg says of the stream."""
+        """The video stream."""
         return self._video.stream
 
     @property
     def given_rate(self) -> Fraction:
-        """Frames per second, as the file gives it."""
+        """Frames per second according to the file."""
         return self.stream.average_rate or self.stream.guessed_rate or Fraction(30)
 
     def _number(self) -> None:
-        """Find the times of all frames, and the keyframes among them."""
+        """Determine the times of all frames, and the keyframes."""
         numbering = number_frames(self._video)
         self._fingerprints, self._start = numbering.fingerprints, numbering.start
         self._times, self._keyframes = numbering.times or [], numbering.keyframes
@@ -139,15 +136,15 @@ class PyAVReader:
             raise DecodeError("none of its frames can be decoded")
 
     def _count(self) -> None:
-        """Number the frames in the order in which decoding gives them."""
+        """Number the frames in decoding order."""
         self.is_counted, self._can_rewind, self._may_skip, self._keyframes = True, False, False, []
         self._restart(None)
         self._times = [time for time, _ in self._frames]
         self._position = math.inf
 
     def _begin(self, num_frames: int) -> None:
-        """Decode frames at the start, before any seek: those before the first one need others that are not
-        there, and are not numbered.
+        """Decode frames at the start, before any seek. Those before the first one need missing frames and are
+        not numbered.
         """
         self._restart(None)
         try:
@@ -157,7 +154,7 @@ class PyAVReader:
             return self._begin(num_frames)
         except OrderError:
             return self._count()
-        except DecodeError:  # damaged, and what comes later may not be
+        except DecodeError:  # damaged; later frames may be fine
             times = self._times[:1]
         self._position = math.inf
         self.num_unshown = bisect.bisect_left(self._times, times[0]) if times else len(self._times)
@@ -165,7 +162,7 @@ class PyAVReader:
         return None
 
     def _restart(self, entry: Keyframe | None) -> None:
-        """Stand before a keyframe, or before the first packet."""
+        """Go to a keyframe, or to the first packet."""
         self._entry = entry
         self._position = -math.inf
         if entry is not None:
@@ -178,7 +175,7 @@ class PyAVReader:
         self._frames = self._decode(packets, entry)
 
     def _packets_after_seek(self, time: int, number: int) -> Iterator[VideoPacket]:
-        """Packet `number` and those behind it. Raises SeekError where the file gives others."""
+        """Yield packet `number` and the following ones. Raises SeekError if the file gives others."""
         expected: Iterator[int | None] = chain(islice(self._fingerprints, number, None), [None])
         try:
             self._video.seek(time)
@@ -195,8 +192,8 @@ class PyAVReader:
     def _decode(
         self, packets: Iterator[VideoPacket], entry: Keyframe | None
     ) -> Iterator[tuple[int, VideoFrame]]:
-        """(time, frame) from here on. Raises SeekError where the first frame after a seek is not the keyframe
-        (intra refresh), OrderError, and DecodeError.
+        """Yield (time, frame). Raises SeekError if the first frame after a seek is not the keyframe (intra
+        refresh), OrderError, and DecodeError.
         """
         number, last, has_keyframe = 0, -math.inf, False
         for packet in packets:
@@ -216,7 +213,7 @@ class PyAVReader:
                 if entry and last < entry.time < time:
                     raise SeekError("decoding cannot begin at a keyframe")
                 if frame.is_corrupt and (entry or self._may_skip):
-                    # The decoder patches it up from the frames before it, whoever else needs them.
+                    # The decoder conceals the damage with the frames before it.
                     self._may_skip = False
                     self.stream.codec_context.skip_frame = "DEFAULT"
                     raise SeekError("a frame is damaged")
@@ -224,12 +221,12 @@ class PyAVReader:
                 number, last = number + 1, time
 
     def _is_unwanted(self, packet: VideoPacket) -> bool:
-        """Frames after the last wanted one are decoded whole, because the next call may ask for them."""
+        """Frames after the last wanted one are decoded, as the next call may ask for them."""
         return packet.pts is not None and packet.pts not in self._wanted and packet.pts < self._last_wanted
 
     def _frame(self, index: int) -> VideoFrame:
-        """Frame `index`, by decoding from where the reader stands or from its keyframe; where that fails,
-        from the first packet, from the file opened anew, and without skips.
+        """Return frame `index`: decode from the current position or its keyframe; if that fails, from the
+        first packet, from the reopened file, and without skipping.
         """
         time = self._times[index]
         before = bisect.bisect_right(self._keyframes, time, key=lambda keyframe: keyframe.time) - 1
@@ -243,7 +240,7 @@ class PyAVReader:
                 if frame is not None:
                     return frame
                 if self._entry is None and not self._may_skip:
-                    deque(self._frames, 0)  # raises OrderError where the frame comes too late
+                    deque(self._frames, 0)  # raises OrderError if the frame comes too late
             except OrderError:
                 return self._frame_in_order(index)
             except DecodeError as error:
@@ -261,7 +258,7 @@ class PyAVReader:
             self._restart(None)
 
     def _frame_in_order(self, index: int) -> VideoFrame:
-        """Frame `index` of a file whose times turned out to be of no use."""
+        """Return frame `index` of a file whose times turned out to be unusable."""
         numbered = len(self)
         self._count()
         if len(self) != numbered:
@@ -269,7 +266,7 @@ class PyAVReader:
         return self._frame(index)
 
     def _advance(self, time: int) -> VideoFrame | None:
-        """Decode on to the frame at `time`; None where it does not come."""
+        """Decode up to the frame at `time`; None if it does not come."""
         for frame_time, frame in self._frames:
             self._position = frame_time
             if frame_time == time:

@@ -1,4 +1,4 @@
-"""What a decoder offers: the number of frames, their rate, and any of them, exactly."""
+"""The interface of decoders: number of frames, frame rate, and exact frames."""
 
 from __future__ import annotations
 
@@ -10,13 +10,13 @@ from torch import Tensor
 
 
 class DecodeError(Exception):
-    """A video that cannot be read; the message says why, `problem` which kind of reason that is."""
+    """A video that cannot be read. The message says why; `problem` is the kind of reason."""
 
     problem = "unreadable"
 
 
 class NoVideoError(DecodeError):
-    """A file that FFmpeg reads, but without video."""
+    """A readable file without video."""
 
     problem = "no video"
 
@@ -28,15 +28,13 @@ class TruncatedError(DecodeError):
 
 
 class Reader(AbstractContextManager["Reader"], Protocol):
-    """The frames of one video, numbered from 0 in the order of presentation, upright."""
+    """The frames of one video, upright, numbered from 0 in presentation order."""
 
     def __len__(self) -> int: ...
 
     @property
     def fps(self) -> float:
-        """Source frames per second, on average over the video; 0 where that is not known, as of some folders
-        of frames.
-        """
+        """Average source frames per second; 0 if unknown, as for some folders of frames."""
         ...
 
     def read(self, indices: Sequence[int]) -> Tensor:

@@ -1,4 +1,4 @@
-"""Read given frames of a video file with torchcodec. Imported only where it is asked for."""
+"""Read frames of a video file with torchcodec."""
 
 from __future__ import annotations
 
@@ -13,13 +13,13 @@ from .other import OtherReader, Read, UnfitError
 
 if (
     getattr(torchcodec, "ffmpeg_major_version", 0) is None
-):  # since 0.16 it can be imported without FFmpeg, for pictures alone
+):  # since 0.16 it can be imported without FFmpeg, for images only
     raise ImportError("it finds no shared libraries of FFmpeg")
 
 
 class TorchCodecReader(OtherReader):
-    """Decodes in one thread, as PyAVReader. The times of its frames tell where it gave others than it was
-    asked for (MPEG-4 in AVI, MPEG-2).
+    """Decodes in one thread. Detects by the times of frames if it returns others than requested (MPEG-4 in
+    AVI, MPEG-2).
     """
 
     name = "torchcodec"
@@ -48,9 +48,8 @@ class TorchCodecReader(OtherReader):
         return len(decoder), read
 
     def _mappings(self) -> str | None:
-        """The frames of an MP4 or MOV file as they were numbered, in the form of ffprobe's JSON, so that
-        torchcodec does not demux the whole file again. In other containers it finds some frames by its own
-        scan alone.
+        """Return the numbered frames of an MP4 or MOV file in ffprobe's JSON format, so that torchcodec does
+        not demux the whole file again. In other containers it needs its own scan to find some frames.
         """
         if self._video.format != "mov" or len(self) != len(self.stream.index_entries):
             return None
