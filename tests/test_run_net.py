@@ -648,7 +648,7 @@ def test_weights_of_other_class_names_are_noted(
         )
         == 0
     )
-    assert "whose classes have other names: " in capsys.readouterr().out
+    assert "which has other class names: " in capsys.readouterr().out
 
 
 def test_exported_weights_test_as_the_checkpoint_does(

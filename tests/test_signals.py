@@ -22,6 +22,7 @@ from conftest import DEMO, ROOT, TORCHRUN, RunNet, start
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 from test_run_net import assert_same_weights, wait_for_step
 
+from video_iresnet import folder
 from video_iresnet import run as story
 from video_iresnet.runtime.logging import Stats
 from video_iresnet.runtime.signals import StopRequest
@@ -181,10 +182,10 @@ def test_a_signal_after_the_last_step_is_not_lost(
 
         return both
 
-    name = {"save": "save_checkpoint", "test": "_write_test"}[moment]
+    module, name = {"save": (folder, "save_checkpoint"), "test": (story, "_write_test")}[moment]
     more = ["SOLVER.MAX_EPOCH", "1", "SOLVER.WARMUP_EPOCHS", "0", "OUTPUT_DIR", str(tmp_path)]
     with monkeypatch.context() as patch:
-        patch.setattr(story, name, signalled(getattr(story, name)))
+        patch.setattr(module, name, signalled(getattr(module, name)))
         assert run_net(*small, *more) == 143
     error = capsys.readouterr().err
     assert re.match(r"stopped .*\ngo on with: ", error), error

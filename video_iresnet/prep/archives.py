@@ -1,4 +1,4 @@
-"""Unpack archives of videos: safely, restartably, and without a joined copy of those that come in parts."""
+"""Unpack archives of videos safely and resumably, without joining those that come in parts."""
 
 from __future__ import annotations
 
@@ -39,20 +39,20 @@ DAMAGE = (
     tarfile.TarError,
     zipfile.BadZipFile,
 )  # gzip and bz2 raise OSErrors
-# Videos hardly compress; archives that expand much more are made to fill a disk.
+# Videos hardly compress; archives that expand much more are meant to fill a disk.
 MAX_EXPANSION = 20.0
-PARTIAL = ".partial"  # where files and folders stand until they are complete
+PARTIAL = ".partial"  # where incomplete files and folders are
 
 
 class Unpacked(NamedTuple):
-    """How many files were written, and how many had been there before."""
+    """The number of files written, and of those that existed before."""
 
     written: int
     kept: int
 
 
 def group_parts(paths: Sequence[Path]) -> list[list[Path]]:
-    """Archives, each a list of its parts: `x-00 x-01` or `x.tar.gz.1 x.tar.gz.2` are pieces of one. Raises
+    """Group archives with their parts: `x-00 x-01` and `x.tar.gz.1 x.tar.gz.2` are one each. Raises
     InputError for a gap or no file.
     """
     archives: dict[str, list[tuple[int, Path]]] = defaultdict(list)
@@ -76,12 +76,12 @@ def group_parts(paths: Sequence[Path]) -> list[list[Path]]:
 
 
 def unpack(parts: Sequence[Path], folder: Path, *, max_expansion: float = MAX_EXPANSION) -> Unpacked:
-    """Unpack a tar (compressed or not, in one or more parts) or a zip into a folder. What is there already is
-    kept, so that a stopped run goes on.
+    """Unpack a tar (also compressed or in parts) or a zip into a folder. Existing files are kept, so a
+    stopped run can continue.
 
-    Raises InputError for an archive that is damaged or incomplete, that holds anything but files inside the
-    folder, or that unpacks to more than `max_expansion` times its size; for a file that stands there with
-    another size; where another process unpacks there; and where the disk does not take it.
+    Raises InputError for an archive that is damaged or incomplete, contains anything but files inside the
+    folder, or unpacks to more than `max_expansion` times its size; for an existing file of another size; if
+    another process unpacks there; and if writing fails.
     """
     size = sum(part.stat().st_size for part in parts)
     limit = _Limit(parts[0], int(max_expansion * size) + CHUNK, max_expansion)
@@ -103,7 +103,7 @@ def unpack(parts: Sequence[Path], folder: Path, *, max_expansion: float = MAX_EX
                 raise InputError(
                     f"{name} is incomplete or damaged: {error}; download it again, what is unpacked is kept"
                 ) from error
-            # The checksum of a compressed tar comes at its end, after everything was written.
+            # The checksum of a compressed tar comes last, after everything is written.
             raise InputError(
                 f"{name} is damaged: {error}; download it again, and unpack into another folder: {folder} "
                 "may hold damaged files"
@@ -120,14 +120,12 @@ def unpack(parts: Sequence[Path], folder: Path, *, max_expansion: float = MAX_EX
 
 @contextmanager
 def partial_folder(folder: Path) -> Iterator[Path]:
-    """A folder for what is not complete yet, on the same disk; empty at first, whatever a run that was killed
-    has left. One run at a time.
-    """
+    """Create an empty folder for incomplete files on the same disk, for one run at a time."""
     partial = folder / PARTIAL
     try:
         if partial.exists():
-            # Moved before it is deleted: whoever should still write there fails, instead of completing what
-            # is half gone.
+            # Moved before it is deleted: another writer fails then, instead of completing what
+            # is half deleted.
             partial.rename(folder / f"{PARTIAL}-{uuid4().hex}")
         for left in folder.glob(f"{PARTIAL}-*"):
             shutil.rmtree(left)
@@ -141,7 +139,7 @@ def partial_folder(folder: Path) -> Iterator[Path]:
 
 
 class _Limit(NamedTuple):
-    """How many bytes an archive may unpack to."""
+    """Return how many bytes an archive may unpack to."""
 
     archive: Path
     num_bytes: int
@@ -164,7 +162,7 @@ def _unpack_tar(
             (function for magic, function in COMPRESSIONS.items() if joined.peek(8).startswith(magic)), None
         )
         stream = _TarStream(open_compressed(joined) if open_compressed else joined, limit)
-        # Of the stream, it needs no more than read().
+        # Only read() of the stream is needed.
         with tarfile.open(fileobj=stream, mode="r|") as archive:  # type: ignore[call-overload]
             for member in archive:
                 if member.isdir():
@@ -175,7 +173,7 @@ def _unpack_tar(
                         "another copy"
                     )
                 target = _target(folder, member.name, parts[0])
-                if hasattr(tarfile, "data_filter"):  # a second opinion, from Python 3.10.12 and 3.11.4 on
+                if hasattr(tarfile, "data_filter"):  # a second check, since Python 3.10.12 and 3.11.4
                     tarfile.data_filter(member, str(folder))
                 source = archive.extractfile(member)
                 assert source
@@ -190,7 +188,7 @@ def _unpack_tar(
 def _unpack_zip(path: Path, folder: Path, partial: Path, progress: tqdm[Any], limit: _Limit) -> Unpacked:
     counts = [0, 0]
     with zipfile.ZipFile(path) as archive:
-        # No more than the stated size is read of a member.
+        # No more than the stated size of a member is read.
         limit.check(sum(member.file_size for member in archive.infolist()))
         for member in archive.infolist():
             if member.is_dir():
@@ -208,8 +206,8 @@ def _unpack_zip(path: Path, folder: Path, partial: Path, progress: tqdm[Any], li
 
 
 def _target(folder: Path, name: str, archive: Path) -> Path:
-    """Where a member goes. Raises InputError where that is outside of the folder, by its name or through a
-    link that stands there.
+    """Return the path of a member. Raises InputError if it is outside of the folder, by its name or through
+    an existing link.
     """
     path = PurePosixPath(name.replace("\\", "/"))
     outside = not path.parts or path.is_absolute() or ".." in path.parts or re.match("[A-Za-z]:|.*\0", name)
@@ -227,11 +225,11 @@ def _target(folder: Path, name: str, archive: Path) -> Path:
 
 
 def _write(source: IO[bytes], size: int, target: Path, partial: Path) -> bool:
-    """Write a member under a temporary name, then rename it; False where it is there. A kill leaves nothing
-    half-written under its name.
+    """Write a member to a temporary name, then rename it; False if it exists. A kill leaves no incomplete
+    file under its name.
 
-    Not flushed to the disk one by one, which would take hours for 200,000 videos: after a power failure the
-    sizes show what was lost.
+    Files are not flushed one by one, which would take hours for 200,000 videos; after a power failure their
+    sizes show what is missing.
     """
     if target.exists():
         if not target.is_file() or target.stat().st_size != size:
@@ -249,7 +247,7 @@ def _write(source: IO[bytes], size: int, target: Path, partial: Path) -> bool:
         target.parent.mkdir(parents=True, exist_ok=True)
         os.rename(temporary, target)
     except OSError as error:
-        if error.strerror is None:  # of the decompression
+        if error.strerror is None:  # an error of the decompression
             raise
         raise InputError(
             f"cannot write {target}: {reason(error)}; make room and start again, what is unpacked is kept"
@@ -258,7 +256,7 @@ def _write(source: IO[bytes], size: int, target: Path, partial: Path) -> bool:
 
 
 class _Joined(io.RawIOBase):
-    """Files read one after the other as if they were one."""
+    """Several files read as one."""
 
     def __init__(self, paths: Sequence[Path], progress: tqdm[Any]) -> None:
         self._paths = list(paths)
@@ -289,9 +287,7 @@ class _Joined(io.RawIOBase):
 
 
 class _TarStream:
-    """A stream that keeps to the limit and knows whether it ended as a tar must: tarfile takes a missing end
-    for the end.
-    """
+    """A limited stream that knows whether it ended as a tar must; tarfile does not notice a missing end."""
 
     def __init__(self, stream: Any, limit: _Limit) -> None:
         self._stream = stream

@@ -1,4 +1,4 @@
-"""What is wrong with one video, and what is odd: hash it and decode it from the first frame to the last."""
+"""Examine one video: hash it, decode it completely, and report problems."""
 
 from __future__ import annotations
 
@@ -15,8 +15,8 @@ from ..data.decode.pyav import PyAVReader
 from ..data.decode.reader import DecodeError
 from ..runtime.errors import reason
 
-RATES = (10, 61)  # frames a second that are usual
-UNEVEN = 0.01  # the fraction of steps between frames that may differ from the usual one
+RATES = (10, 61)  # usual frames per second
+UNEVEN = 0.01  # fraction of frame intervals that may differ from the usual one
 
 
 class Job(NamedTuple):
@@ -27,7 +27,7 @@ class Job(NamedTuple):
 
 
 class Finding(NamedTuple):
-    """What was found in a file. Times in seconds, rates in frames a second, sizes in bytes."""
+    """The findings for a file. Times in seconds, rates in frames per second, sizes in bytes."""
 
     path: str
     size: int = 0
@@ -42,9 +42,9 @@ class Finding(NamedTuple):
     num_frames: int = 0
     duration: float = 0.0
     frame_rate: float = 0.0
-    uneven: int = 0  # steps between frames that differ from the usual one
-    lost: int = 0  # frames between the first and the last, as a constant rate has gaps
-    unshown: int = 0  # frames at the start that need others which are not there
+    uneven: int = 0  # frame intervals that differ from the usual one
+    lost: int = 0  # frames missing between the first and the last, judging by gaps in a constant rate
+    unshown: int = 0  # frames at the start that need missing ones
     damage: str = ""
 
 
@@ -72,8 +72,8 @@ def examine(job: Job) -> Finding:
 
 
 def decode(path: str) -> dict[str, Any]:
-    """Decode strictly; where that fails, decode as training does, with damaged parts concealed. Returns
-    fields of Finding. Raises DecodeError.
+    """Decode strictly; if that fails, decode as in training, which conceals damage. Returns fields of
+    Finding. Raises DecodeError.
     """
     with PyAVReader(path) as reader:
         stream = reader.stream
@@ -93,7 +93,7 @@ def decode(path: str) -> dict[str, Any]:
 
 
 def damage(path: str, num_frames: int) -> str:
-    """Why the frames cannot be decoded without patching up pictures; empty where they can."""
+    """Return why frames cannot be decoded without concealing damage; empty if they can."""
     decoded, has_keyframe = 0, False
     with VideoFile(path) as video:
         video.stream.codec_context.options = {"err_detect": "explode"}
@@ -111,8 +111,8 @@ def damage(path: str, num_frames: int) -> str:
 
 
 def pace(reader: PyAVReader) -> dict[str, Any]:
-    """Duration, frame rate, how many frames are lost between the first and the last, and the number of uneven
-    steps, from the times of the frames.
+    """Return the duration, frame rate, number of lost frames and number of uneven intervals, from the times
+    of the frames.
     """
     seconds = np.array(reader.seconds, float)
     if len(seconds) < 2:
@@ -122,7 +122,7 @@ def pace(reader: PyAVReader) -> dict[str, Any]:
     usual, span = float(np.median(steps)), float(seconds[-1] - seconds[0])
     regular = 1 / float(reader.given_rate)
     gaps = steps / regular
-    # Of a constant rate, every step is a multiple of the regular one.
+    # At a constant rate, every interval is a multiple of the regular one.
     is_constant = bool((abs(gaps - gaps.round()) * regular <= max(1.5 * tick, 0.1 * regular)).all())
     return {
         "duration": round(span + usual, 6),
@@ -133,7 +133,7 @@ def pace(reader: PyAVReader) -> dict[str, Any]:
 
 
 def warnings_of(finding: Finding) -> Iterable[tuple[str, str]]:
-    """(problem, reason) of what is odd in a video that can be decoded."""
+    """Return (problem, reason) for each oddity of a video that can be decoded."""
     if finding.damage:
         yield "damaged", finding.damage
     if not RATES[0] <= finding.frame_rate <= RATES[1]:

@@ -1,4 +1,4 @@
-"""Videos -> folders of JPEG frames, and the lists that name them."""
+"""Extract videos to folders of JPEG frames, and write the lists that name them."""
 
 from __future__ import annotations
 
@@ -20,14 +20,14 @@ from ..data.decode.reader import DecodeError
 from ..data.functional import resize, short_side_size
 from ..runtime.errors import InputError, reason
 
-FRAMES_AT_ONCE = 16  # how many full-size frames are in memory at a time
+FRAMES_AT_ONCE = 16  # full-size frames in memory at a time
 QUALITY = 95
 HALF = Fraction(1, 2)
 
 
 class FrameJob(NamedTuple):
-    """One video to extract: into `folder`/`name`, by way of `partial`. `fps` 0: the frames as they are;
-    `short_side` 0: their own size.
+    """A video to extract into `folder`/`name`, via `partial`. `fps` 0: all frames; `short_side` 0: the
+    original size.
     """
 
     video: str
@@ -39,18 +39,18 @@ class FrameJob(NamedTuple):
 
 
 class Extracted(NamedTuple):
-    """How many frames a folder has, and how many of them make a second; 0 where that is not known."""
+    """The number of frames in a folder, and their rate; 0 if unknown."""
 
     num_frames: int
     fps: float
 
 
 def extract_frames(job: FrameJob) -> Extracted | str:
-    """Write `name`/`name`_000001.jpg and so on; returns their number and rate, or why the video cannot be
+    """Write `name`/`name`_000001.jpg and so on. Returns their number and rate, or why the video cannot be
     read.
 
-    The folder appears when it is complete; one that is there is counted and left alone. Raises InputError
-    where the disk does not take it.
+    The folder appears when it is complete; an existing one is only counted. Raises InputError if writing
+    fails.
     """
     final = Path(job.folder, job.name)
     if final.exists():
@@ -75,7 +75,7 @@ def extract_frames(job: FrameJob) -> Extracted | str:
 
 
 def _rate(job: FrameJob) -> float:
-    """The rate of frames that were extracted before."""
+    """Return the rate of frames that were extracted before."""
     if job.fps:
         return job.fps
     try:
@@ -96,7 +96,7 @@ def _write_frames(job: FrameJob, folder: Path) -> Extracted:
         for first in range(0, len(indices), FRAMES_AT_ONCE):
             frames = reader.read(indices[first : first + FRAMES_AT_ONCE])
             height, width = frames.shape[1:3]
-            if 0 < job.short_side < min(height, width):  # smaller pictures would gain nothing but bytes
+            if 0 < job.short_side < min(height, width):  # enlarging would only add bytes
                 frames = resize(frames, *short_side_size(height, width, job.short_side))
             for number, frame in enumerate(frames, first + 1):
                 jpeg = simplejpeg.encode_jpeg(frame.contiguous().numpy(), QUALITY, colorsubsampling="420")
@@ -105,10 +105,10 @@ def _write_frames(job: FrameJob, folder: Path) -> Extracted:
 
 
 def resampled(times: Sequence[Fraction], fps: Fraction) -> list[int]:
-    """Times of frames in seconds -> the frame shown at each tick of `fps` a second, as `ffmpeg -r` has it:
-    frames are repeated or left out.
+    """Times of frames in seconds -> the frame shown at each tick of `fps`, as with `ffmpeg -r`: frames are
+    repeated or dropped.
 
-    A frame is shown from the tick nearest to its time on, the last one for as long as the others on average.
+    A frame is shown from the tick nearest to its time, the last one for the average duration of the others.
     """
     mean = (times[-1] - times[0]) / (len(times) - 1) if len(times) > 1 else 1 / fps
     ticks = [math.floor((time - times[0]) * fps + HALF) for time in times]

@@ -1,4 +1,4 @@
-"""The same work for many items: in processes of this machine, or on a Ray cluster."""
+"""Apply a function to many items, in local processes or on a Ray cluster."""
 
 from __future__ import annotations
 
@@ -21,13 +21,13 @@ from ..runtime.signals import follow_parent, starting_workers
 
 Item = TypeVar("Item")
 Result = TypeVar("Result")
-# Items submitted ahead of the results, for each process: enough to keep all busy, few enough that a stop
+# Items submitted ahead of the results, per process: enough to keep all busy, few enough that a stop
 # loses little.
 AHEAD = 4
 
 
 def add_options(parser: argparse.ArgumentParser) -> None:
-    """--workers and --ray, for `run_jobs`."""
+    """Add --workers and --ray, for `run_jobs`."""
     parser.add_argument(
         "--workers",
         type=int,
@@ -51,17 +51,17 @@ def run_jobs(
     description: str,
     name: Callable[[Item], str] = str,
 ) -> Generator[tuple[Item, Result], None, None]:
-    """Apply `work`, a module-level function, to every item; yields (item, result) as they end, under a
-    progress bar.
+    """Apply `work`, a module-level function, to every item; yields (item, result) in the order of completion,
+    with a progress bar.
 
-    `workers`: processes of this machine; 0 works in this one. `ray_address`: run on that cluster instead
-    ("auto": the one of this machine), one item a CPU; files must be reachable under the same paths on every
-    node. `work` reports failures that belong to an item in its result; an exception ends everything. Ctrl-C,
-    an exception, or closing the generator ends the items under way at once, wherever they are, so `work` must
-    leave nothing half done that counts as done. `name`: how errors name an item.
+    `workers`: number of local processes; 0: this process. `ray_address`: the cluster to run on instead
+    ("auto": that of this machine), one item per CPU; all nodes need the files under the same paths. `work`
+    reports failures of an item in its result; an exception ends everything. Ctrl-C, an exception, or closing
+    the generator interrupts running items at once, so `work` must not leave incomplete output that looks
+    complete. `name`: how errors name an item.
 
-    Raises InputError for a negative number of workers, where Ray is missing or its cluster cannot be reached,
-    or where a process was killed.
+    Raises InputError for a negative number of workers, if Ray is missing or its cluster cannot be reached, or
+    if a process was killed.
     """
     if workers < 0:
         raise InputError(
@@ -99,7 +99,7 @@ def _in_processes(
                     break
             if not pending:
                 break
-            under_way = list(pending.values())[:workers]  # they are begun in this order
+            under_way = list(pending.values())[:workers]  # they start in this order
             for future in wait(pending, return_when=FIRST_COMPLETED).done:
                 item = pending.pop(future)
                 yield item, future.result()
@@ -129,7 +129,7 @@ def _on_ray(
             socket.create_connection((host, int(port)), timeout=10).close()
         on_sigterm = signal.getsignal(signal.SIGTERM)
         ray.init(address=address, log_to_driver=False, logging_level=logging.ERROR)
-        signal.signal(signal.SIGTERM, on_sigterm)  # Ray puts its own in its place
+        signal.signal(signal.SIGTERM, on_sigterm)  # Ray installs its own
     except (OSError, ValueError, RuntimeError) as error:  # a ConnectionError is an OSError
         raise InputError(
             f"--ray {address}: no Ray cluster can be reached there ({reason(error)}); start one with "

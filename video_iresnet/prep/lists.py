@@ -1,4 +1,4 @@
-"""Find videos; write lists, which read_records reads back exactly, and reports of what is missing."""
+"""Find videos; write lists that read_records reads back exactly, and reports of missing videos."""
 
 from __future__ import annotations
 
@@ -23,16 +23,16 @@ from .jobs import run_jobs
 VIDEO_SUFFIXES = frozenset(
     [".mp4", ".m4v", ".mov", ".mkv", ".webm", ".avi", ".mpg", ".mpeg", ".wmv", ".flv", ".3gp", ".ogv", ".ts"]
 )
-ANY_LABEL = 2**31  # a number of classes that admits every label
+ANY_LABEL = 2**31  # a number of classes that allows every label
 SEPARATORS = (" ", ",", "\t", ";")
-WORST = 10  # classes of a shortfall that are shown; the file has all
+WORST = 10  # printed classes of a shortfall; the file has all
 
 
 class Found(NamedTuple):
-    """A folder's files, as paths relative to it with forward slashes, in alphabetical order."""
+    """The files of a folder, as relative paths with forward slashes, in alphabetical order."""
 
     videos: list[str]
-    empty: list[str]  # videos of no bytes: what downloads that failed leave behind
+    empty: list[str]  # videos of zero bytes, left behind by failed downloads
     others: list[str]
 
 
@@ -41,8 +41,8 @@ Scanned = tuple[list[tuple[str, tuple[int, int]]], list[str], list[str], list[st
 
 
 class Wanted(NamedTuple):
-    """A video that annotations name: its row there, its class (None in a test split), and its path in our
-    list (None where it is missing).
+    """A video in the annotations: its row, its class (None in a test split), and its path in our list (None
+    if missing).
     """
 
     row: Sequence[str]
@@ -51,15 +51,14 @@ class Wanted(NamedTuple):
 
 
 def find_videos(folder: Path, workers: int, ray_address: str | None = None) -> Found:
-    """Look through a folder and all below it, level by level, in threads or on a Ray cluster. Hidden files
-    are skipped.
+    """Search a folder recursively, level by level, in threads or on a Ray cluster. Hidden files are skipped.
 
-    Raises InputError where it is no folder, and as `run_jobs` does.
+    Raises InputError if it is not a folder, and as `run_jobs` does.
     """
     if not folder.is_dir():
         raise InputError(f"{folder} is not a folder; name the folder that holds the videos")
     found = Found([], [], [])
-    level = {"": frozenset({_identity(folder)})}  # folders, with the identities of those above
+    level = {"": frozenset({_identity(folder)})}  # folders, with the identities of their parents
     while level:
         below = {}
         for (_, name), (folders, *files) in _scan_all(
@@ -97,7 +96,7 @@ def _scan_all(
 
 
 def _scan(root_and_folder: tuple[str, str]) -> Scanned:
-    """The folders in a folder, its videos, its empty videos, and other files; all as paths below the root."""
+    """Return the folders, videos, empty videos and other files in a folder, as paths below the root."""
     root, folder = root_and_folder
     folders: list[tuple[str, tuple[int, int]]] = []
     videos: list[str] = []
@@ -123,7 +122,9 @@ def _identity(folder: Path | os.DirEntry[str]) -> tuple[int, int]:
 
 
 def video_stem(path: str) -> str:
-    """The name of a video without folder and endings; some downloaders leave two, as in `x.mp4.mkv`."""
+    """Return the name of a video without folder and extensions; some downloaders leave two, as in
+    `x.mp4.mkv`.
+    """
     name = PurePosixPath(path)
     while name.suffix.lower() in VIDEO_SUFFIXES:
         name = name.with_suffix("")
@@ -138,7 +139,7 @@ def print_found(folder: Path, found: Found) -> None:
 
 
 def by_stem(videos: Iterable[str]) -> dict[str, list[str]]:
-    """name without endings -> the videos of that name, in the order given."""
+    """Return {name without extensions: its videos, in the given order}."""
     stems = defaultdict(list)
     for path in videos:
         stems[video_stem(path)].append(path)
@@ -146,22 +147,20 @@ def by_stem(videos: Iterable[str]) -> dict[str, list[str]]:
 
 
 def of_class(paths: Sequence[str], name: str) -> str | None:
-    """Of videos of one name the first that lies below a folder of its class, else the first of all; None of
-    none.
+    """Return the first of several videos with one name that is below a folder of its class, or else the
+    first; None if there is none.
     """
     in_class = [path for path in paths if class_key(name) in map(class_key, path.split("/")[:-1])]
     return next(iter([*in_class, *paths]), None)
 
 
 def class_key(name: str) -> str:
-    """What two spellings of a class name have in common: folders often have underscores for blanks."""
+    """Return a canonical spelling of a class name: folders often have underscores instead of spaces."""
     return " ".join(name.replace("_", " ").split()).casefold()
 
 
 def report_doubles(doubles: Sequence[tuple[str, Sequence[str]]]) -> None:
-    """Say which of several videos of one name was taken. `doubles`: (the one that was taken, all of that
-    name).
-    """
+    """Print which of several videos with one name was used. `doubles`: (the one used, all of that name)."""
     if doubles:
         taken, paths = doubles[0]
         other = next(path for path in paths if path != taken)
@@ -172,8 +171,8 @@ def report_doubles(doubles: Sequence[tuple[str, Sequence[str]]]) -> None:
 
 
 def listed_path(folder: Path, name: str, out: Path) -> str:
-    """How a list in `out` names a video: relative where it lies below `out`, so that both can be moved
-    together; else from the root.
+    """Return the path of a video in a list in `out`: relative if it is below `out`, so that both can be moved
+    together; otherwise absolute.
     """
     path = Path(os.path.abspath(folder), name)
     return (
@@ -184,10 +183,10 @@ def listed_path(folder: Path, name: str, out: Path) -> str:
 
 
 def write_list(path: Path, entries: Sequence[tuple[str, int]]) -> None:
-    """Write `path label` lines. The separator is one that occurs in no path, so that other projects
-    can read the list too; a space where all occur.
+    """Write `path label` lines. The separator is one that occurs in no path, so that other projects can read
+    the list; a space if all occur.
 
-    Raises InputError for a path that no list can hold, or where a list with other content exists.
+    Raises InputError for a path that no list can contain, or if a list with other content exists.
     """
     write_new(path, _list_lines(entries))
 
@@ -204,9 +203,7 @@ def _list_lines(entries: Sequence[tuple[str, int]]) -> list[str]:
 
 
 def write_class_names(path: Path, names: Sequence[str]) -> None:
-    """Write the names of the classes, one a line; with their numbers where the names look as if they had
-    some. Raises InputError.
-    """
+    """Write one class name per line, with their numbers if the names look numbered. Raises InputError."""
     for name in names:
         if name != name.strip() or not name:
             raise InputError(f"the class name {name!r} begins or ends with blanks; rename it")
@@ -221,7 +218,7 @@ def write_class_names(path: Path, names: Sequence[str]) -> None:
 
 
 def make_folder(folder: Path) -> None:
-    """Make a folder to write into, where it is missing. Raises InputError."""
+    """Create a folder for output, unless it exists. Raises InputError."""
     try:
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:
@@ -230,18 +227,14 @@ def make_folder(folder: Path) -> None:
 
 @contextmanager
 def held_folder(folder: Path) -> Iterator[None]:
-    """A folder to write into, made where it is missing, for this process alone while the block runs. Raises
-    InputError.
-    """
+    """Create a folder for output, unless it exists, and lock it while the block runs. Raises InputError."""
     make_folder(folder)
     with exclusive(folder):
         yield
 
 
 def write_new(path: Path, lines: Iterable[str]) -> None:
-    """Write a file; one that is there already is left as it is. Raises InputError where its content is
-    another one.
-    """
+    """Write a file, unless it exists with the same content. Raises InputError if it has other content."""
     if path.exists():
         with path.open("rb") as file:
             if not all(file.readline() == line.encode() for line in lines) or file.read(1):
@@ -253,7 +246,7 @@ def write_new(path: Path, lines: Iterable[str]) -> None:
     make_folder(path.parent)
     with atomic_write(
         path, "wb"
-    ) as file:  # as bytes, because text would have the line ends and the encoding of this machine
+    ) as file:  # as bytes: text would depend on the platform's line ends and encoding
         file.writelines(line.encode() for line in lines)
 
 
@@ -266,12 +259,12 @@ def write_split(
     names: Sequence[str],
     inputs: Sequence[Path],
 ) -> None:
-    """Write `<split>.csv` with the videos that are there, and the reports `<split>_missing.csv` and
+    """Write `<split>.csv` with the existing videos, and the reports `<split>_missing.csv` and
     `<split>_shortfall.txt`; print a summary.
 
-    Videos without a label are listed with class 0. The reports describe the last run and are replaced by
-    the next one. `columns`: of the rows. Raises InputError where a list with other content exists, or a
-    report would overwrite one of `inputs`.
+    Videos without a label are listed with class 0. Reports describe the last run and replace earlier ones.
+    `columns`: of the rows. Raises InputError if a list with other content exists, or a report would overwrite
+    one of `inputs`.
     """
     make_folder(out)
     missing_file, shortfall_file = out / f"{split}_missing.csv", out / f"{split}_shortfall.txt"
@@ -309,7 +302,7 @@ def write_split(
 
 
 def write_csv(path: Path, columns: Sequence[str], rows: Iterable[Sequence[Any]]) -> None:
-    """Write a report, replacing that of an earlier run."""
+    """Write a report, replacing an earlier one."""
     text = io.StringIO()
     writer = csv.writer(text, lineterminator="\n")
     writer.writerow(columns)
@@ -319,7 +312,7 @@ def write_csv(path: Path, columns: Sequence[str], rows: Iterable[Sequence[Any]])
 
 
 def _shortfall(wanted: Sequence[Wanted], names: Sequence[str]) -> list[tuple[str, int, int, float]]:
-    """(class, wanted, missing, % missing), the worst first."""
+    """Return (class, wanted, missing, % missing), worst first."""
     total = Counter(item.label for item in wanted if item.label is not None)
     gone = Counter(item.label for item in wanted if item.label is not None and item.path is None)
     rows = [
@@ -333,7 +326,7 @@ def _table(rows: Sequence[tuple[str, int, int, float]]) -> str:
 
 
 def _checked(name: str) -> str:
-    """The name, where one line of UTF-8 can hold it."""
+    """Return the name if it fits into one line of UTF-8."""
     if name.splitlines() != [name]:
         raise InputError(f"the name {name!r} holds a line break, which no list can; rename it")
     try:
@@ -344,6 +337,6 @@ def _checked(name: str) -> str:
 
 
 def _quoted(name: str) -> str:
-    """In quotes where a reader would take an end of the name for something else."""
+    """Quote a name whose ends a reader would misinterpret."""
     quoted = name != name.strip() or name[0] in '"\ufeff' or name[-1] in ",;"
     return f'"{name}"' if quoted else name

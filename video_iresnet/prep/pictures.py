@@ -1,4 +1,4 @@
-"""Decoded frames -> timed, upright 8-bit 4:2:0 pictures of a given short side."""
+"""Convert decoded frames to timed, upright 8-bit 4:2:0 pictures of a given short side."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from ..data.decode.pyav import PyAVReader
 
 
 def timed_frames(reader: PyAVReader) -> Iterator[VideoFrame]:
-    """All frames that the reader numbers, in its order; the first one's time is 0."""
+    """Yield all numbered frames in order, with times from 0."""
     stream: Any = reader.stream
     tick = 1 / reader.given_rate if reader.is_counted else stream.time_base
     seconds = reader.seconds
@@ -26,8 +26,8 @@ def timed_frames(reader: PyAVReader) -> Iterator[VideoFrame]:
 
 
 class Pictures:
-    """Turns decoded frames into upright 8-bit 4:2:0 pictures of the right size; the first frame
-    decides the size and the rotation.
+    """Converts decoded frames to upright 8-bit 4:2:0 pictures of the right size. The first frame determines
+    size and rotation.
     """
 
     def __init__(self, short_side: int) -> None:
@@ -40,7 +40,7 @@ class Pictures:
             self._size = target_size(frame.height, frame.width, self._short_side)
             self.is_transposed, self._flip_rows, self._flip_columns = orientation(frame)
         height, width = self._size
-        # RGB has neither a matrix nor a range that could be kept; without names the decoder would have to
+        # RGB has no matrix or range to keep; without names, decoders would have to
         # guess them.
         named: dict[str, Any] = (
             {"dst_colorspace": "ITU601", "dst_color_range": "MPEG"} if frame.format.is_rgb else {}
@@ -51,11 +51,11 @@ class Pictures:
         if self.is_transposed or self._flip_rows or self._flip_columns:
             picture = self._turn(picture)
         picture.pts, picture.time_base, picture.duration = frame.pts, frame.time_base, frame.duration
-        picture.pict_type = 0  # x264 would repeat the source's choice of keyframes
+        picture.pict_type = 0  # x264 would copy the source's keyframes
         return picture
 
     def _turn(self, picture: VideoFrame) -> VideoFrame:
-        """Flip and transpose Y, U and V one by one, since U and V have half as many rows and columns."""
+        """Flip and transpose Y, U and V separately, since U and V have half as many rows and columns."""
         height, width = picture.height, picture.width
         planes = np.split(picture.to_ndarray().reshape(-1), [height * width, height * width * 5 // 4])
         turned = []
@@ -74,7 +74,7 @@ class Pictures:
 
 
 def target_size(height: int, width: int, short_side: int) -> tuple[int, int]:
-    """Even (height, width) with this short side, or at most the source's own."""
+    """Return an even (height, width) with this short side, or at most the source's."""
     if min(height, width) <= short_side:
         return max(2, height // 2 * 2), max(2, width // 2 * 2)
     scale = short_side / min(height, width)

@@ -1,4 +1,4 @@
-"""How much a transcoded video resembles its source."""
+"""Compare transcoded videos with their sources."""
 
 from __future__ import annotations
 
@@ -20,8 +20,8 @@ from .transcode import Job
 
 
 class Likeness(NamedTuple):
-    """How a transcoded video resembles its source at the same size, in luma: PSNR in dB of the mean squared
-    error, mean SSIM.
+    """The similarity of a transcoded video to its source at the same size, in luma: PSNR in dB of the mean
+    squared error, mean SSIM.
     """
 
     failure: str = ""
@@ -30,7 +30,7 @@ class Likeness(NamedTuple):
 
 
 def compare(job: Job) -> Likeness:
-    """Decode both and compare them frame by frame."""
+    """Decode and compare both videos frame by frame."""
     pictures = Pictures(job.settings.short_side)
     errors, similarities = [], []
     try:
@@ -47,21 +47,21 @@ def compare(job: Job) -> Likeness:
 
 
 def luma(picture: VideoFrame) -> NDArray[np.float32]:
-    """A picture -> its luma, (H, W) in [0, 255]."""
+    """Return the luma of a picture, (H, W) in [0, 255]."""
     return picture.to_ndarray()[: picture.height].astype(np.float32)
 
 
 def ssim(x: NDArray[np.float32], y: NDArray[np.float32]) -> float:
-    """Mean structural similarity of two (H, W) pictures in [0, 255], as in Wang et al. 2004: an 11 x 11
-    Gaussian window of sigma 1.5. Raises ValueError for smaller pictures.
+    """Return the mean structural similarity of two (H, W) pictures in [0, 255], as in Wang et al. 2004: an 11
+    x 11 Gaussian window of sigma 1.5. Raises ValueError for smaller pictures.
     """
     window = {"gaussian_weights": True, "sigma": 1.5, "use_sample_covariance": False}
     return float(structural_similarity()(x, y, data_range=255, **window))
 
 
 def structural_similarity() -> Any:
-    """scikit-image's function. Raises InputError where it is not installed."""
-    # FFmpeg's filter ssim would need no package, but before PyAV 18.1 its numbers do not reach Python.
+    """Import scikit-image's function. Raises InputError if it is not installed."""
+    # FFmpeg's ssim filter needs no package, but PyAV exposes its numbers only since 18.1.
     try:
         return importlib.import_module("skimage.metrics").structural_similarity
     except ImportError as error:
@@ -73,7 +73,7 @@ def structural_similarity() -> Any:
 def compare_some(
     jobs: Sequence[Job], number: int, *, workers: int, ray_address: str | None = None
 ) -> list[Likeness]:
-    """Compare `number` of the jobs' videos with their sources, evenly spaced; see run_jobs."""
+    """Compare `number` videos, evenly spaced, with their sources; see run_jobs."""
     indices = np.linspace(0, len(jobs) - 1, min(number, len(jobs))).round().astype(int)
     work = run_jobs(
         compare, [jobs[i] for i in indices], workers=workers, ray_address=ray_address, description="comparing"

@@ -1,4 +1,4 @@
-"""Transcode the videos of a list to H.264 in MP4: small, fast to decode, every frame at its time."""
+"""Transcode the videos of a list to H.264 in MP4: small, fast to decode, with the same frames and times."""
 
 from __future__ import annotations
 
@@ -26,10 +26,10 @@ from .pictures import Pictures, timed_frames
 
 WRITER = "video_iresnet data_prep/transcode.py"
 PRESETS = ("ultrafast", "superfast", "veryfast", "faster", "fast", "medium", "slow", "slower", "veryslow")
-# With more than SSE4.2, x264 writes different bits on different processors, and with AVX-512 at each run; the
+# With more than SSE4.2, x264's output depends on the processor, and with AVX-512 changes at each run; the
 # limit costs a few percent of the speed.
 ASM = "asm=sse4.2:" if platform.machine().lower() in ("x86_64", "amd64") else ""
-# Five of six frames are referenced by no other frame, so a reader of clips can skip them.
+# Five of six frames are not referenced, so readers of clips can skip them.
 X264 = f"{ASM}bframes=5:b-adapt=0:b-pyramid=none"
 
 
@@ -43,7 +43,7 @@ class Settings(NamedTuple):
 
 
 class Job(NamedTuple):
-    """A source, the file to make of it, and how."""
+    """A source, its target, and the settings."""
 
     source: str
     target: str
@@ -60,7 +60,7 @@ class Outcome(NamedTuple):
 
 
 def transcode(job: Job) -> Outcome:
-    """Make one video, unless it is there. Raises InputError where the target cannot be written, or holds
+    """Transcode one video, unless it is done. Raises InputError if the target cannot be written or contains
     something else.
     """
     try:
@@ -89,8 +89,8 @@ def make_stamp(job: Job, status: os.stat_result) -> dict[str, Any]:
 
 
 def is_made(job: Job, stamp: dict[str, Any]) -> bool:
-    """Whether the target is up to date. Raises InputError where it was made with other settings or from
-    another video.
+    """Whether the target is up to date. Raises InputError if it was made with other settings or from another
+    video.
     """
     try:
         with VideoFile(job.target) as video:
@@ -134,8 +134,8 @@ class Output:
 
 
 def encode(reader: PyAVReader, file: IO[bytes], settings: Settings, comment: str) -> int:
-    """Encode all frames into an MP4 file and return their number. Raises DecodeError, or OSError where `file`
-    does not take it.
+    """Encode all frames into an MP4 file and return their number. Raises DecodeError, or OSError if writing
+    to `file` fails.
     """
     pictures = Pictures(settings.short_side)
     output = Output(file)
@@ -164,7 +164,7 @@ def encode(reader: PyAVReader, file: IO[bytes], settings: Settings, comment: str
 def add_stream(
     target: Any, source: VideoStream, picture: VideoFrame, is_transposed: bool, settings: Settings
 ) -> VideoStream:
-    """An H.264 stream for such pictures, with the source's clock, shape of pixels and colours."""
+    """Add an H.264 stream for the pictures, with the source's clock, pixel aspect ratio and colours."""
     options = {
         "crf": str(settings.crf),
         "g": str(settings.gop),
@@ -175,7 +175,7 @@ def add_stream(
     }
     stream: VideoStream = target.add_stream("libx264", rate=source.average_rate or 25, options=options)
     context: Any = stream.codec_context
-    context.thread_count = 1  # the number of threads would change the bits
+    context.thread_count = 1  # the output depends on the number of threads
     stream.width, stream.height, stream.pix_fmt = picture.width, picture.height, "yuv420p"
     context.time_base = picture.time_base
     ratio = source.sample_aspect_ratio
@@ -187,7 +187,7 @@ def add_stream(
 
 
 def check(file: IO[bytes], num_frames: int) -> None:
-    """Read back what was written, before it gets its name."""
+    """Read the result back, before it gets its name."""
     file.flush()
     file.seek(0)
     container: Any
@@ -198,7 +198,7 @@ def check(file: IO[bytes], num_frames: int) -> None:
 
 
 def plan(records: list[Record], root: Path, out: Path, settings: Settings) -> list[Job]:
-    """A job for every record. Raises InputError where two videos would get one name."""
+    """Return a job for every record. Raises InputError if two videos would get the same name."""
     jobs: dict[str, Job] = {}
     result = []
     for record in records:
@@ -220,9 +220,9 @@ def plan(records: list[Record], root: Path, out: Path, settings: Settings) -> li
 def transcode_list(
     list_path: Path, out: Path, settings: Settings, *, workers: int, ray_address: str | None = None
 ) -> dict[Job, Outcome]:
-    """Transcode the videos of a list, then write the lists of what succeeded and what failed; see run_jobs.
+    """Transcode the videos of a list, then write the lists of successes and failures; see run_jobs.
 
-    Raises InputError where `out` is the folder of the list or in use, or holds files that are not ours.
+    Raises InputError if `out` is the folder of the list or in use, or contains foreign files.
     """
     root = Path(os.path.abspath(list_path.parent))
     if os.path.realpath(root) == os.path.realpath(out):
@@ -261,7 +261,7 @@ def transcode_list(
 
 
 def clear(out: Path, names: dict[str, set[str]]) -> None:
-    """Make the folders where they are missing, and remove what killed runs left of these names in them."""
+    """Create the folders, and delete leftovers of killed runs in them."""
     try:
         for folder in names:
             os.makedirs(folder, exist_ok=True)
@@ -271,5 +271,5 @@ def clear(out: Path, names: dict[str, set[str]]) -> None:
 
 
 def failed_list(list_path: Path, out: Path) -> Path:
-    """Where the failures are listed: path, label and reason."""
+    """Return the path of the list of failures: path, label and reason."""
     return Path(os.path.abspath(out), f"{list_path.stem}_failed.csv")

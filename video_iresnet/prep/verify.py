@@ -26,12 +26,12 @@ GENERATOR = "video_iresnet data_prep/verify.py"
 SHORT_SIDES = (0, 128, 200, 256, 320, 360, 480, 720, 1080)
 DURATIONS = (0, 1, 2, 4, 6, 8, 9.5, 10.5, 15, 30, 60, 300)
 MEBIBYTES = (0, 0.1, 0.2, 0.5, 1, 2, 5, 10, 50)
-ROWS = 500  # of a table in the report; the files have all
+ROWS = 500  # rows of a table in the report; the files have all
 
 
 def read_journal(path: Path) -> dict[tuple[str, int, int], Finding]:
-    """Return what earlier runs found, by path, size and time of change. Incomplete lines and those of older
-    versions are skipped.
+    """Return earlier findings by path, size and time of change. Incomplete lines and those of older versions
+    are skipped.
     """
     findings = {}
     for line in path.read_bytes().splitlines() if path.exists() else []:
@@ -57,7 +57,7 @@ def examine_all(
     workers: int,
     ray_address: str | None,
 ) -> dict[str, Finding]:
-    """A finding for each path: from the journal, or new and then in the journal too. Those of `others` are
+    """Yield a finding for each path, from the journal or else examined and added to it. Files of `others` are
     not decoded.
     """
     jobs = {os.path.abspath(record.path): Job(os.path.abspath(record.path), False) for record in others}
@@ -83,7 +83,7 @@ def examine_all(
     try:
         with closing(work), open(journal, "ab") as file:
             if file.tell():
-                file.write(b"\n")  # ends a line that was torn
+                file.write(b"\n")  # ends an incomplete line
             for job, finding in work:
                 findings[job.path] = finding
                 if finding.problem != "missing":
@@ -105,9 +105,7 @@ def identity(path: str) -> tuple[str, int, int]:
 def find_copies(
     records: Sequence[Record], others: Mapping[str, Sequence[Record]], findings: dict[str, Finding]
 ) -> list[dict[str, Any]]:
-    """Groups of entries whose files have the same bytes, with what that means. `others`: the other lists by
-    name.
-    """
+    """Group entries whose files have the same bytes, with remarks. `others`: the other lists by name."""
     groups = defaultdict(list)
     for name, listed in [("", records), *others.items()]:
         for record in listed:
@@ -125,7 +123,7 @@ def find_copies(
 
 
 def histogram(values: Iterable[float], edges: Sequence[float]) -> list[tuple[str, int]]:
-    """(range, number of values) for [edge, next edge), without the empty ranges at both ends."""
+    """Return (range, number of values) for each [edge, next edge), without empty ranges at both ends."""
     counts, _ = np.histogram(list(values), [*edges, np.inf])
     names = [f"{low:g} to below {high:g}" for low, high in pairwise(edges)] + [f"{edges[-1]:g} and more"]
     filled = np.flatnonzero(counts)
@@ -138,7 +136,7 @@ def assess(
     others: Mapping[str, Sequence[Record]],
     findings: dict[str, Finding],
 ) -> dict[str, Any]:
-    """Everything that the report says."""
+    """Return the contents of the report."""
     pairs = [(record, findings[os.path.abspath(record.path)]) for record in records]
     good = [finding for _, finding in pairs if not finding.problem]
     bad = [
@@ -182,7 +180,7 @@ def assess(
 
 
 def render(result: dict[str, Any]) -> str:
-    """The report as one HTML page that needs nothing else."""
+    """Render the report as a single HTML page."""
     loader = jinja2.FileSystemLoader(Path(__file__).parent)
     environment = jinja2.Environment(
         loader=loader, autoescape=True, trim_blocks=True, lstrip_blocks=True, undefined=jinja2.StrictUndefined
@@ -191,7 +189,7 @@ def render(result: dict[str, Any]) -> str:
 
 
 class Files(NamedTuple):
-    """What `verify` writes."""
+    """The output files of `verify`."""
 
     clean: Path
     bad: Path
@@ -201,7 +199,7 @@ class Files(NamedTuple):
 
 
 def output_files(list_path: Path, out: Path | None = None, report: Path | None = None) -> Files:
-    """The files for a list, in `out` or else beside it."""
+    """Return the output files for a list, in `out` or else next to it."""
     start = Path(os.path.abspath(out or list_path.parent), list_path.stem)
     clean, bad, machine, default, journal = (
         Path(f"{start}_{end}")
@@ -213,10 +211,10 @@ def output_files(list_path: Path, out: Path | None = None, report: Path | None =
 def verify(
     list_path: Path, against: Sequence[Path], files: Files, *, workers: int, ray_address: str | None = None
 ) -> dict[str, Any]:
-    """Examine the videos of a list, look for copies in others, and write all files; see run_jobs.
+    """Examine the videos of a list, find copies in others, and write all files; see run_jobs.
 
-    Returns what the report says. Raises InputError where another process writes there, or where a file is
-    not ours.
+    Returns the contents of the report. Raises InputError if another process writes there, or if a file is
+    foreign.
     """
     out, root = files.clean.parent, Path(os.path.abspath(list_path.parent))
     with held_folder(out):
@@ -251,7 +249,7 @@ def verify(
 
 
 def prepare(files: Files) -> None:
-    """Remove what killed runs left. Raises InputError where a file that is not ours would be overwritten."""
+    """Delete leftovers of killed runs. Raises InputError if a foreign file would be overwritten."""
     *results, report, journal = files
     if report.suffix != ".html":
         raise InputError(f"--report is {report}; expected a name that ends in .html")

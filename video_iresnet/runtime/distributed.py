@@ -1,4 +1,4 @@
-"""Processes and devices. One process drives one device; torchrun (or anything that sets its variables) starts
+"""Processes and devices. Each process uses one device; torchrun, or anything that sets its variables, starts
 them.
 """
 
@@ -20,9 +20,9 @@ from .errors import InputError, LostProcessError
 
 
 class Processes:
-    """The processes of a run. Without torchrun there is one, and every method below is then local and free.
+    """The processes of a run. Without torchrun there is one, and all methods are local.
 
-    Small messages travel over gloo even where gradients use nccl, so that they never wait for the GPU.
+    Small messages use gloo even if gradients use nccl, so that they never wait for the GPU.
     """
 
     def __init__(self, use_gpu: bool) -> None:
@@ -51,7 +51,7 @@ class Processes:
         return self.rank == 0
 
     def sum(self, numbers: list[int]) -> list[int]:
-        """The sums of each number over all processes."""
+        """Return the sum of each number over all processes."""
         if self.size == 1:
             return numbers
         total = torch.tensor(numbers)
@@ -59,7 +59,7 @@ class Processes:
         return [int(n) for n in total]
 
     def gather(self, value: Any) -> list[Any]:
-        """The value of every process, on every process."""
+        """Return the values of all processes, on every process."""
         if self.size == 1:
             return [value]
         values: list[Any] = [None] * self.size
@@ -67,7 +67,7 @@ class Processes:
         return values
 
     def raise_first(self, error: Exception | None) -> None:
-        """Raise an error of one process on all of them: its own where a process has one, else an InputError
+        """Raise an error of one process on all of them: its own if a process has one, or else an InputError
         with the text of the first.
         """
         if not self.sum([int(error is not None)])[0]:
@@ -77,9 +77,9 @@ class Processes:
 
     @contextmanager
     def together(self) -> Iterator[None]:
-        """Wait at the end of the block until every process is there; an error of one ends the block on all.
+        """Wait for all processes at the end of the block; an error of one is raised on all.
 
-        In the block, processes must not exchange anything.
+        Processes must not communicate in the block.
         """
         caught: Exception | None = None
         try:
@@ -89,20 +89,20 @@ class Processes:
         self.raise_first(caught)
 
 
-_groups = itertools.count()  # each group meets under a name of its own
+_groups = itertools.count()  # each group has its own name
 
 
 @functools.cache
 def _store() -> Any:
-    """Where the processes of a run find each other."""
+    """The store through which processes find each other."""
     return next(rendezvous("env://"))[0]
 
 
 @contextmanager
 def group_of_run() -> Iterator[None]:
-    """Leave the group that the processes formed in the block; the next run forms its own.
+    """Leave the process group at the end of the block, so that the next run can form its own.
 
-    Raises LostProcessError where an exchange fails because another process has ended.
+    Raises LostProcessError if communication fails because another process ended.
     """
     try:
         yield

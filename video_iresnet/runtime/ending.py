@@ -1,7 +1,6 @@
-"""How scripts end: an error that a user can put right, Ctrl-C and SIGTERM are one line and an exit status.
+"""How scripts end: errors that users can correct, Ctrl-C and SIGTERM become one line and an exit status.
 
-Scripts import this before the libraries that take seconds to import: from then on a Ctrl-C that nothing
-catches is one line too.
+Scripts import this first: from then on, Ctrl-C during slow imports is one line too.
 """
 
 from __future__ import annotations
@@ -19,17 +18,17 @@ from .signals import launcher_is_gone, tell_of_launcher
 
 
 class Terminated(KeyboardInterrupt):
-    """SIGTERM, which stops a script as Ctrl-C does."""
+    """SIGTERM, which stops a script like Ctrl-C."""
 
 
 def exit_code(
     work: Callable[[], int | None], *expected: type[Exception], command: str = "the same command"
 ) -> int:
-    """Do the work of a script; return the exit status of its process.
+    """Run the work of a script and return the exit status of the process.
 
-    The work returns nothing, or the status of processes that it started, which have said why. InputError,
-    OSError, an error of `expected`, a lost process, Ctrl-C and SIGTERM end it in one line, after its
-    clean-up; of several processes of a run, one prints it. `command` goes on with work that was stopped.
+    The work returns nothing, or the exit status of processes that it started, which have printed their
+    errors. InputError, OSError, errors of `expected`, a lost process, Ctrl-C and SIGTERM end it with one
+    line, printed by one process of a run. `command` resumes stopped work.
     """
     known: tuple[type[Exception], ...] = (InputError, OSError, *expected)
     try:
@@ -44,7 +43,7 @@ def exit_code(
     except LostProcessError as lost:
         if launcher_is_gone():
             tell_of_launcher()
-        else:  # every process says so: the one that speaks for all may be the one that is lost
+        else:  # every process prints it: the one that speaks for all may be the lost one
             print(f"error: {lost}; go on with: {command}", file=sys.stderr)
         return 1
     except KeyboardInterrupt as stop:
@@ -53,10 +52,10 @@ def exit_code(
 
 
 def _tell(line: str, leave: bool = False) -> None:
-    """Print a line on stderr, once for all processes of a run: by the main one or, before they have met, by
-    one of each machine. With `leave`, this process then leaves their group.
+    """Print a line on stderr once per run: on the main process or, before the processes have met, once per
+    machine. With `leave`, leave the process group.
     """
-    # Not imported here: some scripts do without torch, and an interrupt may have come while it was imported.
+    # Not imported here: some scripts work without torch, and the interrupt may have come during its import.
     distributed: Any = sys.modules.get("torch.distributed")
     have_met = hasattr(distributed, "is_initialized") and distributed.is_initialized()
     if os.environ.get("RANK" if have_met else "LOCAL_RANK", "0") == "0":
@@ -67,8 +66,8 @@ def _tell(line: str, leave: bool = False) -> None:
 
 @contextmanager
 def _sigterm_raised() -> Iterator[None]:
-    """Raise Terminated at the first SIGTERM, and ignore more of them, which would cut the end short. A
-    StopRequest made in the block replaces this.
+    """Raise Terminated at the first SIGTERM and ignore further ones, which would interrupt the cleanup. A
+    StopRequest in the block replaces this.
     """
 
     def stop(*_: object) -> None:

@@ -1,17 +1,15 @@
-"""The errors that end a script in one line; see ending.py."""
+"""Errors that end a script with one line; see ending.py."""
 
 from __future__ import annotations
 
 import signal
 
-# Of a printed line, from its beginning and from its end: enough for paths and for the remedy at the end.
+# Characters at both ends of a long printed line; enough for paths and for the remedy at the end.
 LONGEST_HALF = 1000
 
 
 class InputError(ValueError):
-    """Something that was given is wrong; the message is one line with the name, the value, what was expected
-    and the remedy.
-    """
+    """An incorrect input. The message is one line: the name, the value, what was expected, the remedy."""
 
 
 class InterruptedRunError(Exception):
@@ -23,20 +21,20 @@ class InterruptedRunError(Exception):
 
 
 class LostProcessError(Exception):
-    """Another process of the run has ended, so this one cannot go on."""
+    """Another process of the run ended, so this one cannot continue."""
 
 
 def reason(error: BaseException) -> str:
-    """Return why, in one line to stand within a sentence: what the system or FFmpeg calls it, without the
-    number and the file, else the first line of the error's own text, else its type.
+    """Return the reason of an error in one line: the text of the system or FFmpeg without number and file, or
+    else the first line of its own text, or else its type.
     """
     text = str(getattr(error, "strerror", None) or error).strip() or type(error).__name__
     return text.splitlines()[0].rstrip(".:")
 
 
 def printable(text: str) -> str:
-    """The text as one line for a terminal or a log: what is not printable (control characters, line ends,
-    surrogates, marks that turn the direction of writing) is escaped, and a long line is cut in the middle.
+    """Return the text as one line for a terminal or a log. Unprintable characters (control characters, line
+    ends, surrogates, direction marks) are escaped, and a long line is cut in the middle.
     """
     if len(text) > 2 * LONGEST_HALF:
         text = f"{text[:LONGEST_HALF]} ... {text[-LONGEST_HALF:]}"

@@ -1,4 +1,4 @@
-"""Logs: readable lines on the console and in stdout.log, one JSON record per event in json_stats.log."""
+"""Logging: readable lines on the console and in stdout.log, JSON records in json_stats.log."""
 
 from __future__ import annotations
 
@@ -25,25 +25,23 @@ log = logging.getLogger("video_iresnet")
 
 
 class _Lines(logging.Formatter):
-    """Lays out records; each message is one printable line, whatever names it holds."""
+    """Formats records; each message is one printable line."""
 
     def formatMessage(self, record: logging.LogRecord) -> str:  # noqa: N802
         return printable(super().formatMessage(record))
 
 
 class _Console(logging.StreamHandler):  # type: ignore[type-arg]
-    """Prints lines above a running progress bar instead of through it."""
+    """Prints lines above a progress bar."""
 
     def emit(self, record: logging.LogRecord) -> None:
-        with suppress(OSError):  # a console that is gone, or a full disk behind it, ends no run
+        with suppress(OSError):  # a closed console, or a full disk behind it, ends no run
             tqdm.write(self.format(record), file=sys.stdout)
             sys.stdout.flush()
 
 
 class _Appended:
-    """A file of the run that grows by whole entries. Where the disk does not take one, a warning says so
-    once, and the run goes on.
-    """
+    """A file that grows by whole entries. If writing fails, one warning is logged, and the run continues."""
 
     def __init__(self, path: Path) -> None:
         self.path = path
@@ -74,9 +72,7 @@ class _File(logging.Handler):
 
 
 def setup_logging(output_dir: Path, rank: int) -> None:
-    """The main process logs to the console and to OUTPUT_DIR/stdout.log; the others, which would say the
-    same, do not.
-    """
+    """Log to the console and to OUTPUT_DIR/stdout.log, on the main process only."""
     for handler in log.handlers[:]:
         log.removeHandler(handler)
         handler.close()
@@ -92,18 +88,18 @@ def setup_logging(output_dir: Path, rank: int) -> None:
 
 
 class Stats:
-    """Records of a run: `json_stats: {...}` lines in json_stats.log, in PySlowFast's form (sorted keys,
-    floats rounded to 5 decimals), and their numbers as curves in tensorboard/. `first_step`: where this run
-    starts; curves of an earlier one are cut there (0: nowhere).
+    """Records of a run: `json_stats: {...}` lines in json_stats.log, in PySlowFast's format (sorted keys,
+    floats rounded to 5 decimals), and curves in tensorboard/. `first_step`: where this run starts; earlier
+    curves are cut there (0: nowhere).
 
-    Every record is complete in its file at once, so there is nothing to close. TensorBoard's own writer works
-    in a thread, where an error of the disk cannot be caught.
+    Every record is complete at once, so there is nothing to close. TensorBoard's own writer uses a thread,
+    whose disk errors cannot be caught.
     """
 
     def __init__(self, output_dir: Path, first_step: int = 0) -> None:
         self._lines = _Appended(output_dir / "json_stats.log")
         folder = output_dir / "tensorboard"
-        with suppress(OSError):  # the first curve says so
+        with suppress(OSError):  # the first curve reports it
             folder.mkdir(exist_ok=True)
         name = f"events.out.tfevents.{time.time_ns():020d}.{socket.gethostname()}.{os.getpid()}"
         self._curves = _Appended(folder / name)
@@ -112,7 +108,7 @@ class Stats:
             self._add_event(session_log=SessionLog(status=SessionLog.START), step=first_step)
 
     def write(self, stats: dict[str, Any], step: int) -> None:
-        """`step`: how many optimizer steps were done."""
+        """Write a record. `step`: number of optimizer steps done."""
         rounded = {
             key: round(value, 5) if isinstance(value, float) else value for key, value in stats.items()
         }
@@ -133,7 +129,7 @@ class Stats:
 
 
 def memory() -> str:
-    """Resident memory of this process in gibibytes, or an empty text where the system does not tell."""
+    """Return the resident memory of this process in gibibytes, or an empty text if unknown."""
     try:
         pages = int(Path("/proc/self/statm").read_text().split()[1])
     except OSError:

@@ -1,4 +1,4 @@
-"""YAML as plain data: each key once, no code, and one line for each mistake."""
+"""YAML as plain data, with unique keys and one line per mistake."""
 
 from __future__ import annotations
 
@@ -10,8 +10,8 @@ from .errors import InputError
 
 
 class _Loader(yaml.SafeLoader):
-    """SafeLoader that refuses a key that comes twice, a repeated list or mapping (a few lines could stand for
-    any amount of data) and numbers of more digits than Python reads.
+    """SafeLoader that refuses duplicate keys, repeated lists or mappings (a few lines could expand to any
+    amount of data), and numbers with more digits than Python accepts.
     """
 
     def compose_node(self, parent: Any, index: Any) -> yaml.Node | None:
@@ -44,10 +44,10 @@ _Loader.add_constructor("tag:yaml.org,2002:int", _Loader.construct_yaml_int)
 
 
 def parse_yaml(text: str, name: str) -> Any:
-    """The data of a YAML text. Raises InputError with `name`."""
+    """Parse a YAML text. Raises InputError with `name`."""
     try:
         return yaml.load(text, _Loader)
     except RecursionError as error:
         raise InputError(f"{name} is not plain YAML: it is nested too deeply") from error
-    except Exception as error:  # tags on values that do not suit them fail in any way
+    except Exception as error:  # tags on unsuitable values fail in any way
         raise InputError(f"{name} is not plain YAML: {' '.join(str(error).split())}") from error

@@ -1,4 +1,4 @@
-"""Random numbers as functions of what they are for, so that no worker, process or restart can change them."""
+"""Random numbers as functions of their purpose, independent of workers, processes and restarts."""
 
 from __future__ import annotations
 
@@ -8,12 +8,12 @@ import numpy as np
 
 
 class Stream(enum.IntEnum):
-    """What a random number is for; streams of one seed are independent of each other."""
+    """The purpose of random numbers; streams of one seed are independent."""
 
     ORDER = 0  # the order of the records of an epoch
-    SAMPLE = 1  # everything drawn for one sample: clip, crop, flip
-    REPLACEMENT = 2  # the record that takes an unreadable one's place
-    STEP = 3  # what the network draws in one step (dropout)
+    SAMPLE = 1  # everything drawn for a sample: clip, crop, flip
+    REPLACEMENT = 2  # the record that replaces an unreadable one
+    STEP = 3  # dropout in one step
     SHUFFLE = 4  # frames in the temporal checks
     WEIGHTS = 5  # the initial weights
     MIXING = 6  # mixup and cutmix of one step
@@ -21,12 +21,12 @@ class Stream(enum.IntEnum):
 
 
 def generator(seed: int, stream: Stream, *key: int) -> np.random.Generator:
-    """A generator that depends on (seed, stream, key) alone, e.g. `generator(seed, Stream.SAMPLE, epoch,
-    record)`.
+    """Return a generator that depends only on (seed, stream, key), e.g. `generator(seed, Stream.SAMPLE,
+    epoch, record)`.
     """
     return np.random.default_rng([seed, int(stream), *key])
 
 
 def integer_seed(seed: int, stream: Stream, *key: int) -> int:
-    """The same as a number, for libraries that take one."""
+    """Return a seed that depends only on the same, for libraries that take an int."""
     return int(generator(seed, stream, *key).integers(2**63))

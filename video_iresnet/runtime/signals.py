@@ -1,4 +1,4 @@
-"""Requests to stop, and processes that end with the one that started them."""
+"""Requests to stop, and processes that end together with the one that started them."""
 
 from __future__ import annotations
 
@@ -13,8 +13,8 @@ from contextlib import contextmanager
 from types import FrameType
 
 TO_STOP = (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1)
-PARENT = os.getppid()  # when this module was imported; another one later means that it is gone
-# Seconds that a process whose launcher is gone may take for a stop that was requested; torchrun's patience.
+PARENT = os.getppid()  # at import; another one later means that it is gone
+# Seconds that an orphaned process may take for a requested stop, as long as torchrun waits.
 GRACE = 30.0
 
 
@@ -22,8 +22,8 @@ class StopRequest:
     """Turns Ctrl-C, SIGTERM and SIGUSR1 (SLURM's warning) into a flag, so that a run can save and end in
     order.
 
-    A supervisor and torchrun may both send the same signal, so only a Ctrl-C that comes a second later or
-    more ends the process at once, with KeyboardInterrupt.
+    A supervisor and torchrun may both send the same signal, so only a Ctrl-C at least a second later ends the
+    process at once, with KeyboardInterrupt.
     """
 
     def __init__(self) -> None:
@@ -44,8 +44,8 @@ class StopRequest:
 
 @contextmanager
 def starting_workers() -> Iterator[None]:
-    """Start worker processes in this block: they hold back the signals that `follow_parent` deals with from
-    their first moment on.
+    """Start worker processes in this block: they block the signals that `follow_parent` handles from the
+    start.
     """
     before = signal.pthread_sigmask(signal.SIG_BLOCK, TO_STOP)
     try:
@@ -55,9 +55,9 @@ def starting_workers() -> Iterator[None]:
 
 
 def follow_parent() -> None:
-    """Let this worker end with the process that started it, even by kill -9, and at that one's SIGTERM.
+    """End this worker together with its parent, even after kill -9, and on the parent's SIGTERM.
 
-    Signals from elsewhere that ask to stop may reach a whole process group; they are left to the parent.
+    Other requests to stop may reach the whole process group; they are left to the parent.
     """
     signal.pthread_sigmask(signal.SIG_BLOCK, TO_STOP)
     parent = multiprocessing.parent_process()
@@ -74,8 +74,8 @@ def _end_with(parent: int) -> None:
 
 
 def follow_launcher(stop: StopRequest) -> None:
-    """Let this process end within seconds after torchrun's agent, which started it, was killed: the run may
-    have been started anew. Without an agent nothing happens.
+    """End this process within seconds after torchrun's agent, which started it, was killed: the run may have
+    been restarted. Does nothing without an agent.
     """
     if "TORCHELASTIC_RUN_ID" in os.environ:
         threading.Thread(target=_end_with_launcher, args=(stop,), daemon=True).start()
@@ -89,7 +89,7 @@ def launcher_is_gone() -> bool:
 def _end_with_launcher(stop: StopRequest) -> None:
     while not launcher_is_gone():
         time.sleep(1)
-    time.sleep(2)  # what killed the agent may have been a signal to all that asks to stop
+    time.sleep(2)  # the agent may have been killed by a signal that asks all to stop
     if stop:
         time.sleep(GRACE)
     tell_of_launcher()
@@ -100,7 +100,7 @@ _told = threading.Lock()
 
 
 def tell_of_launcher() -> None:
-    """Print, once on this machine, that torchrun's agent is gone."""
+    """Print once per machine that torchrun's agent is gone."""
     if os.environ.get("LOCAL_RANK") == "0" and _told.acquire(blocking=False):
         line = f"torchrun's agent (process {PARENT}) was killed, so its processes end too\n"
         with contextlib.suppress(OSError):

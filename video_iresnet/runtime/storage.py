@@ -1,4 +1,4 @@
-"""Files: read through iopath, written whole or not at all."""
+"""Files: read through iopath, written atomically."""
 
 from __future__ import annotations
 
@@ -22,10 +22,9 @@ path_manager = PathManagerFactory.get()
 
 @contextmanager
 def open_text(path: str) -> Iterator[IO[str]]:
-    """A text file (UTF-8, with or without a byte order mark) to read in the block.
+    """Open a text file (UTF-8, with or without a byte order mark) for reading.
 
-    Raises InputError, which names it, where it cannot be read or is no regular file: a pipe would wait for
-    ever, and a device never end.
+    Raises InputError if it cannot be read or is not a regular file: a pipe or a device might never end.
     """
     if path_manager.exists(path) and not path_manager.isfile(path):
         raise InputError(f"{path} is no regular file (but a folder, a pipe or a device); name a text file")
@@ -34,23 +33,22 @@ def open_text(path: str) -> Iterator[IO[str]]:
             yield file
     except InputError:
         raise
-    except (OSError, ValueError) as error:  # ValueError: what is not UTF-8, or no path for this system
+    except (OSError, ValueError) as error:  # ValueError: not UTF-8, or not a valid path
         raise InputError(f"cannot read {path}: {reason(error)}") from error
 
 
 def read_lines(path: str) -> list[str]:
-    """The lines of a text file, with any line ends; see open_text."""
+    """Return the lines of a text file, with any line ends; see open_text."""
     with open_text(path) as file:
         return file.read().splitlines()
 
 
 @contextmanager
 def atomic_write(path: str | Path, mode: str = "w") -> Iterator[IO[Any]]:
-    """Open a file that appears under `path` when the block ends without an error; until then whatever stood
-    there stays.
+    """Open a file that appears under `path` when the block ends without an error; until then an existing file
+    remains.
 
-    A reader, or a machine that fails, sees the old file or the new one. Raises InputError where the disk does
-    not take it.
+    Readers, also after a crash, see the old file or the new one. Raises InputError if writing fails.
     """
     path = Path(path)
     temporary: str | None = None
@@ -76,11 +74,11 @@ def atomic_write(path: str | Path, mode: str = "w") -> Iterator[IO[Any]]:
 
 
 def append_whole(path: Path, data: bytes) -> None:
-    """Add bytes to the end of a file: all of them or, with an OSError, none."""
+    """Append bytes to a file: all of them or, with an OSError, none."""
     with open(path, "ab", buffering=0) as file:
         end = file.seek(0, os.SEEK_END)
         try:
-            while data:  # a disk that fills up takes a part, and then says why
+            while data:  # a full disk accepts a part before the error
                 data = data[file.write(data) :]
         except OSError:
             file.truncate(end)
@@ -88,8 +86,8 @@ def append_whole(path: Path, data: bytes) -> None:
 
 
 def remove_leftovers(folder: str | Path, names: Collection[str] | None = None) -> None:
-    """Remove what `atomic_write`s of these names, or of any, left in a folder when they were killed. What
-    another process is writing stays.
+    """Delete what killed `atomic_write`s of these names, or of any, left in a folder, but not what another
+    process is writing.
     """
     for entry in os.scandir(folder):
         match = re.fullmatch(r"\.(.+)\.[a-z0-9_]{8}\.partial", entry.name, re.DOTALL)
@@ -110,9 +108,9 @@ def _is_being_written(path: str) -> bool:
 
 @contextmanager
 def exclusive(folder: Path) -> Iterator[None]:
-    """Hold a folder for this process alone while the block runs; kill -9 frees it too.
+    """Lock a folder for this process while the block runs; kill -9 releases it too.
 
-    Raises InputError, which names the process that holds it, where another one does.
+    Raises InputError, naming the process that holds it, if it is locked.
     """
     try:
         file = open(folder / ".lock", "a+", encoding="utf-8")  # noqa: SIM115
@@ -120,7 +118,7 @@ def exclusive(folder: Path) -> Iterator[None]:
         raise InputError(f"cannot write {folder / '.lock'}: {reason(error)}; name another folder") from error
     with file:
         try:
-            # Unlike flock's, this lock is not inherited by forked workers, which may outlive the parent.
+            # Unlike with flock, forked workers, which may outlive the parent, do not inherit this lock.
             fcntl.lockf(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except (BlockingIOError, PermissionError) as error:
             file.seek(0)
@@ -129,14 +127,14 @@ def exclusive(folder: Path) -> Iterator[None]:
             raise InputError(message) from error
         except OSError:
             pass  # a file system without locks
-        with contextlib.suppress(OSError):  # a full disk: the lock holds all the same
+        with contextlib.suppress(OSError):  # a full disk: the lock holds nevertheless
             file.truncate(0)
             os.write(file.fileno(), f"process {os.getpid()} on {socket.gethostname()}\n".encode())
         yield
 
 
 def make_output_dir(path: str) -> Path:
-    """The directory, made where it is missing and shown to take files."""
+    """Create the folder, unless it exists, and check that it is writable."""
     if not path.strip():
         raise InputError("OUTPUT_DIR is empty; name the folder where the run should write")
     directory = Path(path)
