@@ -1,18 +1,17 @@
-"""Videos in one folder for each class -> lists and class names; also UCF101 and HMDB51 with their official
-splits.
+"""Write lists and class names for videos in class folders; also for UCF101 and HMDB51 with official splits.
 
     python data_prep/folders.py --videos /my/videos --out /data/mine --val-fraction 0.2
     python data_prep/folders.py --videos /raw/UCF-101 --splits /raw/ucfTrainTestlist --out /data/ucf101
     python data_prep/folders.py --videos /raw/hmdb51 --splits /raw/hmdb51_splits --fold 1 --out /data/hmdb51
 
-Without --splits, a fraction of each class goes to val.csv and to test.csv, the rest to train.csv. Which
-videos these are depends on --seed and their names alone. Clips cut from one video, as UCF101's names tell
+Without --splits, a fraction of each class goes to val.csv and to test.csv, the rest to train.csv. The
+choice depends only on --seed and the names. Clips cut from one video, by names like UCF101's
 (v_Class_g01_c01), stay together. With --splits, --val-fraction holds out a part of the official training
 videos.
 
-Lists that are there with other content are not overwritten; the videos are read from where they are and never
-changed. At the end the script prints the command that trains and tests on them. Where there is no test.csv,
-it tests on the validation videos, and the script says so; --test-fraction 0.2 holds out videos for testing.
+Existing lists with other content are not overwritten, and videos are not changed or moved. At the end the
+script prints a command that trains and tests on them. Without a test.csv it tests on the validation videos,
+with a warning; --test-fraction 0.2 holds out videos for testing.
 """
 
 from __future__ import annotations
@@ -58,18 +57,18 @@ Video = tuple[str, str]  # its class, and its name or path
 
 
 class Splits(NamedTuple):
-    """Official splits: the names of the classes in order, and the videos of train and test."""
+    """Official splits: class names in order, and the videos of train and test."""
 
     names: list[str]
     videos: dict[str, list[Video]]
 
 
 def divide(videos: Sequence[str], fractions: Mapping[str, float], key: str) -> dict[str, list[str]]:
-    """The videos of one class -> split -> its videos. `fractions`: split -> part of the whole; the rest is
-    train.
+    """Divide the videos of one class: split -> its videos. `fractions`: split -> fraction of the videos; the
+    rest is train.
 
-    The order of the groups is that of their hashes with `key`. A split with a fraction has at least one
-    group, where train keeps one too.
+    Groups are ordered by the hash of their name and `key`. A split with a fraction has at least one group, if
+    train keeps one too.
     """
     groups = defaultdict(list)
     for video in videos:
@@ -96,8 +95,8 @@ def _group(video: str) -> str:
 
 
 def read_splits(folder: Path, fold: int) -> Splits:
-    """UCF101's trainlist01.txt, testlist01.txt and classInd.txt, or HMDB51's <class>_test_split1.txt. Raises
-    InputError, with file and line.
+    """Read UCF101's trainlist01.txt, testlist01.txt and classInd.txt, or HMDB51's <class>_test_split1.txt.
+    Raises InputError with file and line.
     """
     if (folder / f"trainlist{fold:02d}.txt").exists():
         return _read_ucf101(folder, fold)
@@ -141,7 +140,7 @@ def _read_ucf101(folder: Path, fold: int) -> Splits:
 
 
 def check_each_once(videos: Mapping[str, Sequence[Video]], folder: Path) -> None:
-    """Raise InputError where a video is listed twice, in one split or in both."""
+    """Raise InputError if a video is listed twice, in one split or in both."""
     seen: set[Video] = set()
     for name, video in (entry for entries in videos.values() for entry in entries):
         if (name, video_stem(video)) in seen:
@@ -150,7 +149,7 @@ def check_each_once(videos: Mapping[str, Sequence[Video]], folder: Path) -> None
 
 
 def prepare_folders(options: argparse.Namespace) -> None:
-    """Lists from class folders."""
+    """Options for class folders."""
     found = find_videos(options.videos, options.workers, options.ray)
     classes = defaultdict(list)
     for path in found.videos:
@@ -199,7 +198,7 @@ def write_divided(
 
 
 def prepare_splits(options: argparse.Namespace) -> None:
-    """Lists of an official split."""
+    """Options for an official split."""
     names, videos = read_splits(options.splits, options.fold)
     check_each_once(videos, options.splits)
     found = find_videos(options.videos, options.workers, options.ray)
@@ -246,7 +245,7 @@ def write_official(
 
 
 def print_next_command(out: Path, num_classes: int, splits: Collection[str]) -> None:
-    """Print the command that trains and tests on the lists that are there, ready to paste."""
+    """Print the command that trains and tests on the written lists."""
     if "train" not in splits or len(splits) == 1:
         print(f"{out} does not hold what run_net.py needs: train.csv, and val.csv or test.csv")
         return
@@ -277,8 +276,8 @@ def print_next_command(out: Path, num_classes: int, splits: Collection[str]) -> 
 
 
 def _same_class(paths: Sequence[str], name: str, names: Sequence[str]) -> list[str]:
-    """The videos below a folder of the class, else those below no class folder: HMDB51 has the same names in
-    several classes.
+    """Return the videos below a folder of the class, or else those below no class folder: HMDB51 has the same
+    names in several classes.
     """
     folders = [set(map(class_key, path.split("/")[:-1])) for path in paths]
     in_class = [path for path, keys in zip(paths, folders, strict=True) if class_key(name) in keys]

@@ -1,16 +1,14 @@
-"""Official Kinetics annotations and a folder of videos -> our list, the class names, and what is missing of
-each class.
+"""Write the list and the class names for Kinetics videos from the official annotations, and what is missing.
 
     python data_prep/kinetics.py --videos /raw/k400 --annotations val.csv --split val --out /data/k400
 
-Kinetics-400, 600 and 700 alike. The csv has the header `label,youtube_id,time_start,time_end,split`; the
+For Kinetics-400, 600 and 700. The csv has the header `label,youtube_id,time_start,time_end,split`; the
 videos are `id_000012_000022.mp4` or `id_12_22.mp4` (start and end in seconds) or `id.mp4`, with any video
-ending, in folders of any kind. Classes are numbered in alphabetical order, over the names in the csv or those
-of --class-names.
+extension, in any folders. Classes are numbered alphabetically, by the names in the csv or in --class-names.
 
 Writes <split>.csv and classes.txt, and as reports <split>_missing.csv (in the official format) and
-<split>_shortfall.txt. Lists that are there with other content are not overwritten; the videos are read from
-where they are and never changed.
+<split>_shortfall.txt. Existing lists with other content are not overwritten, and videos are not changed
+or moved.
 """
 
 from __future__ import annotations
@@ -66,14 +64,12 @@ class Segment(NamedTuple):
 
 
 def segment_stem(youtube_id: str, start: int, end: int) -> str:
-    """The name of a segment's video in the usual form."""
+    """Return the usual name of a segment's video."""
     return f"{youtube_id}_{start:06d}_{end:06d}"
 
 
 def read_segments(path: Path, split: str) -> list[Segment]:
-    """The rows of a split, or all rows where the csv does not tell splits. Raises InputError, with file and
-    line.
-    """
+    """Return the rows of a split, or all if the csv has no splits. Raises InputError with file and line."""
     rows = csv.reader(read_lines(str(path)))
     header = next(rows, [])
     if not set(COLUMNS[1:4]) <= set(header):
@@ -111,7 +107,7 @@ def read_segments(path: Path, split: str) -> list[Segment]:
 
 
 def each_once(segments: Sequence[Segment]) -> list[Segment]:
-    """Leave out the rows that repeat an earlier one, and say so. Raises InputError where labels differ."""
+    """Drop duplicate rows, and print how many. Raises InputError if labels differ."""
     first: dict[str, Segment] = {}
     for segment in segments:
         before = first.setdefault(segment.stem, segment)
@@ -128,7 +124,7 @@ def each_once(segments: Sequence[Segment]) -> list[Segment]:
 
 
 def number_classes(segments: Sequence[Segment], class_names: Path | None) -> tuple[list[str], dict[str, int]]:
-    """The names in order, and the number of each label. Case and underscores make no difference. Raises
+    """Return the names in order, and the number of each label, ignoring case and underscores. Raises
     InputError for an unknown label.
     """
     labels = {segment.label for segment in segments if segment.label}
@@ -146,10 +142,10 @@ def number_classes(segments: Sequence[Segment], class_names: Path | None) -> tup
 def match_videos(
     segments: Sequence[Segment], found: Found
 ) -> tuple[list[str | None], list[tuple[str, list[str]]]]:
-    """The video of each segment, and the choices among several of one name.
+    """Return the video of each segment, and the choices among several of one name.
 
-    The name with the times comes first, with or without leading zeros; the id alone serves where it stands
-    for one segment. Among several, the one in the folder of its class.
+    Names with the times come first, with or without leading zeros; the id alone counts if it has one segment.
+    Among several, the one in the folder of its class is used.
     """
     stems = by_stem(found.videos)
     timed: dict[str, list[str]] = defaultdict(list)

@@ -4,12 +4,12 @@
 
 Eight classes in time-reversed pairs: a shape moves left or right, up or down, turns clockwise or
 counterclockwise, grows or shrinks. The world is a torus and growth starts over when it reaches the largest
-size, so at every moment the shape's position, angle and size are uniform whatever the class: no single frame
-tells it. Each scene (shape, colours, background, speed, start, length, size and frame rate) is shown in all
-eight motions, so that nothing but the motion can be learnt by heart either.
+size, so at every moment the shape's position, angle and size are uniform for every class: no single frame
+reveals it. Each scene (shape, colours, background, speed, start, length, size and frame rate) is shown in all
+eight motions, so that only the motion differs.
 
-Writes videos/, train.csv, val.csv, test.csv and classes.txt. The lists come last: a run that was stopped goes
-on when it is started again.
+Writes videos/, train.csv, val.csv, test.csv and classes.txt. The lists come last. After an
+interruption, run it again.
 """
 
 from __future__ import annotations
@@ -53,7 +53,7 @@ RADIUS = (0.2, 0.42)  # of the short side
 
 
 class Scene(NamedTuple):
-    """All that a video shows, but for its motion."""
+    """The appearance of a video, without its motion."""
 
     height: int
     width: int
@@ -68,7 +68,7 @@ class Scene(NamedTuple):
 
 
 def draw_scene(rng: np.random.Generator) -> Scene:
-    """A scene that does not depend on the class."""
+    """Return a scene that does not depend on the class."""
     short = 2 * int(rng.integers(32, 49))
     long = 2 * round(short * rng.uniform(1, 1.3) / 2)
     height, width = (short, long) if rng.random() < 0.5 else (long, short)
@@ -87,7 +87,7 @@ def draw_scene(rng: np.random.Generator) -> Scene:
 
 
 def smooth_noise(rng: np.random.Generator, height: int, width: int) -> NDArray[np.float64]:
-    """(height, width, 3) in [-20, 20], changing slowly over the picture."""
+    """Return a smooth random texture (height, width, 3) in [-20, 20]."""
     coarse = rng.uniform(-20, 20, (4, 4, 3))
     rows, columns = np.linspace(0, 2.999, height), np.linspace(0, 2.999, width)
     y, x = rows.astype(int), columns.astype(int)
@@ -98,7 +98,7 @@ def smooth_noise(rng: np.random.Generator, height: int, width: int) -> NDArray[n
 
 
 def render(scene: Scene, motion: tuple[int, int, int, int], frame: int) -> NDArray[np.uint8]:
-    """One frame (height, width, 3): a bright rounded star with a dark sector, which shows its angle."""
+    """Draw a frame (height, width, 3): a bright rounded star with a dark sector, which shows its angle."""
     x, y, turn, growth = (scene.start + np.array(motion) * scene.cycles_per_frame * frame) % 1
     radius = min(scene.height, scene.width) * RADIUS[0] * (RADIUS[1] / RADIUS[0]) ** growth
     dy = (np.arange(scene.height) - y * scene.height + scene.height / 2) % scene.height - scene.height / 2
@@ -123,7 +123,7 @@ def write_video(path: Path, scene: Scene, motion: tuple[int, int, int, int]) -> 
         )
         stream.width, stream.height, stream.pix_fmt = scene.width, scene.height, "yuv420p"
         stream.codec_context.thread_count = (
-            1  # the number of threads would change the bits, here and in the conversion
+            1  # the output depends on the number of threads, here and in the conversion
         )
         reformatter = VideoReformatter()
         for frame in range(scene.num_frames):
@@ -146,7 +146,7 @@ class Job(NamedTuple):
 
 
 def write_one(job: Job) -> None:
-    """Write a video where it is missing."""
+    """Write a video, unless it exists."""
     path = job.folder / "videos" / job.name
     if not path.exists():
         rng = np.random.default_rng([job.seed, job.number // len(MOTIONS), *job.split.encode()])
@@ -173,7 +173,7 @@ def write_data_set(folder: Path, sizes: dict[str, int], seed: int, workers: int 
 
 
 def prepare(options: argparse.Namespace) -> None:
-    """Write the data set that the options ask for, unless it is there."""
+    """Write the data set, unless it exists."""
     sizes = {"train": options.train, "val": options.val, "test": options.test}
     for name, value in {**sizes, "seed": options.seed}.items():
         if value < 0:

@@ -1,5 +1,4 @@
-"""Something-Something-v2 as it is downloaded -> our lists and class names; unpacks the archives and extracts
-frames where asked to.
+"""Write lists and class names for Something-Something-v2; optionally unpack archives and extract frames.
 
     python data_prep/ssv2.py --videos /raw/ssv2 --annotations /raw/labels --out /data/ssv2
     python data_prep/ssv2.py --videos /raw/ssv2 --annotations /raw/labels --out /data/ssv2 \\
@@ -13,7 +12,7 @@ out/frames/<id>/<id>_000001.jpg and so on, as they are in the video (12 a second
 30, which repeats frames), their rates in out/frames/frame_rates.json, and lists of them in out/frame_lists:
 train.csv for PySlowFast, with out/frames as its DATA.PATH_PREFIX, and train.txt, `folder frames label`.
 
-A stopped run goes on when it is started again, one run at a time. Originals are never changed, lists with
+Run it again to continue after an interruption, one run at a time. Originals are never changed, lists with
 other content never overwritten.
 """
 
@@ -62,7 +61,7 @@ NUM_CLASSES = 174
 
 
 class Annotations(NamedTuple):
-    """The names of the classes, and of each split that is there its file and its videos: id -> class."""
+    """Class names, and for each existing split its file and its videos: id -> class."""
 
     names: list[str]
     files: dict[str, Path]
@@ -70,7 +69,7 @@ class Annotations(NamedTuple):
 
 
 def read_annotations(folder: Path) -> Annotations:
-    """The official files of a folder. Raises InputError where the classes or all splits are missing."""
+    """Read the official files of a folder. Raises InputError if the classes or all splits are missing."""
     classes = _first_file(folder, CLASSES)
     files = {split: path for split, names in SPLITS.items() if (path := _first_file(folder, names))}
     if not classes or not files:
@@ -93,7 +92,7 @@ def _first_file(folder: Path, names: tuple[str, ...]) -> Path | None:
 
 
 def extract(videos: Mapping[str, Path], options: argparse.Namespace) -> dict[str, int]:
-    """Extract the frames of all videos (id -> file); id -> number of frames. Videos that cannot be read are
+    """Extract the frames of all videos (id -> file); returns id -> number of frames. Unreadable videos are
     reported in unreadable.csv.
     """
     frames = options.out / "frames"
@@ -131,7 +130,7 @@ def extract(videos: Mapping[str, Path], options: argparse.Namespace) -> dict[str
 def write_frame_lists(
     folder: Path, labels: Mapping[str, Mapping[str, int | None]], counts: Mapping[str, int]
 ) -> None:
-    """For each split a list of frames as PySlowFast has it, and one of `folder frames label`."""
+    """Write for each split a list of frames in PySlowFast's format, and one of `folder frames label`."""
     for split, videos in labels.items():
         there = [(video, counts[video], label or 0) for video, label in videos.items() if video in counts]
         if there:
@@ -143,7 +142,7 @@ def write_frame_lists(
 
 
 def check_settings(path: Path, settings: Mapping[str, float]) -> None:
-    """Write the settings down; raises InputError where frames were extracted with others."""
+    """Write the settings; raises InputError if frames were extracted with others."""
     text = json.dumps(settings) + "\n"
     if path.exists() and path.read_text() != text:
         raise InputError(
@@ -173,7 +172,7 @@ def write(
     labels: Mapping[str, Mapping[str, int | None]],
     stems: Mapping[str, list[str]],
 ) -> None:
-    """Write the lists, the class names, the reports and, where asked to, the frames."""
+    """Write the lists, the class names, the reports and, if requested, the frames."""
     all_ids = {video for videos in labels.values() for video in videos}
     report_doubles([(paths[0], paths) for stem, paths in stems.items() if len(paths) > 1 and stem in all_ids])
     write_class_names(options.out / "classes.txt", names)

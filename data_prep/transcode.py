@@ -1,5 +1,5 @@
-"""Make videos small and fast to decode: H.264 in MP4 of a given short side with a keyframe every 16 frames,
-without sound.
+"""Transcode videos to be small and fast to decode: H.264 in MP4 with a given short side, a keyframe every 16
+frames, and no sound.
 
     python data_prep/transcode.py --list /data/k400/train.csv --out /data/k400_256 --short-side 256
 
@@ -8,9 +8,8 @@ applied), with its colours' meaning; nothing is enlarged. OUT mirrors the folder
 paths, and those of its absolute paths from the root on. At the end OUT holds the list of what succeeded under
 the list's own name, and LIST_failed.csv (path, label, reason). Originals are only read.
 
-It can be stopped and started again: a video that is there, from the same source with the same settings, is
-skipped; one whose source has changed is transcoded again. A video appears under its name only when it is
-complete.
+It can be interrupted and restarted: finished videos of the same source and settings are skipped; if the
+source has changed, it is transcoded again. A video appears under its name only when it is complete.
 """
 
 from __future__ import annotations

@@ -1,15 +1,15 @@
-"""Decode every video of a list once, from the first frame to the last, and say what is wrong with the data.
+"""Decode every video of a list completely and report what is wrong with the data.
 
     python data_prep/verify.py --list /data/k400/train.csv --against /data/k400/val.csv --report report.html
 
-Bad, and left out of the clean list: missing, unreadable or truncated files, and such without video or without
-frames. Worth a look, but left in it: pictures that the decoder had to patch up, frames lost inside, frames at
-the start that cannot be shown, frame rates outside [10, 61] or uneven ones, copies (files of the same bytes)
-in the list and in those given with --against. Beside the list, or under --out, for a train.csv:
+Bad, and left out of the clean list: files that are missing, unreadable, truncated or without video frames.
+Worth a look, but kept: damaged pictures that the decoder conceals, lost frames, frames at the start that
+cannot be shown, frame rates outside [10, 61] or uneven ones, copies (files with the same bytes) in the list
+and in those of --against. Written next to the list, or to --out, for a train.csv:
 train_clean.csv; train_bad.csv (path, label, problem, reason); train_verify.html, the report, or where
 --report says; train_verify.json, the same for machines; train_verify.jsonl, what was found in each video.
 
-It can be stopped and started again: a video whose path, size and time of change are in train_verify.jsonl is
+It can be interrupted and restarted: a video whose path, size and time of change are in train_verify.jsonl is
 not decoded again, unless it was bad. Videos are only read.
 """
 

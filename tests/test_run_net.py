@@ -589,7 +589,9 @@ def test_fine_tuning_from_image_weights_with_other_classes(
     ]
     assert run_net(*small, "OUTPUT_DIR", str(tmp_path / "out"), *weights, *frozen) == 0
     log = capsys.readouterr().out
-    assert "1000 classes in the file, 8 in the network, whose head starts anew: fc.weight, fc.bias" in log
+    assert (
+        "1000 classes in the file, 8 in the network, whose head is reinitialized: fc.weight, fc.bias" in log
+    )
     assert re.search(r"identical frames give the image network's logits to \d\.\de-1\d", log)
     torch.testing.assert_close(
         last_weights(tmp_path / "out")["conv1.weight"][:, :, 2],

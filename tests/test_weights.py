@@ -291,13 +291,13 @@ def test_plain_image_weights_in_an_improved_video_network(tmp_path: Path) -> Non
     assert torch.equal(net.layer3[0].downsample[2].running_var, image_net.layer3[0].downsample[1].running_var)
     assert torch.equal(net.fc.weight, head)
     # Eight blocks begin with a BN that an ordinary network has not (4 tensors each), and eight lack the last
-    # one; fc starts anew.
+    # one; fc is reinitialized.
     assert len(report.missing) == 8 * 4 + 2
     assert len(report.skipped) == 8 * 4 + 2
     assert report.difference == pytest.approx(0, abs=1e-9)
     text = str(report)
     assert "resnet-50 for images, width 4) -> iresnet-50 for video, width 4: 87." in text
-    assert "9 classes in the file, 3 in the network, whose head starts anew: fc.weight, fc.bias" in text
+    assert "9 classes in the file, 3 in the network, whose head is reinitialized: fc.weight, fc.bias" in text
     assert re.search(r"loaded +\d+\n  inflated +53 \(center\)\n  skipped +34\n", text)
     assert "no such tensor in the network: layer1.1.bn3.weight, layer1.1.bn3.bias" in text
 
@@ -362,7 +362,7 @@ def test_a_missing_tensor_is_named(tmp_path: Path) -> None:
     torch.save(state, tmp_path / "w.pth")
     report = load_weights(net, tmp_path / "w.pth")
     assert report.missing == ["layer3.1.conv2.weight"]
-    assert "missing      1 (they start anew): layer3.1.conv2.weight" in str(report)
+    assert "missing      1 (reinitialized): layer3.1.conv2.weight" in str(report)
     with pytest.raises(
         WeightsError, match=r"fit 99.\d % .*expected all; it lacks 1 tensors, layer3.1.conv2.weight first"
     ):

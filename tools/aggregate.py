@@ -1,4 +1,4 @@
-"""What the stored views of tests say, without GPU and videos: python tools/aggregate.py OUTPUT_DIR [...].
+"""Recompute results from stored views, without GPU and videos: python tools/aggregate.py OUTPUT_DIR [...].
 
 Prints the accuracies of a protocol, of all smaller ones and by class, their 95 % bootstrap intervals and the
 calibration error. Several folders are an ensemble. For intervals over UCF101's groups of videos:
@@ -27,13 +27,13 @@ from video_iresnet.engine.views import ViewStore
 from video_iresnet.report.results import table, write_results
 from video_iresnet.runtime.errors import InputError
 
-# Of results.json, what the views do not say.
+# Keys of results.json that do not come from the views.
 OF_THE_RUN = ("checkpoint", "epoch", "class_names", "seconds", "views")
 
 
 def find(folder: Path) -> tuple[ViewStore, dict[str, Any]]:
-    """The views of a folder, and its results.json where that is about them; of several tests' views those
-    that results.json names.
+    """Return the views in a folder, and results.json if it belongs to them. It also selects among the views
+    of several tests.
     """
     results: dict[str, Any] = {}
     path = folder / "results.json"
@@ -88,7 +88,7 @@ def protocol(text: str | None) -> Protocol | None:
 
 
 def views_table(stores: list[ViewStore], pooling: Pooling) -> str:
-    """The accuracy by the number of views."""
+    """Return a table of the accuracy by number of views."""
     about = stores[0].about
     clips, crops = (min(store.about[key] for store in stores) for key in ("num_clips", "num_crops"))
     protocols = [(m, c) for c in sorted({1, crops}) for m in range(1, clips + 1)]
@@ -102,7 +102,7 @@ def views_table(stores: list[ViewStore], pooling: Pooling) -> str:
 
 
 def class_table(counts: Numbers, percent: Numbers, about: Mapping[str, Any]) -> str:
-    """The accuracy by class."""
+    """Return a table of the accuracy by class."""
     names = about["class_names"] or [""] * len(counts)
     rows = zip(range(len(counts)), names, counts, *percent.T, strict=True)
     return tabulate(rows, headers=["class", "name", "videos", "top-1", "top-5"], floatfmt=".2f")

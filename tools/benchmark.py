@@ -1,11 +1,10 @@
-"""How fast the data comes, in one thread, as ratios within one run.
+"""Benchmark data loading, in one thread, as ratios within one run.
 
 python tools/benchmark.py data --cfg CONFIG.yaml [--videos A.mp4 B.mp4 ...] [--repeats 30] [KEY VALUE ...]
-    A training sample by stage, and what bounds it; then this against the plain way that peers use, also
-    after data_prep/transcode.py; then a whole test video. Takes the first videos of the config's training
-    list where none are named.
+    Time a training sample by stage; compare it with the plain way of other projects, also after
+    data_prep/transcode.py; then time a whole test video. Default: the first videos of the training list.
 python tools/benchmark.py memory [--records 100000]
-    What a process and its two decoding workers take over an epoch, with packed records and with a list.
+    Memory of a process and its two decoding workers over an epoch, with packed records and with a list.
 """
 
 from __future__ import annotations
@@ -51,7 +50,7 @@ from video_iresnet.runtime.errors import InputError
 from video_iresnet.runtime.seeding import Stream, generator
 
 ROOT = Path(__file__).resolve().parents[1]
-FEWEST = 500  # records of a batch, in the measurement of memory
+FEWEST = 500  # records per batch when measuring memory
 STAGES = ("open and scan", "decode and convert", "crop, flip, augment", "collate")
 
 
@@ -68,13 +67,13 @@ class Stopwatch:
         self.seconds.setdefault(stage, []).append(time.perf_counter() - begin)
 
     def milliseconds(self, stage: str) -> float:
-        """The median."""
+        """Return the median."""
         return 1000 * statistics.median(self.seconds[stage])
 
 
 def plain_clip(path: str, indices: Sequence[int]) -> Tensor:
-    """The plain way to read (T, H, W, 3) frames: seek to the first one, convert every frame up to the last
-    one, then choose.
+    """Read (T, H, W, 3) frames the plain way: seek to the first one, convert every frame up to the last one,
+    then select.
     """
     with av.open(path) as container:
         stream = container.streams.video[0]
@@ -102,8 +101,8 @@ def plain_sample(
     size: int,
     position: tuple[float, float] | tuple[int, int],
 ) -> Tensor:
-    """A training sample or a test view the plain way: float, normalise full frames, resize, crop at (top,
-    left), or at fractions of the room.
+    """Make a training sample or a test view the plain way: float, normalize full frames, resize, crop at
+    (top, left), or at fractions of the room.
     """
     clip = plain_clip(path, indices).float() / 255
     clip = ((clip - 0.45) / 0.225).permute(3, 0, 1, 2)
@@ -151,8 +150,8 @@ def length_and_rate(data: ClipDataset, record: Record) -> Timeline:
 def compare_samples(
     data: ClipDataset, records: dict[str, Record], cfg: Config, repeats: int
 ) -> dict[str, Stopwatch]:
-    """A training sample of each version of one video, in turn, so that a change of the machine's speed meets
-    all of them.
+    """Time a training sample of each version of a video, in turn, so that changes of the machine's speed
+    affect all.
     """
     watches = {name: Stopwatch() for name in records}
     original = records["plain"]
@@ -176,7 +175,7 @@ def compare_samples(
 
 
 def compare_tests(cfg: Config, records: dict[str, Record], repeats: int) -> dict[str, float]:
-    """Milliseconds for all views of a video: as separate decodings, and from one."""
+    """Return milliseconds for all views of a video, with separate decodings and with one."""
     results: dict[str, list[float]] = {}
     for _ in tqdm(range(repeats), desc=f"test views of {records['plain'].name}", leave=False):
         for name, record in records.items():
@@ -208,7 +207,7 @@ def av_size(path: str) -> tuple[int, int]:
 
 
 def transcoded(videos: Sequence[str], folder: Path) -> dict[str, str]:
-    """Each video after data_prep/transcode.py, in a folder."""
+    """Transcode the videos with data_prep/transcode.py into a folder."""
     (folder / "list.csv").write_text("".join(f"{Path(video).resolve()},0\n" for video in videos))
     script, out = str(ROOT / "data_prep/transcode.py"), folder / "out"
     command = [
@@ -291,7 +290,7 @@ def benchmark_data(options: argparse.Namespace) -> None:
 
 
 class Grey:
-    """A video of grey pictures, whatever the record."""
+    """A video of grey frames, for any record."""
 
     fps = 25.0
 
@@ -312,7 +311,7 @@ class Grey:
 
 
 def memory_of(pids: Sequence[int]) -> float:
-    """What processes take together, in MB, with pages that they share counted once (Linux)."""
+    """Return the memory of processes in MB, counting shared pages once (Linux)."""
     texts = [Path(f"/proc/{pid}/smaps_rollup").read_text() for pid in pids]
     return (
         sum(int(size) for text in texts for size in re.findall(r"^Pss:\s+(\d+)", text, re.MULTILINE)) / 1000

@@ -1,4 +1,4 @@
-"""What networks cost, one line a config: python tools/complexity.py --cfg CONFIG.yaml [MORE.yaml ...].
+"""Complexity of networks, one row per config: python tools/complexity.py --cfg CONFIG.yaml [MORE.yaml ...].
 
 Prints a table as Markdown: parameters, and for one view multiply-adds (1e9) at the training and at the test
 crop, and activations (1e6, the numbers that convolutions and linear layers put out) at the training crop.
@@ -33,7 +33,7 @@ HEADERS = [
 
 
 def row(path: str) -> list[str]:
-    """The table's line of a config."""
+    """Return the row of a config."""
     cfg = load_config(path)
     with torch.device("meta"):
         model = build_model(cfg)
@@ -59,7 +59,7 @@ def row(path: str) -> list[str]:
 
 
 def table(paths: list[str]) -> None:
-    """Print a line for each config."""
+    """Print a row for each config."""
     print(tabulate([row(path) for path in paths], headers=HEADERS, tablefmt="github", disable_numparse=True))
 
 

@@ -1,7 +1,7 @@
-"""How training behaves as depth grows, for resnet and iresnet at equal settings: python tools/depth.py
+"""Training of resnet and iresnet with growing depth, at equal settings: python tools/depth.py
 [--steps 150] [--seeds 2].
 
-Each network learns by heart 64 fixed random pictures or clips of 4 classes, 16 a step, by SGD. The table
+Each network memorizes 64 fixed random images or clips of 4 classes with SGD, 16 per step. The table
 shows the gradient norm of the first stage at the first step and its median over the steps, and the loss: the
 first, and the mean of the last ten steps (chance: 1.386). Prints a table as Markdown.
 """
@@ -47,7 +47,7 @@ class Run(NamedTuple):
 
 
 def train(net: ResNet, inputs: Tensor, labels: Tensor, steps: int, learning_rate: float) -> Run:
-    """Losses and gradient norms of the first stage, by step."""
+    """Return losses and gradient norms of the first stage, by step."""
     optimizer = torch.optim.SGD(net.parameters(), learning_rate, momentum=0.9, weight_decay=1e-4)
     run = Run([], [])
     for step in range(steps):
@@ -75,8 +75,8 @@ def main(arguments: list[str]) -> int:
 
 def compare(options: argparse.Namespace) -> None:
     """Train all networks and print the table."""
-    torch.set_num_threads(1)  # such small layers lose more than they win by sharing the work
-    torch.set_flush_denormal(True)  # where gradients vanish, steps would take seconds
+    torch.set_num_threads(1)  # more threads make such small layers slower
+    torch.set_flush_denormal(True)  # with vanishing gradients, denormal numbers make steps take seconds
     rows = []
     for name, (create, size) in NETWORKS.items():
         for arch in ("resnet", "iresnet"):

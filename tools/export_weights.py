@@ -1,5 +1,5 @@
-"""A checkpoint as safetensors, class names inside: python tools/export_weights.py --checkpoint A.pyth --out
-A.safetensors.
+"""Export a checkpoint as safetensors, with class names: python tools/export_weights.py --checkpoint A.pyth
+--out A.safetensors.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
 """Train and test: python tools/run_net.py --cfg CONFIG.yaml [MORE.yaml ...] [--opts] [KEY VALUE ...].
 
-Each config is a run of its own: training where TRAIN.ENABLE, then testing where TEST.ENABLE. Several
-processes: `torchrun --nproc-per-node N tools/run_net.py ...`, or NUM_GPUS N, which does the same.
+Each config is a separate run: training if TRAIN.ENABLE, then testing if TEST.ENABLE. For several processes
+use `torchrun --nproc-per-node N tools/run_net.py ...`, or NUM_GPUS N, which does the same.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from pathlib import Path
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 from video_iresnet.runtime.ending import exit_code  # isort: skip, so Ctrl-C ends slow imports in one line
 
-# Threads that wait should sleep: decoding shares the cores. Read when torch is imported.
+# Waiting threads should sleep: decoding uses the same cores. Read when torch is imported.
 os.environ.setdefault("OMP_WAIT_POLICY", "passive")
 
 from torch.distributed.elastic.multiprocessing.api import SignalException
@@ -31,7 +31,7 @@ from video_iresnet.runtime.signals import StopRequest, follow_launcher
 
 
 def parse(arguments: list[str]) -> tuple[list[str], list[str]]:
-    """The configs and the overrides; overrides may follow the configs with or without --opts."""
+    """Return the configs and the overrides, which may follow with or without --opts."""
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
@@ -52,9 +52,7 @@ def main(arguments: list[str]) -> int:
 
 
 def run_configs(paths: list[str], overrides: list[str], command: str) -> int:
-    """Run one config after another; return 0, or the exit status of the first that failed in processes of
-    its own.
-    """
+    """Run the configs in turn; return 0, or the exit status of the first failure in separate processes."""
     configs = [load_config(path, overrides) for path in paths]
     stop = StopRequest()
     follow_launcher(stop)
@@ -72,18 +70,18 @@ def run_configs(paths: list[str], overrides: list[str], command: str) -> int:
 
 def launch(num_processes: int, arguments: list[str]) -> int:
     """Run one config in several processes of this machine; returns the exit status."""
-    # The seconds that torchrun's agent leaves its processes to save after a signal, before it kills them.
+    # Seconds for which torchrun's agent lets its processes save after a signal.
     os.environ.setdefault("TORCH_ELASTIC_SHUTDOWN_TIMEOUT", "300")
     handlers = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
     handlers[signal.SIGUSR1] = signal.signal(signal.SIGUSR1, _pass_on)
     try:
         torchrun(["--standalone", f"--nproc-per-node={num_processes}", __file__, *arguments])
-    except ChildFailedError as error:  # the process has said why, unless it was killed
+    except ChildFailedError as error:  # the process has printed why, unless it was killed
         code = int(error.get_first_failure()[1].exitcode)
         if code < 0:
             print(f"error: a process of this run was killed ({signal.Signals(-code).name})", file=sys.stderr)
         return code if code >= 0 else 128 - code
-    except SignalException as error:  # the processes have saved and said how to go on
+    except SignalException as error:  # the processes have saved and printed how to resume
         return 128 + int(error.sigval)
     finally:
         for number, handler in handlers.items():
@@ -92,12 +90,12 @@ def launch(num_processes: int, arguments: list[str]) -> int:
 
 
 def _pass_on(number: int, frame: object) -> None:
-    """What torchrun's agent does with SIGTERM: it sends the signal to all processes and waits for them."""
+    """Do what torchrun's agent does on SIGTERM: send the signal to all processes and wait for them."""
     raise SignalException(f"signal {number}", signal.Signals(number))
 
 
 def _command(arguments: list[str]) -> str:
-    """The command that was given."""
+    """Return the command of this run."""
     world_size = os.environ.get("LOCAL_WORLD_SIZE")
     launcher = ["torchrun", "--nproc-per-node", world_size] if world_size else ["python"]
     return shlex.join([*launcher, sys.argv[0], *arguments])

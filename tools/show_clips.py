@@ -34,11 +34,11 @@ from video_iresnet.runtime.seeding import Stream, generator
 from video_iresnet.runtime.storage import atomic_write
 
 MARGIN, LINE = 4, 14
-MAX_FRAMES = 16  # more are thinned out, so that a sheet fits a screen
+MAX_FRAMES = 16  # longer clips are thinned out to fit a screen
 
 
 class Noted:
-    """Opens videos like `open_video` and notes the numbers of the frames that are read."""
+    """Opens videos with `open_video` and notes which frames are read."""
 
     def __init__(self, open_video: OpenVideo) -> None:
         self.open_video = open_video
@@ -71,7 +71,7 @@ def training_rows(cfg: Config, count: int, mixed: bool) -> list[Row]:
     names = class_names(cfg)
     keys = next(iter(build.build_batches(cfg, len(records))))
     clips, labels, titles, indices = [], [], [], []
-    for key in keys if mixed else keys[:count]:  # a clip's partner may be any of the batch
+    for key in keys if mixed else keys[:count]:  # a clip may be mixed with any other of the batch
         sample = data[SampleKey(*key)]
         for clip, label in zip(sample.clips, sample.labels, strict=True):
             clips.append(clip)
@@ -98,7 +98,7 @@ def training_rows(cfg: Config, count: int, mixed: bool) -> list[Row]:
 
 
 def fractions(target: Tensor, names: Sequence[str]) -> str:
-    """The two largest fractions of a target, or its label."""
+    """Return the two largest fractions of a target, or its label."""
     if target.ndim == 0:
         return f"{int(target)} {names[int(target)]}"
     values, labels = target.topk(min(2, len(target)))
@@ -136,7 +136,7 @@ def class_names(cfg: Config) -> list[str]:
 
 
 def sheet(rows: Sequence[Row]) -> Image.Image:
-    """All rows below each other, each with its title above and the frame numbers in the pictures."""
+    """Draw all rows below each other, with titles and frame numbers."""
     size = rows[0].clip.shape[1]
     width = MARGIN + max(len(row.clip) for row in rows) * (size + MARGIN)
     picture = Image.new("RGB", (max(width, 480), MARGIN + len(rows) * (size + LINE + 2 * MARGIN)), "white")

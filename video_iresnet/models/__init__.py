@@ -1,4 +1,4 @@
-"""Networks and weights; needs torch alone, and works when this folder is copied elsewhere."""
+"""Networks and weights. Depends on torch only, and works if this folder is copied elsewhere."""
 
 from .resnet import ARCHITECTURES, DEPTHS, TEMPORAL_PATTERNS, ResNet, create_cifar_model, create_model
 from .weights import LoadReport, WeightsError, load_weights, read_weights

@@ -19,12 +19,12 @@ ONE: Size = (1, 1, 1)
 
 
 class Layers(NamedTuple):
-    """Makes the layers of a network for images (`dims` 2) or video (`dims` 3) out of (t, h, w) sizes."""
+    """Makes the layers of networks for images (`dims` 2) or video (`dims` 3) from (t, h, w) sizes."""
 
     dims: int
 
     def own(self, size: Size) -> tuple[int, ...]:
-        """The size without time for images, where only one moment exists."""
+        """Drop the temporal size for images."""
         if self.dims == 2 and size[0] != 1:
             raise ValueError(f"temporal size {size[0]} in an image network, where only 1 is possible")
         return size[3 - self.dims :]
@@ -35,7 +35,7 @@ class Layers(NamedTuple):
     def conv(
         self, inputs: int, outputs: int, kernel: Size = ONE, stride: Size = ONE, groups: int = 1
     ) -> nn.Module:
-        """A convolution without bias, padded so that only `stride` changes the size."""
+        """Return a convolution without bias, padded so that only `stride` changes the size."""
         layer: Callable[..., nn.Module] = nn.Conv2d if self.dims == 2 else nn.Conv3d
         return layer(
             inputs,
@@ -56,11 +56,11 @@ class Layers(NamedTuple):
 
 
 class Position(enum.Enum):
-    """Where a block stands decides where its normalisations and ReLUs are, as in the authors' released 2D
+    """The position of a block, which determines its normalizations and ReLUs, as in the authors' released 2D
     code.
     """
 
-    PLAIN = "plain"  # the ordinary residual block, wherever it stands
+    PLAIN = "plain"  # the ordinary residual block, at any position
     START = "start"  # first of a stage
     FIRST_MIDDLE = "first middle"  # second of a stage
     MIDDLE = "middle"
@@ -69,7 +69,7 @@ class Position(enum.Enum):
 
     @staticmethod
     def in_stage(index: int, depth: int) -> Position:
-        """The position of block `index` of a stage of `depth` blocks, under the stage rule of ResStage and
+        """Return the position of block `index` in a stage of `depth` blocks, by the rule of ResStage and
         iResNet.
         """
         if depth < 2:
@@ -102,11 +102,11 @@ class Position(enum.Enum):
 
 
 class BlockSpec(NamedTuple):
-    """What a block needs to know.
+    """The configuration of a block.
 
     `planes`: channels between its convolutions. `stride`: that of its first 3x3 convolution.
-    `temporal_kernels`: those of its first two convolutions. `shortcut_pool`: the kernel of the improved
-    shortcut's max pool, or None for the ordinary shortcut.
+    `temporal_kernels`: those of its first two convolutions. `shortcut_pool`: the kernel of the max pool in
+    the improved shortcut; None for the ordinary shortcut.
     """
 
     inputs: int
@@ -120,17 +120,17 @@ class BlockSpec(NamedTuple):
     rectify_identity: bool
 
     def without_time(self) -> BlockSpec:
-        """The same block of an image network."""
+        """Return the same block for images."""
         pool = self.shortcut_pool and (1, *self.shortcut_pool[1:])
         return self._replace(stride=(1, *self.stride[1:]), temporal_kernels=(1, 1), shortcut_pool=pool)
 
 
 def shortcut(layers: Layers, spec: BlockSpec) -> nn.Module:
-    """The projection shortcut of a block, (B, inputs, ...) -> (B, outputs, ...).
+    """Return the projection shortcut of a block, (B, inputs, ...) -> (B, outputs, ...).
 
-    Ordinary: a 1x1 convolution of the block's stride and BN. Improved: where the stride is not 1, a max pool
-    of that stride with the kernel of the block's 3x3 convolution sees every activation; a 1x1 convolution of
-    stride 1 and BN follow where the channels change.
+    Ordinary: a 1x1 convolution with the block's stride, and BN. Improved: if the stride is not 1, a max pool
+    with that stride and the kernel of the block's 3x3 convolution, which sees every activation; if the
+    channels change, a 1x1 convolution with stride 1, and BN.
     """
     strided = spec.stride != ONE
     if not strided and spec.inputs == spec.outputs:
@@ -146,11 +146,10 @@ def shortcut(layers: Layers, spec: BlockSpec) -> nn.Module:
 
 
 class ResidualBlock(nn.Module):
-    """(B, inputs, t, h, w) -> (B, outputs, t', h', w'): the part that basic blocks and bottlenecks have in
-    common.
+    """(B, inputs, t, h, w) -> (B, outputs, t', h', w'). Base of basic blocks and bottlenecks.
 
-    `rectify_identity` keeps a behaviour that the released weights depend on: where a block begins with a bare
-    ReLU, the released code applies it in place, so that the identity path is rectified too.
+    `rectify_identity`: in blocks that begin with a ReLU, the released code applies it in place and so
+    rectifies the identity path too; the released weights depend on it.
     """
 
     first_conv_is_spatial: bool
@@ -164,17 +163,17 @@ class ResidualBlock(nn.Module):
         self.downsample = shortcut(layers, spec)
 
     def zero_init(self) -> None:
-        """Make the residual branch return zero: by the last BN where it belongs to the branch, else by the
+        """Initialize the residual branch to zero: in the last BN if it belongs to the branch, or else in the
         last convolution.
         """
         raise NotImplementedError
 
     def branch(self, x: Tensor) -> Tensor:
-        """The convolutions of the residual branch, without the last normalisation."""
+        """The convolutions of the residual branch, without the last normalization."""
         raise NotImplementedError
 
     def last_norm(self, x: Tensor) -> Tensor:
-        """The normalisation after the last convolution, before or after the addition."""
+        """The normalization after the last convolution, before or after the addition."""
         raise NotImplementedError
 
     def forward(self, x: Tensor) -> Tensor:

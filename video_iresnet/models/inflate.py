@@ -1,4 +1,4 @@
-"""Inflate image kernels to video kernels, and check that the network still agrees on identical frames."""
+"""Inflate 2D kernels to 3D, and check that both networks agree on identical frames."""
 
 from __future__ import annotations
 
@@ -15,9 +15,9 @@ METHODS = ("average", "center")
 def inflate_kernel(kernel: Tensor, temporal_size: int, method: str) -> Tensor:
     """(out, in, h, w) -> (out, in, temporal_size, h, w).
 
-    average: the kernel at every moment, divided by their number (Carreira and Zisserman, arXiv 1705.07750).
-    center: the kernel at the middle moment, zeros around it, so that a clip of identical frames gives exactly
-    the image network's activations, borders included.
+    average: the kernel at all temporal positions, divided by their number (Carreira and Zisserman, arXiv
+    1705.07750). center: the kernel at the middle position and zeros elsewhere, so that a clip of identical
+    frames gives exactly the activations of the image network, borders included.
     """
     if method == "average":
         return kernel.unsqueeze(2).repeat(1, 1, temporal_size, 1, 1) / temporal_size
@@ -30,11 +30,11 @@ def inflate_kernel(kernel: Tensor, temporal_size: int, method: str) -> Tensor:
 def identical_frames_difference(
     net: ResNet, values: dict[str, Tensor], image_tensors: dict[str, Tensor]
 ) -> float:
-    """How far the logits of a clip of identical frames are from those of the image network for that frame;
-    relative, computed in float64.
+    """Return the relative difference, in float64, between the logits for a clip of identical frames and those
+    of the image network for the frame.
 
-    `values`: what the video network is to be loaded with; it stays as it is here. `image_tensors`: the state
-    of the image network under our names, with what the file lacks already filled in.
+    `values`: the weights to be loaded into the video network, which is not changed. `image_tensors`: the
+    state of the image network under our names, complete.
     """
     image_net = ResNet(net.plan.without_time()).double().eval()
     image_net.load_state_dict(image_tensors)

@@ -1,6 +1,4 @@
-"""Other projects' checkpoints: their names for tensors -> ours, and which network a set of tensors belongs
-to.
-"""
+"""Checkpoints of other projects: maps from their tensor names to ours, and identification of networks."""
 
 from __future__ import annotations
 
@@ -17,9 +15,7 @@ Rules = tuple[tuple[str, str], ...]
 
 
 class Layout(NamedTuple):
-    """How a project names the tensors of a residual network: the beginning of a name that no other has, and
-    substitutions that give our names.
-    """
+    """The tensor names of a project: a prefix that only it has, and substitutions that give our names."""
 
     name: str
     marker: str
@@ -27,7 +23,7 @@ class Layout(NamedTuple):
 
 
 def _stage_rules(prefix: str, numbers: tuple[int, int, int, int]) -> Rules:
-    """Substitutions for the blocks of the four stages, which stand under these numbers."""
+    """Return substitutions for the blocks of the four stages, which have these numbers."""
     return tuple(
         (prefix.format(number), rf"layer{stage}.\1.") for stage, number in enumerate(numbers, start=1)
     )
@@ -90,8 +86,8 @@ WRAPPERS = ("module.", "_orig_mod.", "model.")
 
 
 def to_our_names(tensors: Mapping[str, Tensor]) -> tuple[Layout, dict[str, str]] | None:
-    """The layout of a file's tensors and {our name: the file's name}; None where no layout fits. Names that
-    no rule knows stay as they are.
+    """Return the layout of a file's tensors and {our name: its name}; None if no layout fits. Unknown names
+    are kept.
     """
     names = {key: key for key in tensors}
     while prefix := next((w for w in WRAPPERS if names and all(name.startswith(w) for name in names)), None):
@@ -109,8 +105,8 @@ def _renamed(name: str, rules: Rules) -> str:
 
 
 def roles(tensors: Mapping[str, Tensor]) -> dict[str, str]:
-    """{what a tensor does: its name}. They differ in the shortcuts alone, where a pool in front shifts the
-    numbers of convolution and BN.
+    """Return {role of a tensor: its name}. They differ only in shortcuts, where a pool shifts the numbers of
+    convolution and BN.
     """
     found = {}
     for name in tensors:
@@ -126,10 +122,10 @@ def roles(tensors: Mapping[str, Tensor]) -> dict[str, str]:
 
 
 def describe(tensors: Mapping[str, Tensor]) -> str:
-    """The nearest architecture and depth of tensors under our names, e.g. "iresnet-50 for images", or "no
-    residual network".
+    """Return the nearest architecture and depth of tensors under our names, e.g. "iresnet-50 for images", or
+    "no residual network".
 
-    ResNets and ResStages with two blocks a stage have the same tensors; they are called resnet.
+    ResNets and ResStages with two blocks per stage have the same tensors; they are called resnet.
     """
     stages: dict[int, int] = {}
     for name in tensors:

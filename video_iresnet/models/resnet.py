@@ -1,4 +1,4 @@
-"""The one network class, and the named architectures, depths and temporal patterns as values."""
+"""The network class; named architectures, depths and temporal patterns as values."""
 
 from __future__ import annotations
 
@@ -16,11 +16,11 @@ from .blocks import ONE, BasicBlock, BlockSpec, Bottleneck, Layers, Position, Re
 
 
 class Architecture(NamedTuple):
-    """The ideas of the paper: stage-wise blocks, the improved shortcut, and grouped 3x3 convolutions that
-    have the most channels.
+    """The ideas of the paper: stage-wise blocks, the improved shortcut, and grouped 3x3 convolutions with the
+    most channels.
 
-    `groups`: those of each stage's 3x3 convolutions; then a block has 4 times the inner channels and half of
-    these come out.
+    `groups`: of the 3x3 convolutions in each stage; blocks then have 4 times the inner channels and output
+    half of them.
     """
 
     stage_blocks: bool
@@ -54,12 +54,12 @@ GROUPED_DEPTHS = (50, 101, 152)
 
 
 class TemporalPattern(NamedTuple):
-    """Where a video network looks along time.
+    """The temporal structure of a video network.
 
-    `kernels`: for each stage the temporal kernels that its blocks take in turn. `on_first_conv`: they belong
-    to each block's first convolution (the 1x1 of a bottleneck), as in I3D and Slow; otherwise to its 3x3
-    convolutions. `strides`: temporal strides of the stages. `pool`: size and stride of the temporal max pool
-    after stage 1.
+    `kernels`: for each stage, the temporal kernels that its blocks cycle through. `on_first_conv`: they are
+    those of each block's first convolution (the 1x1 of a bottleneck), as in I3D and Slow; otherwise of its
+    3x3 convolutions. `strides`: temporal strides of the stages. `pool`: size and stride of the temporal max
+    pool after the first stage.
     """
 
     kernels: tuple[tuple[int, ...], ...]
@@ -88,7 +88,7 @@ class Stem(NamedTuple):
 
 
 class Plan(NamedTuple):
-    """Everything that decides a network's layers, as values."""
+    """The complete configuration of a network."""
 
     dims: int
     stem: Stem
@@ -101,7 +101,7 @@ class Plan(NamedTuple):
 
     @property
     def stride(self) -> Size:
-        """How many input positions (t, h, w) stand behind one position of the last features."""
+        """Return the total stride (t, h, w) of the last features."""
         strides = [
             self.stem.stride,
             (1, 2, 2) if self.stem.pool else ONE,
@@ -112,12 +112,12 @@ class Plan(NamedTuple):
         return time, height, width
 
     def trained_on(self, clip: Size) -> Plan:
-        """The plan whose head classifies every window as large as the features of a (t, h, w) clip."""
+        """Return the plan whose head classifies every window as large as the features of a (t, h, w) clip."""
         time, height, width = (-(-size // stride) for size, stride in zip(clip, self.stride, strict=True))
         return self._replace(head_window=(time, height, width))
 
     def without_time(self) -> Plan:
-        """The plan of the image network that sees each frame as this video network does."""
+        """Return the plan of the image network that computes the same for each frame."""
         stem = self.stem._replace(kernel=(1, *self.stem.kernel[1:]), stride=(1, *self.stem.stride[1:]))
         stages = tuple(tuple(spec.without_time() for spec in stage) for stage in self.stages)
         window = self.head_window and (1, *self.head_window[1:])
@@ -125,10 +125,9 @@ class Plan(NamedTuple):
 
 
 class Stage(nn.Sequential):
-    """Residual blocks one after the other.
+    """Residual blocks in sequence.
 
-    `checkpoint_activations` keeps the inputs of blocks alone for the backward pass, which computes the rest
-    again.
+    `checkpoint_activations` keeps only the inputs of blocks for the backward pass, which recomputes the rest.
     """
 
     def __init__(self, *blocks: nn.Module, checkpoint_activations: bool) -> None:
@@ -146,11 +145,11 @@ class Stage(nn.Sequential):
 
 
 class ResNet(nn.Module):
-    """(B, 3, T, H, W) normalised clips -> (B, num_classes) logits; of an image network (B, 3, H, W) images.
+    """(B, 3, T, H, W) normalized clips -> (B, num_classes) logits; (B, 3, H, W) images for an image network.
 
-    Any size works. The head averages the features over all positions; with a `head_window` of the plan it
-    classifies the average of every window of that size and averages the probabilities, so that crops larger
-    than in training are seen as in training.
+    Any size works. The head averages the features over all positions. With a `head_window` in the plan, it
+    classifies the average of every window of that size and averages the probabilities, so that larger crops
+    are processed as in training.
     """
 
     def __init__(
@@ -177,8 +176,8 @@ class ResNet(nn.Module):
         self._init_weights(zero_init_residual)
 
     def _init_weights(self, zero_init_residual: bool) -> None:
-        """He et al.'s normal initialisation with fan-out, as in the released code; BN starts at scale 1 and
-        shift 0.
+        """Initialize with He et al.'s normal distribution (fan-out), as in the released code; BN with scale 1
+        and shift 0.
         """
         for module in self.modules():
             if isinstance(module, nn.Conv2d | nn.Conv3d):
@@ -193,7 +192,7 @@ class ResNet(nn.Module):
         return [module for module in self.children() if isinstance(module, Stage)]
 
     def features(self, x: Tensor) -> list[Tensor]:
-        """(B, 3, T, H, W) -> the outputs of the stages, (B, C, t, h, w) each, the finest first."""
+        """(B, 3, T, H, W) -> the outputs of the stages, (B, C, t, h, w) each, finest first."""
         x = self.maxpool(F.relu(self.bn1(self.conv1(x))))
         maps: list[Tensor] = []
         for stage in self.stages:
@@ -205,8 +204,8 @@ class ResNet(nn.Module):
         return self._head(self.features(x)[-1])
 
     def _head(self, x: Tensor) -> Tensor:
-        """(B, C, t, h, w) features -> (B, num_classes) logits. With a window, the logits are the logarithms
-        of mean probabilities.
+        """(B, C, t, h, w) features -> (B, num_classes) logits; with a window, the logarithms of mean
+        probabilities.
         """
         if self.plan.head_window is None:
             return self.fc(self.dropout(x.flatten(2).mean(2)))  # type: ignore[no-any-return]
@@ -224,15 +223,15 @@ class ResNet(nn.Module):
 def _first_and_second_pass(
     block: nn.Module,
 ) -> tuple[contextlib.AbstractContextManager[None], contextlib.AbstractContextManager[None]]:
-    """The surroundings of a checkpointed block's two passes: the second must not count its batch into the BN
-    statistics again.
+    """Return the contexts of a checkpointed block's two passes: the second must not update the BN statistics
+    again.
     """
     return contextlib.nullcontext(), _statistics_set_aside(block)
 
 
 @contextlib.contextmanager
 def _statistics_set_aside(block: nn.Module) -> Iterator[None]:
-    """Let a block's normalisations update copies of their statistics."""
+    """Let the normalizations of a block update copies of their statistics."""
     norms = [module for module in block.modules() if isinstance(module, nn.modules.batchnorm._BatchNorm)]
     kept = [dict(norm._buffers) for norm in norms]
     for norm in norms:
@@ -266,21 +265,21 @@ def create_model(
     zero_init_residual: bool = False,
     checkpoint_activations: bool = False,
 ) -> ResNet:
-    """A network that maps (B, 3, T, H, W) clips (or, with `dims` 2, (B, 3, H, W) images) to (B, num_classes)
-    logits.
+    """Create a network (B, 3, T, H, W) clips -> (B, num_classes) logits, or with `dims` 2 for (B, 3, H, W)
+    images.
 
-    `arch`: one of ARCHITECTURES. `depth`: one of DEPTHS; grouped architectures exist at 50, 101 and 152.
-    `width`: channels of the stem; 64 in the literature. `rectify_identity`: True computes what the released
-    iResNet code computes, False what the paper draws. `stem_pool` False leaves out the max pool of the stem;
-    iResNets have none, because their first stage has stride 2. `head_window` (t, h, w): see ResNet.
+    `arch`: one of ARCHITECTURES. `depth`: one of DEPTHS; 50, 101 or 152 for grouped architectures. `width`:
+    channels of the stem, 64 in the literature. `rectify_identity`: True for the released iResNet code, False
+    for the paper's drawing. `stem_pool` False removes the max pool of the stem; iResNets have none, as their
+    first stage has stride 2. `head_window` (t, h, w): see ResNet.
 
-    For video: `temporal_kernels` is one of TEMPORAL_PATTERNS, or for each stage a number (or the numbers its
-    blocks take in turn), the temporal kernel of its 3x3 convolutions. Where `temporal_strides`,
-    `temporal_pool` (after stage 1; 1 is none) and `stem_temporal_kernel` are None, they are the pattern's (of
-    an explicit list: those of "full"). `shortcut_temporal_kernel`: of the improved shortcut's pool; None:
+    For video: `temporal_kernels` is one of TEMPORAL_PATTERNS, or for each stage the temporal kernel of its
+    3x3 convolutions, as a number or as numbers that its blocks cycle through. If `temporal_strides`,
+    `temporal_pool` (after the first stage; 1: none) or `stem_temporal_kernel` is None, it is the pattern's
+    (for explicit kernels, that of "full"). `shortcut_temporal_kernel`: of the improved shortcut's pool; None:
     that of the block's 3x3 convolution. All of these are ignored for images.
 
-    Raises ValueError where a name or a number is not one of the possible ones.
+    Raises ValueError for an unknown name or an impossible number.
     """
     if arch not in ARCHITECTURES:
         raise ValueError(f"unknown architecture {arch!r}; expected one of {', '.join(ARCHITECTURES)}")
@@ -330,12 +329,11 @@ def create_cifar_model(
     zero_init_residual: bool = False,
     checkpoint_activations: bool = False,
 ) -> ResNet:
-    """A network of three stages for small images (B, 3, H, W), or with `dims` 3 for small clips, with (B,
-    num_classes) logits.
+    """Create a network of three stages for small images (B, 3, H, W), or with `dims` 3 for small clips.
 
-    `arch`: resnet, resstage or iresnet. `depth`: any 9n+2, with n bottlenecks a stage, and 3002 (333, 334 and
-    333). The stem is a 3x3 convolution; spatial strides are 1, 2, 2 (He et al., arXiv 1603.05027; the depths
-    of Duta et al.). Raises ValueError.
+    `arch`: resnet, resstage or iresnet. `depth`: 9n+2, with n bottlenecks per stage, or 3002 (333, 334 and
+    333). The stem is a 3x3 convolution; spatial strides are 1, 2, 2 (He et al., arXiv 1603.05027; depths of
+    Duta et al.). Raises ValueError.
     """
     possible = [name for name, architecture in ARCHITECTURES.items() if architecture.groups is None]
     _check(
@@ -366,7 +364,7 @@ def temporal_pattern(
     pool: int | None = None,
     stem_kernel: int | None = None,
 ) -> TemporalPattern:
-    """The pattern of that name or those kernels, with what is not None in the place of its own. Raises
+    """Return the pattern with that name or those kernels, with arguments other than None replaced. Raises
     ValueError.
     """
     if isinstance(kernels, str):

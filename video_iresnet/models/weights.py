@@ -1,4 +1,4 @@
-"""Weights from files: read as data and never as code, fitted to a network, and reported tensor by tensor."""
+"""Load weights from files without executing code, fit them to a network, and report every tensor."""
 
 from __future__ import annotations
 
@@ -24,21 +24,21 @@ HEAD = ("fc.weight", "fc.bias")
 STATES = ("state_dict", "model_state", "model_state_dict", "model")
 # ResNet-50 shares 87 % of its tensors with iResNet-50, iResNet-101 half of them.
 MIN_FRACTION = 0.8
-# Of the check on identical frames, in float64.
+# Limit of the check on identical frames, in float64.
 MAX_DIFFERENCE = 1e-6
-# What a kernel may be; integers would be a quantised network's, whose scales stand elsewhere.
+# Types of kernels. Integers would belong to a quantized network, with scales elsewhere.
 FLOATS = (torch.float64, torch.float32, torch.float16, torch.bfloat16)
 LONGEST_NAME = 1000
 
 
 class WeightsError(ValueError):
-    """A file cannot be read, or does not fit; the message is one line with the file, the tensor, what was
-    expected and the remedy.
+    """A file that cannot be read or does not fit. The message is one line: the file, the tensor, what was
+    expected, the remedy.
     """
 
 
 class Weights(NamedTuple):
-    """The tensors of a file, and what it says beside them."""
+    """The tensors of a file, and its other contents."""
 
     name: str
     tensors: dict[str, Tensor]
@@ -48,12 +48,11 @@ class Weights(NamedTuple):
 
 @dataclass(frozen=True)
 class LoadReport:
-    """What `load_weights` did.
+    """The result of `load_weights`.
 
     `loaded`, `inflated`: the network's tensors that were set. `missing`: those that keep their initial
-    values. `skipped`: the file's tensors that were not used, with the reason. `difference`: see
-    inflate.identical_frames_difference; None where nothing was inflated, or where the file lacks a
-    convolution.
+    values. `skipped`: unused tensors of the file, with reasons. `difference`: see
+    inflate.identical_frames_difference; None if nothing was inflated, or if the file lacks a convolution.
     """
 
     source: str
@@ -82,7 +81,7 @@ class LoadReport:
         lines += [f"    {reason}: {_some(names)}" for reason, names in reasons.items()]
         lines.append(
             f"  missing  {len(self.missing):5d}"
-            + (f" (they start anew): {_some(self.missing)}" if self.missing else "")
+            + (f" (reinitialized): {_some(self.missing)}" if self.missing else "")
         )
         if self.difference is not None:
             lines.append(
@@ -112,16 +111,17 @@ def load_weights(
     min_fraction: float = MIN_FRACTION,
     strict: bool = False,
 ) -> LoadReport:
-    """Copy the weights of a file into a network, whoever wrote it; the layout is recognised.
+    """Load the weights of a file into a network. The layout is detected.
 
-    Known: video_iresnet (.pyth, .safetensors), the released iResNet family, torchvision's 2D ResNets and
-    video ResNets, PyTorchVideo's and PySlowFast's slow, c2d and i3d. `inflate`: "average" or "center" (see
-    inflate.inflate_kernel), for an image network's weights in a video network. A head of another class count
-    starts anew. `strict`: every tensor must be there, the head included, as in testing.
+    Known layouts: video_iresnet (.pyth, .safetensors), the released iResNet family, torchvision's 2D ResNets
+    and video ResNets, PyTorchVideo's and PySlowFast's slow, c2d and i3d. `inflate`: "average" or "center"
+    (see inflate.inflate_kernel), for an image network's weights in a video network. A head with another
+    number of classes is reinitialized. `strict`: every tensor must be present, the head included, as in
+    testing.
 
-    Raises WeightsError, with the network unchanged, where the file cannot be read, where a tensor has another
-    shape, is not dense or holds values that are not finite, or where the tensors that fit are less than
-    `min_fraction` of the tensors of the larger one of both backbones.
+    Raises WeightsError, with the network unchanged, if the file cannot be read, if a tensor has another
+    shape, is not dense or has values that are not finite, or if the fitting tensors are less than
+    `min_fraction` of the larger backbone's.
     """
     if inflate not in (None, *METHODS):
         raise ValueError(f"inflate is {inflate!r}; expected None or one of {', '.join(METHODS)}")
@@ -180,7 +180,7 @@ def load_weights(
 
 @dataclass
 class _Fit:
-    """Which of the file's tensors go where, under our names."""
+    """Match the file's tensors to the network's, under our names."""
 
     values: dict[str, Tensor] = field(default_factory=dict)
     images: dict[str, Tensor] = field(default_factory=dict)
@@ -214,7 +214,7 @@ def _fit(
         if value.dtype not in FLOATS and not _is_counter(name):
             raise WeightsError(
                 f"weights {path}: {file_names[their_roles[role]]} is of type {value.dtype}, expected one of "
-                f"{', '.join(map(str, FLOATS))}; convert it, and save the file anew"
+                f"{', '.join(map(str, FLOATS))}; convert it, and save it again"
             )
         if value.shape == expected:
             fit.values[name] = fit.images[name] = value
@@ -234,7 +234,7 @@ def _fit(
             fit.inflated.add(name)
         elif name in HEAD and value.ndim == len(expected):
             fit.skipped[their_roles[role]] = (
-                f"{len(value)} classes in the file, {expected[0]} in the network, whose head starts anew"
+                f"{len(value)} classes in the file, {expected[0]} in the network, whose head is reinitialized"
             )
             fit.missing.append(name)
         else:
@@ -283,7 +283,7 @@ def _in_backbone(name: str) -> bool:
 
 
 def read_weights(path: str | os.PathLike[str]) -> Weights:
-    """The tensors of a .pth, .pyth, .pt or .safetensors file, on the CPU. Raises WeightsError."""
+    """Return the tensors of a .pth, .pyth, .pt or .safetensors file, on the CPU. Raises WeightsError."""
     contents = read_file(path)
     state = next((contents[key] for key in STATES if isinstance(contents.get(key), Mapping)), contents)
     tensors = {key: value for key, value in state.items() if isinstance(value, Tensor)}
@@ -312,7 +312,7 @@ def _check_names(path: str | os.PathLike[str], contents: Mapping[Any, Any]) -> N
 
 
 def _check_tensors(path: str, tensors: Mapping[Any, Any]) -> None:
-    """Raise WeightsError where a name is not a text, or a tensor is not an ordinary one with its numbers."""
+    """Raise WeightsError if a name is not text, or a tensor is not an ordinary one with its values."""
     _check_names(path, tensors)
     for name, tensor in tensors.items():
         kind = (
@@ -325,16 +325,15 @@ def _check_tensors(path: str, tensors: Mapping[Any, Any]) -> None:
         )  # fmt: skip
         if kind:
             raise WeightsError(
-                f"weights {path}: {name} is {kind}; expected a dense tensor; convert it, and save the file "
-                "anew"
+                f"weights {path}: {name} is {kind}; expected a dense tensor; convert it, and save it again"
             )
 
 
 def read_file(path: str | os.PathLike[str]) -> dict[str, Any]:
-    """The contents of a file that torch.save or safetensors wrote; the format is recognised by its first
-    bytes. Raises WeightsError.
+    """Return the contents of a file written by torch.save or safetensors, detected by its first bytes. Raises
+    WeightsError.
 
-    Of a safetensors file, the tensors stand under "model_state", and metadata that is JSON beside them.
+    Tensors of a safetensors file are under "model_state", next to its JSON metadata.
     """
     if os.path.exists(path) and not os.path.isfile(path):
         raise WeightsError(f"weights {path} are no regular file; expected a file of tensors")
@@ -344,7 +343,7 @@ def read_file(path: str | os.PathLike[str]) -> dict[str, Any]:
         if start[8:] == b"{":
             return _read_safetensors(path)
         with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # what PyTorch warns of in foreign files, the errors below say
+            warnings.simplefilter("ignore")  # the errors below cover PyTorch's warnings about foreign files
             contents = torch.load(path, map_location="cpu", weights_only=True)
     except pickle.UnpicklingError as error:
         asked = re.search(r"GLOBAL (\S+)", str(error))
