@@ -7,6 +7,7 @@ from contextlib import AbstractContextManager
 from pathlib import Path
 
 import numpy as np
+import pytest
 import torch
 from fvcore.common.param_scheduler import CosineParamScheduler
 from torch import Tensor
@@ -82,7 +83,9 @@ class Square(AbstractContextManager["Square"]):
         return frames
 
 
-def test_another_task_trains_and_is_evaluated_by_the_same_loops(tmp_path: Path) -> None:
+def test_another_task_trains_and_is_evaluated_by_the_same_loops(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     records = [Record(str(n * 7 % 24), "", n * 5 % 24) for n in range(24)]
     sampler = DenseSampler(1)
     data = ClipDataset(
@@ -133,10 +136,13 @@ def test_another_task_trains_and_is_evaluated_by_the_same_loops(tmp_path: Path) 
         return task.measure(predictions, [record.label for record in records])["within_3_pixels"]
 
     before = measured()
+    shared: list[int] = []
+    monkeypatch.setattr(Step, "share_statistics", lambda _: shared.append(position.epoch))
     with clip_loader(data, batches, num_workers=0, pin_memory=False) as loader:
         clips = iter(loader)
         while position.epoch < 40:
             assert train_epoch(step, clips, position, agreement, journal)
     after = measured()
     assert before < 50 < 75 < after, (before, after)
+    assert shared == list(range(40))
     assert "pixels" in (tmp_path / "json_stats.log").read_text()

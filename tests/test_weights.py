@@ -461,3 +461,11 @@ def test_descriptions() -> None:
             assert describe(create_model(arch, depth, dims=2).state_dict()) == f"{arch}-{depth} for images"
         assert describe(create_cifar_model("iresnet", 164).state_dict()) == "iresnet-164 for images"
     assert describe({}) == "no residual network"
+
+
+@pytest.mark.parametrize("extra", [0, 1])
+def test_messages_name_four_tensors_at_most(tmp_path: Path, extra: int) -> None:
+    torch.save(dict.fromkeys("abcd"[:4] + "e" * extra, 1), tmp_path / "w.pth")
+    names = "a, b, c, d" + (" and 1 more" if extra else "")
+    with pytest.raises(WeightsError, match=rf"hold no tensors \(but {names}\);"):
+        read_weights(tmp_path / "w.pth")

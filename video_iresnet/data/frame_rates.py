@@ -18,7 +18,7 @@ EXPECTED = 'expected {"folder": frames a second} for the folders beside it, or o
 
 
 def with_frame_rates(records: Iterable[Record], *, needed: bool) -> list[Record]:
-    """Yield the records, with the stored rate for folders of frames.
+    """Return the records, with the stored rate for folders of frames.
 
     Raises InputError if the file is malformed, or if `needed` and a rate is unknown. The rates have their own
     file because the list formats of PySlowFast and TSM have no place for them.

@@ -133,7 +133,7 @@ def pace(reader: PyAVReader) -> dict[str, Any]:
 
 
 def warnings_of(finding: Finding) -> Iterable[tuple[str, str]]:
-    """Return (problem, reason) for each oddity of a video that can be decoded."""
+    """Yield (problem, reason) for each oddity of a video that can be decoded."""
     if finding.damage:
         yield "damaged", finding.damage
     if not RATES[0] <= finding.frame_rate <= RATES[1]:

@@ -57,7 +57,7 @@ def examine_all(
     workers: int,
     ray_address: str | None,
 ) -> dict[str, Finding]:
-    """Yield a finding for each path, from the journal or else examined and added to it. Files of `others` are
+    """Return a finding per path, from the journal or else examined and added to it. Files of `others` are
     not decoded.
     """
     jobs = {os.path.abspath(record.path): Job(os.path.abspath(record.path), False) for record in others}

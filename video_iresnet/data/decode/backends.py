@@ -21,11 +21,7 @@ def _pyav() -> Backend:
 def _torchcodec() -> Backend:
     try:
         from .torchcodec import TorchCodecReader
-    except (
-        ImportError,
-        OSError,
-        RuntimeError,
-    ) as error:  # RuntimeError: installed, but without FFmpeg
+    except (ImportError, OSError, RuntimeError) as error:  # RuntimeError: installed, but without FFmpeg
         raise InputError(
             f"the decoder torchcodec cannot be loaded: {reason(error)}; pip install torchcodec, and install "
             "FFmpeg's shared libraries"

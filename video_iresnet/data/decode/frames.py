@@ -13,7 +13,7 @@ from ...runtime.errors import reason
 from ...runtime.storage import path_manager
 from .reader import DecodeError
 
-PNG = b"\x89PNG"  # the first bytes of a JPEG file
+PNG = b"\x89PNG"  # the first bytes of a PNG file
 
 
 class FrameReader:
