@@ -486,7 +486,7 @@ def test_a_test_alone_asks_for_no_training_key(
 
 
 @pytest.mark.parametrize(("key", "value"), [("DATA.MEAN", "[0.5,0.45,0.45]"), ("DATA.STD", "[1,1,1]")])
-def test_a_test_with_another_normalisation_is_refused(
+def test_a_test_with_another_normalization_is_refused(
     key: str,
     value: str,
     whole: Path,

@@ -229,3 +229,14 @@ def test_a_matroska_file_of_zeros_at_its_end_is_truncated(tmp_path: Path) -> Non
     path.write_bytes(data)
     with pytest.raises(TruncatedError, match=r"truncated: the last frame ends at \d\.\d\d s of 4\.00 s"):
         PyAVReader(str(path))
+
+
+@pytest.mark.parametrize("name", ["a.mkv", "a.webm", "a.avi", "a.mp4"])
+def test_missing_bytes_are_counted_by_the_sizes_in_headers(tmp_path: Path, name: str) -> None:
+    """MP4 has none that say it."""
+    codec = "libvpx-vp9" if name.endswith("webm") else "mpeg4"
+    write_video(tmp_path / name, 12, codec=codec)
+    whole = (tmp_path / name).read_bytes()
+    assert missing_bytes(str(tmp_path / name)) == 0
+    (tmp_path / name).write_bytes(whole[:-77])
+    assert missing_bytes(str(tmp_path / name)) == (0 if name == "a.mp4" else 77)

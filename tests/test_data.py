@@ -72,7 +72,7 @@ def test_resize_is_antialiased_and_keeps_uint8() -> None:
     assert resize(stripes, 32, 32) is stripes
 
 
-def test_normalisation() -> None:
+def test_normalization() -> None:
     """By the config's numbers, each channel by its own."""
     cfg = load_config(DEMO, ["DATA.MEAN", "[0.1,0.2,0.3]", "DATA.STD", "[0.4,0.5,0.6]"])
     clips = torch.tensor([0, 128, 255], dtype=torch.uint8).view(1, 3, 1, 1, 1)
@@ -106,13 +106,13 @@ def some_batches(
     shapes: Path, *, workers: int = 0, world_size: int = 1, start: tuple[int, int] = (0, 0), count: int = 5
 ) -> list[torch.Tensor]:
     """The first global batches, each (B, 3, T, S, S), put together from all processes."""
-    shares = []
+    parts = []
     for rank in range(world_size):
         batches = EpochBatches(24, [SHAPE], seed=3, rank=rank, world_size=world_size, start=start)
         loader = clip_loader(clip_dataset(records_of(shapes)), batches, num_workers=workers, pin_memory=False)
         iterator = iter(loader)
-        shares.append([next(iterator).clips for _ in range(count)])
-    return [torch.cat(parts) for parts in zip(*shares, strict=True)]
+        parts.append([next(iterator).clips for _ in range(count)])
+    return [torch.cat(batch) for batch in zip(*parts, strict=True)]
 
 
 @pytest.mark.parametrize("options", [{"workers": 2}, {"workers": 3}, {"world_size": 2}, {"world_size": 4}])

@@ -48,7 +48,7 @@ def test_steps_with_warm_up_are_pyslowfasts() -> None:
         assert rate(epoch / 22) == pytest.approx(expected, abs=1e-8)
 
 
-def test_normalisation_has_its_own_weight_decay() -> None:
+def test_normalization_has_its_own_weight_decay() -> None:
     model = create_model("iresnet", 18, width=4, num_classes=3)
     optimizer = build_sgd(model, momentum=0.9, nesterov=True, weight_decay=0.1, bn_weight_decay=0.0)
     others, norms = optimizer.param_groups

@@ -21,7 +21,7 @@ from video_iresnet.runtime.seeding import Stream, integer_seed
 
 def trained_by_hand(cfg: Config) -> tuple[ResNet, list[float]]:
     """The network after one epoch of SGD on the mean gradient of two halves of each batch, and the losses of
-    the first half. Batch normalisation sees one half at a time and keeps the first one's statistics.
+    the first half. Batch normalization sees one half at a time and keeps the first one's statistics.
     """
     torch.manual_seed(integer_seed(cfg.RNG_SEED, Stream.WEIGHTS))
     model = build.build_model(cfg)

@@ -180,7 +180,7 @@ def test_names_of_other_projects_are_spelled_as_they_are() -> None:
 @pytest.mark.parametrize(
     "arch", ["resnet", "resstage", "iresnet", "resgroup", "resgroupfix", "iresgroup", "iresgroupfix"]
 )
-def test_released_family_is_recognised_and_inflated(arch: str, tmp_path: Path) -> None:
+def test_released_family_is_recognized_and_inflated(arch: str, tmp_path: Path) -> None:
     """A wrapped image checkpoint of each architecture, into images and, centred, into video."""
     torch.manual_seed(0)
     options = {"width": 16, "num_classes": 5}

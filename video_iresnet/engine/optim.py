@@ -15,14 +15,14 @@ def build_sgd(
     model: nn.Module, *, momentum: float, nesterov: bool, weight_decay: float, bn_weight_decay: float
 ) -> SGD:
     """Return SGD with a separate weight decay for batch normalization. Each step sets the learning rate."""
-    normalisation = [
+    normalization = [
         p for module in model.modules() if isinstance(module, _BatchNorm) for p in module.parameters()
     ]
-    known = {id(p) for p in normalisation}
+    known = {id(p) for p in normalization}
     others = [p for p in model.parameters() if id(p) not in known]
     groups = [
         {"params": others, "weight_decay": weight_decay},
-        {"params": normalisation, "weight_decay": bn_weight_decay},
+        {"params": normalization, "weight_decay": bn_weight_decay},
     ]
     return SGD(groups, lr=0.0, momentum=momentum, nesterov=nesterov)
 

@@ -1,4 +1,4 @@
-"""One optimisation step as an object."""
+"""One optimization step as an object."""
 
 from __future__ import annotations
 
