@@ -157,7 +157,7 @@ def test_a_run_that_was_ended_goes_on_as_if_nothing_had_happened(
         assert "Traceback" not in output
     assert run_net(*overrides, "TRAIN.BATCH_SIZE", "8") == 1
     error = capfd.readouterr().err
-    assert "TRAIN.BATCH_SIZE was 2 and is 8, which can change between two epochs alone" in error
+    assert "TRAIN.BATCH_SIZE was 2 and is 8, which can change only between two epochs" in error
     assert run_net(*overrides) == 0
     assert "resuming from" in capfd.readouterr().out
     assert_same_weights(uninterrupted, tmp_path)
