@@ -173,6 +173,7 @@ def test_entries_of_h264(unit_type: int, expected: bool) -> None:
         ("", "yuv420p", False),
         ("cqm=jvt", "yuv420p", False),
         ("cqm=jvt", "yuv444p", False),
+        ("cqm=jvt", "yuv422p", False),
         ("", "yuv420p10le", False),
         ("fake-interlaced=1", "yuv420p", True),
         ("tff=1:cqm=jvt", "yuv422p", True),

@@ -48,7 +48,17 @@ def test_only_wanted_files_are_opened(tmp_path: Path) -> None:
     for path in tmp_path.glob("a/*"):
         if path.name not in ("a_000003.jpg", "a_000009.jpg"):
             path.unlink()
-    assert shown_numbers(FrameReader(pattern, 1, 10).read([2, 8])) == [2, 8]
+    reader = FrameReader(pattern, 1, 10)
+    assert reader.fps == 0
+    assert shown_numbers(reader.read([2, 8])) == [2, 8]
+
+
+def test_repeated_frames_are_read_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    reader = FrameReader(write_frames(tmp_path / "a", list(range(10))), 1, 10)
+    paths, path_of = [], reader._path
+    monkeypatch.setattr(reader, "_path", lambda index: paths.append(index) or path_of(index))
+    assert shown_numbers(reader.read([7, 7, 2, 7])) == [7, 7, 2, 7]
+    assert paths == [7, 2]
 
 
 def test_a_grey_frame_has_three_channels(tmp_path: Path) -> None:
