@@ -135,7 +135,9 @@ class Measured:
             settings = folder / "coveragerc"
             settings.write_text("[run]\ndynamic_context = test_function\nsource = video_iresnet\n")
             coverage = ["-m", "coverage", "run", f"--rcfile={settings}", f"--data-file={data}"]
-            run_pytest(tree, [*coverage, "-m", "pytest", "-m", "not slow", "tests", f"--junitxml={report}"])
+            command = [*coverage, "-m", "pytest", "-m", "not slow", "tests", f"--junitxml={report}"]
+            if run_pytest(tree, command):
+                sys.exit(f"error: tests fail without any change; see {report.replace(folder / 'failed.xml')}")
         self.data = CoverageData(str(data))
         self.data.read()
         self.files = {Path(name).as_posix().rpartition("video_iresnet/")[2]: name for name in
