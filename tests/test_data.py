@@ -490,3 +490,10 @@ class Constant:
 
     def read(self, indices: Sequence[int]) -> torch.Tensor:
         return torch.zeros(len(indices), 40, 40, 3, dtype=torch.uint8)
+
+
+def test_the_first_record_is_noted_too(shapes: Path) -> None:
+    clips = clip_dataset(records_of(shapes))
+    loader = clip_loader(clips, EpochBatches(24, [SHAPE], seed=0), num_workers=3, pin_memory=False)
+    loader.watched.notes[:2] = torch.tensor([[11, 0, 5], [12, -1, 6]])
+    assert loader._reading() == [[11, 0, 5]]

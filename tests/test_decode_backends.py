@@ -8,6 +8,7 @@ import random
 import sys
 from functools import partial
 from pathlib import Path
+from types import SimpleNamespace
 
 import av
 import foreign
@@ -394,3 +395,19 @@ def test_pyav_reads_the_packets_of_a_file_once(
         assert shown_numbers(reader.read([3, 40])) == [3, 40]
     assert (len(files), len(packets)) == (1, 61)
     assert mappings == ([name == "a.mkv"] if backend == "torchcodec" else [])
+
+
+@pytest.mark.parametrize(("name", "damaged", "expected"), [("a.ts", False, True), ("a.ts", True, False)])
+def test_a_recording_with_a_damaged_end_is_left_to_pyav(
+    tmp_path: Path, name: str, damaged: bool, expected: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = write_video(tmp_path / name, 30, codec="libx265")
+    opened(path, "torchcodec").__exit__()
+    frame = other.OtherReader._frame
+    monkeypatch.setattr(
+        other.OtherReader,
+        "_frame",
+        lambda reader, index: SimpleNamespace(is_corrupt=damaged) if index else frame(reader, index),
+    )
+    with opened(path, "torchcodec") as reader:
+        assert (reader._read_other is not None) == expected
