@@ -4,6 +4,7 @@ invents frames.
 
 from __future__ import annotations
 
+import itertools
 import random
 import sys
 from functools import partial
@@ -411,3 +412,24 @@ def test_a_recording_with_a_damaged_end_is_left_to_pyav(
     )
     with opened(path, "torchcodec") as reader:
         assert (reader._read_other is not None) == expected
+
+
+def golomb(value: int) -> str:
+    """An unsigned exponential Golomb code."""
+    return f"{value + 1:0{2 * (value + 1).bit_length() - 1}b}"
+
+
+@pytest.mark.parametrize("profile", [66, 100, 110, 122, 244])
+@pytest.mark.parametrize("flags", range(8))
+def test_a_sequence_parameter_set_is_read_bit_by_bit(profile: int, flags: int) -> None:
+    """ITU-T H.264, section 7.3.2.1.1; every field has a value that a shift by one bit would change."""
+    bypass, is_plane, frames_alone = (flags >> n & 1 for n in range(3))
+    for chroma, order in itertools.product((0, 1, 3), (0, 1, 2)):
+        high = golomb(chroma) + (f"{is_plane}" if chroma == 3 else "") + golomb(2) + golomb(5) + f"{bypass}0"
+        orders = {0: golomb(4), 1: f"{bypass}{golomb(6)}{golomb(3)}{golomb(2)}{golomb(7)}{golomb(8)}", 2: ""}
+        bits = f"{profile:08b}{0:08b}{31:08b}" + golomb(1) + (high if profile != 66 else "") + golomb(9)
+        bits += golomb(order) + orders[order] + golomb(3) + f"{is_plane}" + golomb(12) + golomb(20)
+        bits += f"{frames_alone}" + f"{1 - frames_alone}" * 16
+        unit = b"\x67" + int(bits.ljust(8 * -(-len(bits) // 8), "0"), 2).to_bytes(-(-len(bits) // 8), "big")
+        assert b"\0\0\3" not in unit
+        assert may_be_interlaced(b"\0\0\1" + unit) != bool(frames_alone)
