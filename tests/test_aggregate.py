@@ -203,14 +203,14 @@ def test_groups_are_found_in_names() -> None:
 
 
 def test_calibration_error_by_hand() -> None:
-    """Fifteen bins: 0.95 and 0.99 share the last one, and 1/15 belongs to the first."""
-    confidence = [0.95, 0.99, 0.5, 1 / 15, 0.3]
-    correct = [True, False, True, False, True]
+    """Fifteen bins: 0.95 and 0.99 share the last one, and 1/15 is in the first; their neighbours differ."""
+    confidence = [0.95, 0.99, 0.5, 1 / 15, 0.3, 0.9, 0.1]
+    correct = [True, False, True, False, True, True, True]
     predictions = stack(
         [Prediction(np.array([c]), np.array([p])) for c, p in zip(correct, confidence, strict=True)] + [None]
     )
-    labels = np.ones(6, int)
-    expected = (abs(0.95 + 0.99 - 1) + abs(0.5 - 1) + 1 / 15 + abs(0.3 - 1)) / 5
+    labels = np.ones(8, int)
+    expected = (abs(0.95 + 0.99 - 1) + abs(0.5 - 1) + 1 / 15 + abs(0.3 - 1) + 0.1 + 0.9) / 7
     assert aggregate.calibration_error(predictions, labels) == pytest.approx(100 * expected)
 
 

@@ -433,3 +433,5 @@ def test_a_sequence_parameter_set_is_read_bit_by_bit(profile: int, flags: int) -
         unit = b"\x67" + int(bits.ljust(8 * -(-len(bits) // 8), "0"), 2).to_bytes(-(-len(bits) // 8), "big")
         assert b"\0\0\3" not in unit
         assert may_be_interlaced(b"\0\0\1" + unit) != bool(frames_alone)
+        box = bytes([1, *unit[1:4], 255, 225]) + len(unit).to_bytes(2, "big") + unit
+        assert may_be_interlaced(box) != bool(frames_alone)
