@@ -21,6 +21,7 @@ from conftest import DEMO, numbered_frame, shown_numbers, write_video
 
 from video_iresnet.build import build_normalize
 from video_iresnet.config import load_config
+from video_iresnet.data import loader as loader_module
 from video_iresnet.data.dataset import ClipDataset, SampleKey, TrainSample, ViewDataset
 from video_iresnet.data.decode import Reader, open_video
 from video_iresnet.data.functional import resize, short_side_size, spread_crops
@@ -497,3 +498,7 @@ def test_the_first_record_is_noted_too(shapes: Path) -> None:
     loader = clip_loader(clips, EpochBatches(24, [SHAPE], seed=0), num_workers=3, pin_memory=False)
     loader.watched.notes[:2] = torch.tensor([[11, 0, 5], [12, -1, 6]])
     assert loader._reading() == [[11, 0, 5]]
+
+
+def test_no_worker_is_dead_where_none_is_missing() -> None:
+    assert loader_module._dead(set()) == 0
