@@ -45,6 +45,7 @@ from .data.transforms import (
     Transform,
 )
 from .engine import optim, schedule
+from .engine.precision import Precision
 from .engine.step import Step
 from .engine.tasks import SingleLabel
 from .models import ResNet, create_cifar_model, create_model
@@ -105,6 +106,12 @@ def build_step(cfg: Config, network: ResNet, processes: Processes) -> Step:
 def build_task(cfg: Config, device: torch.device) -> SingleLabel:
     """Return the task: targets, loss and accuracies."""
     return SingleLabel(build_normalize(cfg, device), build_targets(cfg))
+
+
+def build_precision(cfg: Config, device: torch.device) -> Precision:
+    """Return the precision of training and validation."""
+    half = getattr(torch, cfg.TRAIN.HALF_DTYPE)
+    return Precision(device.type, half if cfg.TRAIN.MIXED_PRECISION else None)
 
 
 def build_optimizer(cfg: Config, model: torch.nn.Module) -> Optimizer:

@@ -27,8 +27,9 @@ Config: TypeAlias = CfgNode
 NAME_OR_LIST = ("RESNET.TEMPORAL_KERNELS",)
 # Characters of a number or list given as text.
 LONGEST_LITERAL = 1000
-# Keys that are checked only if there is training.
+# Keys that are checked only if there is training, except those that testing reads too.
 TRAINING = ("TRAIN.", "DATA.TRAIN_JITTER_", "AUG.", "MIXUP.", "SOLVER.", "BN.")
+TESTING_TOO = ("TRAIN.HALF_DTYPE",)
 # The interval of each key, or of the items of its list.
 RANGES = {
     "[0, 1]": (
@@ -71,6 +72,7 @@ CHOICES: dict[str, Sequence[Any]] = {
     "TEST.NUM_SPATIAL_CROPS": [1, 3],
     "TEST.STORED_VIEWS": ["float32", "float16", "off"],
     "TRAIN.CHECKPOINT_INFLATE": list(METHODS),
+    "TRAIN.HALF_DTYPE": ["bfloat16", "float16"],
     "SOLVER.LR_POLICY": ["cosine", "steps_with_relative_lrs"],
 }
 # Prefixes of keys that need RESNET.STAGES 4.
@@ -115,6 +117,10 @@ def default_config() -> Config:
     cfg.TRAIN.CHECKPOINT_FILE_PATH = ""
     # How 2D kernels are inflated: average (divided over time) or center (PySlowFast: True is average).
     cfg.TRAIN.CHECKPOINT_INFLATE = "average"
+    # Compute convolutions and linear layers in half precision (autocast); validation does too.
+    cfg.TRAIN.MIXED_PRECISION = False
+    # bfloat16, or float16 for GPUs without it, whose loss is scaled. TEST.MIXED_PRECISION follows it.
+    cfg.TRAIN.HALF_DTYPE = "bfloat16"
 
     cfg.TEST = CfgNode()
     cfg.TEST.ENABLE = True
@@ -489,7 +495,7 @@ def _schedule_problems(cfg: Config) -> Iterator[str]:
 
 
 def _is_checked(cfg: Config, key: str) -> bool:
-    return cfg.TRAIN.ENABLE or not key.startswith(TRAINING)
+    return cfg.TRAIN.ENABLE or key in TESTING_TOO or not key.startswith(TRAINING)
 
 
 def _is_inside(value: Any, interval: str) -> bool:
