@@ -48,7 +48,7 @@ from .engine import optim, schedule
 from .engine.precision import Precision
 from .engine.step import Step
 from .engine.tasks import SingleLabel
-from .models import ResNet, create_cifar_model, create_model
+from .models import ResNet, create_cifar_model, create_model, set_norm
 from .runtime.distributed import Processes
 from .runtime.errors import InputError, reason
 from .runtime.logging import log
@@ -92,8 +92,28 @@ def build_network(cfg: Config, device: torch.device) -> ResNet:
     return model.to(device, memory_format=torch.channels_last_3d)  # type: ignore[call-overload,no-any-return]
 
 
+def set_batch_norm(cfg: Config, network: ResNet, processes: Processes) -> None:
+    """Set the network's normalizations to BN.NORM_TYPE, on all processes alike. Raises InputError if the
+    parts do not divide a batch, or the groups the processes.
+    """
+    clips, splits = cfg.TRAIN.BATCH_SIZE // processes.size, cfg.BN.NUM_SPLITS
+    devices = cfg.BN.NUM_SYNC_DEVICES or processes.size
+    if cfg.BN.NORM_TYPE == "sub_batchnorm" and clips % splits:
+        raise InputError(
+            f"BN.NUM_SPLITS {splits} does not divide the {clips} clips of a process (TRAIN.BATCH_SIZE "
+            f"{cfg.TRAIN.BATCH_SIZE} on {processes.size}); take a number that does"
+        )
+    if cfg.BN.NORM_TYPE == "sync_batchnorm" and processes.size % devices:
+        raise InputError(
+            f"BN.NUM_SYNC_DEVICES {devices} does not divide the {processes.size} processes; take a number "
+            "that does, or 0 for all"
+        )
+    group = processes.group(devices) if cfg.BN.NORM_TYPE == "sync_batchnorm" else None
+    set_norm(network, cfg.BN.NORM_TYPE, splits=splits, group=group)
+
+
 def build_step(cfg: Config, network: ResNet, processes: Processes) -> Step:
-    return Step(
+    step = Step(
         network,
         build_optimizer(cfg, network),
         build_schedule(cfg),
@@ -101,6 +121,9 @@ def build_step(cfg: Config, network: ResNet, processes: Processes) -> Step:
         seed=cfg.RNG_SEED,
         processes=processes,
     )
+    # Last, because DistributedDataParallel takes no synchronized normalization on the CPU.
+    set_batch_norm(cfg, network, processes)
+    return step
 
 
 def build_task(cfg: Config, device: torch.device) -> SingleLabel:

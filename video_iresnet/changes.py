@@ -30,7 +30,7 @@ TAKES_EFFECT = (
     "SOLVER.MAX_EPOCH", "SOLVER.WARMUP_EPOCHS", "SOLVER.WARMUP_START_LR", "SOLVER.MOMENTUM",
     "SOLVER.NESTEROV", "SOLVER.WEIGHT_DECAY", "BN.WEIGHT_DECAY",
     "DATA.DECODING_BACKEND", "DATA.USE_OFFSET_SAMPLING", "MODEL.HEAD_PER_POSITION",
-    "TRAIN.MIXED_PRECISION", "TRAIN.HALF_DTYPE",
+    "TRAIN.MIXED_PRECISION", "TRAIN.HALF_DTYPE", "BN.NORM_TYPE", "BN.NUM_SPLITS", "BN.NUM_SYNC_DEVICES",
 )  # fmt: skip
 # The same, but only between epochs; within one, records would be skipped or seen twice. The list is compared
 # by its fingerprint and may move.

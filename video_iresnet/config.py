@@ -17,6 +17,7 @@ from fvcore.common.config import CfgNode
 
 from .models import ARCHITECTURES, DEPTHS
 from .models.inflate import METHODS
+from .models.norm import NORMS
 from .models.resnet import GROUPED_DEPTHS, temporal_pattern
 from .runtime.errors import InputError
 from .runtime.plain_yaml import parse_yaml
@@ -43,6 +44,7 @@ RANGES = {
     "[0, 1000]": (
         "DATA.TARGET_FPS", "MIXUP.ALPHA", "MIXUP.CUTMIX_ALPHA", "SOLVER.COSINE_END_LR", "SOLVER.LRS",
         "SOLVER.WARMUP_START_LR", "NUM_GPUS", "DATA_LOADER.NUM_WORKERS",
+        "BN.NUM_SYNC_DEVICES",
     ),
     "[0, 30]": ("AUG.RAND_MAGNITUDE",),
     "[0, 99]": (
@@ -50,7 +52,7 @@ RANGES = {
         "RESNET.TEMPORAL_KERNELS", "RESNET.TEMPORAL_STRIDES",
     ),
     "[1, 99]": ("RESNET.STEM_TEMPORAL_STRIDE", "AUG.NUM_SAMPLE"),
-    "[1, 1024]": ("TEST.NUM_ENSEMBLE_VIEWS", "RESNET.WIDTH_PER_GROUP"),
+    "[1, 1024]": ("TEST.NUM_ENSEMBLE_VIEWS", "RESNET.WIDTH_PER_GROUP", "BN.NUM_SPLITS"),
     "[32, 4096]": ("DATA.TRAIN_CROP_SIZE", "DATA.TEST_CROP_SIZE", "DATA.TRAIN_JITTER_SCALES"),
     "[0, 4096]": ("DATA.TEST_SHORT_SIDE",),
     "[1, 10000]": ("DATA.NUM_FRAMES", "DATA.SAMPLING_RATE"),
@@ -74,6 +76,7 @@ CHOICES: dict[str, Sequence[Any]] = {
     "TRAIN.CHECKPOINT_INFLATE": list(METHODS),
     "TRAIN.HALF_DTYPE": ["bfloat16", "float16"],
     "SOLVER.LR_POLICY": ["cosine", "steps_with_relative_lrs"],
+    "BN.NORM_TYPE": list(NORMS),
 }
 # Prefixes of keys that need RESNET.STAGES 4.
 FOUR_STAGES = ("RESNET.TEMPORAL_", "RESNET.STEM_", "RESNET.SHORTCUT_")
@@ -265,6 +268,11 @@ def default_config() -> Config:
     cfg.BN = CfgNode()
     # Weight decay of batch normalization.
     cfg.BN.WEIGHT_DECAY = 0.0
+    # batchnorm: statistics of the clips of one process. sub_batchnorm: of each of NUM_SPLITS parts of them.
+    # sync_batchnorm: of the clips of NUM_SYNC_DEVICES processes together; 0: of all (PySlowFast: 1).
+    cfg.BN.NORM_TYPE = "batchnorm"
+    cfg.BN.NUM_SPLITS = 1
+    cfg.BN.NUM_SYNC_DEVICES = 0
 
     cfg.SOLVER = CfgNode()
     # Peak learning rate for the given batch size.

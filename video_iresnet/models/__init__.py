@@ -1,5 +1,6 @@
 """Networks and weights. Depends on torch only, and works if this folder is copied elsewhere."""
 
+from .norm import set_norm
 from .resnet import ARCHITECTURES, DEPTHS, TEMPORAL_PATTERNS, ResNet, create_cifar_model, create_model
 from .weights import LoadReport, WeightsError, load_weights, read_weights
 
@@ -14,4 +15,5 @@ __all__ = [
     "create_model",
     "load_weights",
     "read_weights",
+    "set_norm",
 ]

@@ -39,6 +39,7 @@ class Processes:
                 )
             torch.cuda.set_device(self.device)
         self._messages: Any = None
+        self._groups: dict[int, Any] = {}
         if self.size > 1:
             if not dist.is_initialized():
                 store = PrefixStore(f"group {next(_groups)}", _store())
@@ -49,6 +50,16 @@ class Processes:
     @property
     def is_main(self) -> bool:
         return self.rank == 0
+
+    def group(self, size: int) -> Any:
+        """Return the group of `size` consecutive processes that includes this one; None is that of all. All
+        processes must call it alike. Raises ValueError if `size` does not divide their number.
+        """
+        if size == self.size:
+            return None
+        if size not in self._groups:
+            self._groups[size], _ = dist.new_subgroups(size)
+        return self._groups[size]
 
     def sum(self, numbers: list[int]) -> list[int]:
         """Return the sum of each number over all processes."""
