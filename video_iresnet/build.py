@@ -45,7 +45,7 @@ from .data.transforms import (
     Transform,
 )
 from .engine import optim, schedule
-from .engine.precision import Precision
+from .engine.precision import Precision, check
 from .engine.step import Step
 from .engine.tasks import SingleLabel
 from .models import ResNet, create_cifar_model, create_model, set_norm
@@ -135,6 +135,20 @@ def build_precision(cfg: Config, device: torch.device) -> Precision:
     """Return the precision of training and validation."""
     half = getattr(torch, cfg.TRAIN.HALF_DTYPE)
     return Precision(device.type, half if cfg.TRAIN.MIXED_PRECISION else None)
+
+
+def check_precision(cfg: Config, network: ResNet, processes: Processes) -> None:
+    """Compare the network's convolutions in the precision of training with float32; see engine's check."""
+    clips = cfg.TRAIN.BATCH_SIZE // processes.size if processes.device.type == "cuda" else 1
+    size = cfg.DATA.TRAIN_CROP_SIZE
+    check(
+        network,
+        build_precision(cfg, processes.device),
+        (max(1, clips), 3, cfg.DATA.NUM_FRAMES, size, size),
+        processes=processes,
+        training=True,
+        keep_float32=cfg.TRAIN.HALF_PROBLEMS == "float32",
+    )
 
 
 def build_optimizer(cfg: Config, model: torch.nn.Module) -> Optimizer:

@@ -30,7 +30,7 @@ NAME_OR_LIST = ("RESNET.TEMPORAL_KERNELS",)
 LONGEST_LITERAL = 1000
 # Keys that are checked only if there is training, except those that testing reads too.
 TRAINING = ("TRAIN.", "DATA.TRAIN_JITTER_", "AUG.", "MIXUP.", "SOLVER.", "BN.")
-TESTING_TOO = ("TRAIN.HALF_DTYPE",)
+TESTING_TOO = ("TRAIN.HALF_DTYPE", "TRAIN.HALF_PROBLEMS")
 # The interval of each key, or of the items of its list.
 RANGES = {
     "[0, 1]": (
@@ -75,6 +75,7 @@ CHOICES: dict[str, Sequence[Any]] = {
     "TEST.STORED_VIEWS": ["float32", "float16", "off"],
     "TRAIN.CHECKPOINT_INFLATE": list(METHODS),
     "TRAIN.HALF_DTYPE": ["bfloat16", "float16"],
+    "TRAIN.HALF_PROBLEMS": ["error", "float32"],
     "SOLVER.LR_POLICY": ["cosine", "steps_with_relative_lrs"],
     "BN.NORM_TYPE": list(NORMS),
 }
@@ -124,6 +125,9 @@ def default_config() -> Config:
     cfg.TRAIN.MIXED_PRECISION = False
     # bfloat16, or float16 for GPUs without it, whose loss is scaled. TEST.MIXED_PRECISION follows it.
     cfg.TRAIN.HALF_DTYPE = "bfloat16"
+    # Before a run in half precision, its convolutions are compared with float32. For those that are wrong or
+    # slow: error (end the run, naming them) or float32 (compute these layers in float32).
+    cfg.TRAIN.HALF_PROBLEMS = "error"
 
     cfg.TEST = CfgNode()
     cfg.TEST.ENABLE = True

@@ -60,6 +60,7 @@ def train(run: Run) -> None:
         batches = build.build_batches(cfg, len(records), processes.rank, processes.size)
         torch.manual_seed(integer_seed(cfg.RNG_SEED, Stream.WEIGHTS))
         network = build.build_network(cfg, processes.device)
+    build.check_precision(cfg, network, processes)
     step = build.build_step(cfg, network, processes)
     with processes.together():
         changes = run.resume(step, records.fingerprint())
