@@ -43,12 +43,13 @@ def test_every_key_is_read_and_every_key_read_exists() -> None:
     for name in ("run.py", "folder.py", "build.py"):
         text = (ROOT / "video_iresnet" / name).read_text()
         text = re.sub(
-            r"(solver|mixup|resnet)\.([A-Z])", lambda match: f"cfg.{match[1].upper()}.{match[2]}", text
+            r"(solver|mixup|resnet|train)\.([A-Z])", lambda match: f"cfg.{match[1].upper()}.{match[2]}", text
         )
         read |= {match.rstrip(".") for match in re.findall(r"cfg\.((?:[A-Z][A-Z_0-9]*\.?)+)", text)} - {
             "SOLVER",
             "RESNET",
             "MIXUP",
+            "TRAIN",
         }
     by_name = {
         key
@@ -63,7 +64,8 @@ def test_every_key_is_read_and_every_key_read_exists() -> None:
 RUN_CONTROLS = {
     "RNG_SEED", "NUM_GPUS", "LOG_PERIOD", "TRAIN.ENABLE", "TEST.ENABLE", "TRAIN.AUTO_RESUME",
     "TRAIN.CHECKPOINTS_KEPT", "TEST.CHECKPOINT_FILE_PATH", "DATA.PATH_LABEL_SEPARATOR",
-    "DATA.MAX_BAD_FRACTION", "SOLVER.MOMENTUM",
+    "DATA.MAX_BAD_FRACTION", "SOLVER.MOMENTUM", "ALLOW_TF32", "TRAIN.PROFILE_STEPS",
+    "TEST.EMA", "MODEL.FROZEN_BN",
 }  # fmt: skip
 
 

@@ -26,7 +26,8 @@ from video_iresnet.engine.checkpoint import (
 )
 from video_iresnet.engine.evaluate import FrameOrder, evaluate, temporal_checks
 from video_iresnet.engine.journal import Meter, hours
-from video_iresnet.engine.optim import build_sgd
+from video_iresnet.engine.optim import build_sgd, parameter_groups, set_learning_rate
+from video_iresnet.engine.step import Outcome
 from video_iresnet.engine.tasks import SingleLabel
 from video_iresnet.engine.train import BadVideos
 from video_iresnet.engine.views import VideoOutputs
@@ -50,7 +51,8 @@ def test_steps_with_warm_up_are_pyslowfasts() -> None:
 
 def test_normalization_has_its_own_weight_decay() -> None:
     model = create_model("iresnet", 18, width=4, num_classes=3)
-    optimizer = build_sgd(model, momentum=0.9, nesterov=True, weight_decay=0.1, bn_weight_decay=0.0)
+    groups = parameter_groups(model, weight_decay=0.1, bn_weight_decay=0.0)
+    optimizer = build_sgd(groups, momentum=0.9, nesterov=True)
     others, norms = optimizer.param_groups
     assert (others["weight_decay"], norms["weight_decay"], norms["nesterov"]) == (0.1, 0.0, True)
     assert len(others["params"]) + len(norms["params"]) == len(list(model.parameters()))
@@ -65,7 +67,8 @@ def test_metrics_are_exact_for_ragged_batches() -> None:
     task = SingleLabel(torch.Tensor.float, plain_targets)
     meter = Meter(torch.device("cpu"), None)
     for part in (slice(0, 7), slice(7, 10)):
-        meter.add(task.sums(task.loss(logits[part], labels[part]), logits[part], labels[part]))
+        sums = task.sums(task.loss(logits[part], labels[part]), logits[part], labels[part])
+        meter.add(Outcome(sums, torch.tensor(1.0), torch.tensor(False)))
     stats = task.stats(meter.sums())
     assert stats["loss"] == pytest.approx(nn.functional.cross_entropy(logits, labels).item(), rel=1e-6)
     assert stats["top1_err"] == pytest.approx(100 * (logits.argmax(1) != labels).float().mean().item())
@@ -259,10 +262,8 @@ def test_a_checkpoint_of_another_network_is_refused() -> None:
         ),
     ]:
         with pytest.raises(WeightsError, match=f"^weights x.pyth[^\n]*{message}[^\n]*$"):
-            load_model_state(model, {"model_state": other.state_dict()}, "x.pyth")
-    load_model_state(
-        model, {"model_state": create_model("iresnet", 18, width=4, num_classes=8).state_dict()}, "x.pyth"
-    )
+            load_model_state(model, other.state_dict(), "x.pyth")
+    load_model_state(model, create_model("iresnet", 18, width=4, num_classes=8).state_dict(), "x.pyth")
 
 
 def test_bad_videos_are_logged_once_and_limited(logged: pytest.LogCaptureFixture) -> None:
@@ -284,8 +285,9 @@ def test_bad_videos_are_logged_once_and_limited(logged: pytest.LogCaptureFixture
 def test_a_batch_can_be_memorized() -> None:
     torch.manual_seed(0)
     model = create_model("iresnet", 18, width=4, num_classes=4)
-    optimizer = build_sgd(model, momentum=0.9, nesterov=True, weight_decay=0.0, bn_weight_decay=0.0)
-    optimizer.param_groups[0]["lr"] = optimizer.param_groups[1]["lr"] = 0.05
+    groups = parameter_groups(model, weight_decay=0.0, bn_weight_decay=0.0)
+    optimizer = build_sgd(groups, momentum=0.9, nesterov=True)
+    set_learning_rate(optimizer, 0.05)
     clips, labels = torch.randn(8, 3, 4, 32, 32), torch.arange(8) % 4
     for _ in range(30):
         loss = nn.functional.cross_entropy(model(clips), labels)

@@ -499,7 +499,7 @@ BAD_INPUT = {
     ),
     "OUTPUT_DIR EMPTY": "OUTPUT_DIR .* cannot be written to",
     "OUTPUT_DIR /proc/nowhere": "OUTPUT_DIR /proc/nowhere cannot be written to",
-    "SOLVER.BASE_LR 1000 SOLVER.WEIGHT_DECAY 1.0 SOLVER.WARMUP_EPOCHS 0": "the loss is (nan|inf)",
+    "SOLVER.BASE_LR 1000 SOLVER.WEIGHT_DECAY 1.0 SOLVER.WARMUP_EPOCHS 0": "gradient was not finite",
 }
 
 

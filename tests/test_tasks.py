@@ -21,9 +21,9 @@ from video_iresnet.data.transforms import Compose, ShortSideJitter
 from video_iresnet.engine.checkpoint import Position
 from video_iresnet.engine.evaluate import evaluate
 from video_iresnet.engine.journal import Journal
-from video_iresnet.engine.optim import build_sgd
+from video_iresnet.engine.optim import build_sgd, parameter_groups
 from video_iresnet.engine.step import Step
-from video_iresnet.engine.train import Agreement, BadVideos, train_epoch
+from video_iresnet.engine.train import Agreement, BadSteps, BadVideos, train_epoch
 from video_iresnet.engine.views import Arrays
 from video_iresnet.models import create_model
 from video_iresnet.runtime.distributed import Processes
@@ -101,11 +101,13 @@ def test_another_task_trains_and_is_evaluated_by_the_same_loops(
     processes, stop, task = Processes(use_gpu=False), StopRequest(), Column()
     torch.manual_seed(0)
     network = create_model("iresnet", 18, width=8, num_classes=1, temporal_kernels="c2d")
-    optimizer = build_sgd(network, momentum=0.9, nesterov=True, weight_decay=0.0, bn_weight_decay=0.0)
+    optimizer = build_sgd(
+        parameter_groups(network, weight_decay=0.0, bn_weight_decay=0.0), momentum=0.9, nesterov=True
+    )
     step = Step(network, optimizer, CosineParamScheduler(0.05, 0.0), task, seed=0, processes=processes)
     position = Position()
     journal = Journal(Stats(tmp_path), processes.device, batches.steps_per_epoch, 40, 1)
-    agreement = Agreement(processes, stop, BadVideos(records, 0.0))
+    agreement = Agreement(processes, stop, BadVideos(records, 0.0), BadSteps(lambda *_: [], None))
 
     views = ViewDataset(
         records,

@@ -45,6 +45,7 @@ from .data.transforms import (
     Transform,
 )
 from .engine import optim, schedule
+from .engine.average import Average
 from .engine.precision import Precision, check
 from .engine.step import Step
 from .engine.tasks import SingleLabel
@@ -92,16 +93,21 @@ def build_network(cfg: Config, device: torch.device) -> ResNet:
     return model.to(device, memory_format=torch.channels_last_3d)  # type: ignore[call-overload,no-any-return]
 
 
+def micro_batch(cfg: Config, num_processes: int) -> int:
+    """Return the number of clips that pass through the network at a time in training."""
+    return int(cfg.TRAIN.BATCH_SIZE // (num_processes * cfg.TRAIN.ACCUMULATION))
+
+
 def set_batch_norm(cfg: Config, network: ResNet, processes: Processes) -> None:
     """Set the network's normalizations to BN.NORM_TYPE, on all processes alike. Raises InputError if the
     parts do not divide a batch, or the groups the processes.
     """
-    clips, splits = cfg.TRAIN.BATCH_SIZE // processes.size, cfg.BN.NUM_SPLITS
+    clips, splits = micro_batch(cfg, processes.size), cfg.BN.NUM_SPLITS
     devices = cfg.BN.NUM_SYNC_DEVICES or processes.size
     if cfg.BN.NORM_TYPE == "sub_batchnorm" and clips % splits:
         raise InputError(
-            f"BN.NUM_SPLITS {splits} does not divide the {clips} clips of a process (TRAIN.BATCH_SIZE "
-            f"{cfg.TRAIN.BATCH_SIZE} on {processes.size}); take a number that does"
+            f"BN.NUM_SPLITS {splits} does not divide the {clips} clips that pass at a time (TRAIN.BATCH_SIZE "
+            f"{cfg.TRAIN.BATCH_SIZE} on {processes.size} processes); take a number that does"
         )
     if cfg.BN.NORM_TYPE == "sync_batchnorm" and processes.size % devices:
         raise InputError(
@@ -113,6 +119,11 @@ def set_batch_norm(cfg: Config, network: ResNet, processes: Processes) -> None:
 
 
 def build_step(cfg: Config, network: ResNet, processes: Processes) -> Step:
+    train, solver = cfg.TRAIN, cfg.SOLVER
+    frozen = optim.freeze(network, cfg.MODEL.FROZEN_STAGES, cfg.MODEL.FROZEN_BN)
+    average = Average(network, solver.EMA_DECAY) if solver.EMA_DECAY else None
+    if train.COMPILE:
+        network.compile()
     step = Step(
         network,
         build_optimizer(cfg, network),
@@ -120,9 +131,18 @@ def build_step(cfg: Config, network: ResNet, processes: Processes) -> Step:
         build_task(cfg, processes.device),
         seed=cfg.RNG_SEED,
         processes=processes,
+        precision=build_precision(cfg, processes.device),
+        limits=optim.Limits(solver.CLIP_GRAD_VAL, solver.CLIP_GRAD_L2NORM),
+        accumulation=train.ACCUMULATION,
+        average=average,
+        frozen=frozen,
+        keep_statistics=solver.SKIP_NONFINITE_STEPS > 0,
+        bf16_allreduce=train.BF16_ALLREDUCE,
+        static_graph=not train.COMPILE,
     )
     # Last, because DistributedDataParallel takes no synchronized normalization on the CPU.
-    set_batch_norm(cfg, network, processes)
+    for each in step.networks():
+        set_batch_norm(cfg, each, processes)
     return step
 
 
@@ -139,7 +159,7 @@ def build_precision(cfg: Config, device: torch.device) -> Precision:
 
 def check_precision(cfg: Config, network: ResNet, processes: Processes) -> None:
     """Compare the network's convolutions in the precision of training with float32; see engine's check."""
-    clips = cfg.TRAIN.BATCH_SIZE // processes.size if processes.device.type == "cuda" else 1
+    clips = micro_batch(cfg, processes.size) if processes.device.type == "cuda" else 1
     size = cfg.DATA.TRAIN_CROP_SIZE
     check(
         network,
@@ -151,25 +171,37 @@ def check_precision(cfg: Config, network: ResNet, processes: Processes) -> None:
     )
 
 
-def build_optimizer(cfg: Config, model: torch.nn.Module) -> Optimizer:
-    return optim.build_sgd(
-        model,
-        momentum=cfg.SOLVER.MOMENTUM,
-        nesterov=cfg.SOLVER.NESTEROV,
-        weight_decay=cfg.SOLVER.WEIGHT_DECAY,
+def build_optimizer(cfg: Config, network: ResNet) -> Optimizer:
+    solver = cfg.SOLVER
+    groups = optim.parameter_groups(
+        network,
+        weight_decay=solver.WEIGHT_DECAY,
         bn_weight_decay=cfg.BN.WEIGHT_DECAY,
+        decay_1d=not solver.ZERO_WD_1D_PARAM,
+        layer_decay=solver.LAYER_DECAY,
     )
+    if solver.OPTIMIZING_METHOD == "adamw":
+        return optim.build_adamw(groups, betas=(solver.BETAS[0], solver.BETAS[1]))
+    return optim.build_sgd(groups, momentum=solver.MOMENTUM, nesterov=solver.NESTEROV)
 
 
 def build_schedule(cfg: Config) -> schedule.Schedule:
-    solver = cfg.SOLVER
+    solver, scale = cfg.SOLVER, rate_scale(cfg)
+    warm_up = solver.WARMUP_EPOCHS / solver.MAX_EPOCH
     if solver.LR_POLICY == "cosine":
-        policy: schedule.Schedule = CosineParamScheduler(solver.BASE_LR, solver.COSINE_END_LR)
+        policy: schedule.Schedule = CosineParamScheduler(scale * solver.BASE_LR, scale * solver.COSINE_END_LR)
+        if solver.COSINE_AFTER_WARMUP:
+            policy = schedule.later(policy, warm_up)
     else:
-        policy = schedule.steps(
-            solver.BASE_LR, [start / solver.MAX_EPOCH for start in solver.STEPS], solver.LRS
-        )
-    return schedule.warm_up(policy, solver.WARMUP_START_LR, solver.WARMUP_EPOCHS / solver.MAX_EPOCH)
+        starts = [start / solver.MAX_EPOCH for start in solver.STEPS]
+        policy = schedule.steps(scale * solver.BASE_LR, starts, solver.LRS)
+    return schedule.warm_up(policy, scale * solver.WARMUP_START_LR, warm_up)
+
+
+def rate_scale(cfg: Config) -> float:
+    """Return the factor of the learning rates: the batch size relative to the one they are given for."""
+    reference = cfg.SOLVER.REFERENCE_BATCH_SIZE
+    return float(cfg.TRAIN.BATCH_SIZE) / reference if reference else 1.0
 
 
 def build_class_names(cfg: Config) -> ClassNames | None:
@@ -258,10 +290,10 @@ def build_batches(cfg: Config, num_records: int, rank: int = 0, world_size: int 
             f"TRAIN.BATCH_SIZE {size} is more than the {num_records} videos of {cfg.DATA.TRAIN_LIST}; make "
             "it smaller"
         )
-    if size // samples % world_size:
+    if size // samples % (world_size * cfg.TRAIN.ACCUMULATION):
         raise InputError(
             f"TRAIN.BATCH_SIZE {size} does not divide among {world_size} processes; take a multiple of "
-            f"{world_size * samples}"
+            f"{world_size * samples * cfg.TRAIN.ACCUMULATION}"
         )
     return EpochBatches(
         num_records,

@@ -37,20 +37,24 @@ RANGES = {
         "DATA.MAX_BAD_FRACTION", "DATA.MEAN", "AUG.COLOR_JITTER", "AUG.RE_PROB", "MIXUP.PROB",
         "MIXUP.SWITCH_PROB", "SOLVER.WEIGHT_DECAY", "BN.WEIGHT_DECAY",
     ),
-    "[0, 1)": ("MODEL.DROPOUT_RATE", "MIXUP.LABEL_SMOOTH_VALUE", "SOLVER.MOMENTUM"),
-    "(0, 1]": ("DATA.TRAIN_JITTER_SCALES_RELATIVE",),
+    "[0, 1)": (
+        "MODEL.DROPOUT_RATE", "MIXUP.LABEL_SMOOTH_VALUE", "SOLVER.MOMENTUM", "SOLVER.BETAS",
+        "SOLVER.EMA_DECAY",
+    ),
+    "(0, 1]": ("DATA.TRAIN_JITTER_SCALES_RELATIVE", "SOLVER.LAYER_DECAY"),
     "(0, 100]": ("DATA.STD", "DATA.TRAIN_JITTER_ASPECT_RELATIVE"),
     "(0, 1000]": ("SOLVER.BASE_LR",),
     "[0, 1000]": (
         "DATA.TARGET_FPS", "MIXUP.ALPHA", "MIXUP.CUTMIX_ALPHA", "SOLVER.COSINE_END_LR", "SOLVER.LRS",
-        "SOLVER.WARMUP_START_LR", "NUM_GPUS", "DATA_LOADER.NUM_WORKERS",
-        "BN.NUM_SYNC_DEVICES",
+        "SOLVER.WARMUP_START_LR", "NUM_GPUS", "DATA_LOADER.NUM_WORKERS", "BN.NUM_SYNC_DEVICES",
+        "SOLVER.CLIP_GRAD_VAL", "SOLVER.CLIP_GRAD_L2NORM",
     ),
     "[0, 30]": ("AUG.RAND_MAGNITUDE",),
     "[0, 99]": (
         "RESNET.TEMPORAL_POOL", "RESNET.STEM_TEMPORAL_KERNEL", "RESNET.SHORTCUT_TEMPORAL_KERNEL",
         "RESNET.TEMPORAL_KERNELS", "RESNET.TEMPORAL_STRIDES",
     ),
+    "[0, 5]": ("MODEL.FROZEN_STAGES",),
     "[1, 99]": ("RESNET.STEM_TEMPORAL_STRIDE", "AUG.NUM_SAMPLE"),
     "[1, 1024]": ("TEST.NUM_ENSEMBLE_VIEWS", "RESNET.WIDTH_PER_GROUP", "BN.NUM_SPLITS"),
     "[32, 4096]": ("DATA.TRAIN_CROP_SIZE", "DATA.TEST_CROP_SIZE", "DATA.TRAIN_JITTER_SCALES"),
@@ -60,8 +64,12 @@ RANGES = {
     "[1, 1000000]": (
         "LOG_PERIOD", "TRAIN.BATCH_SIZE", "TRAIN.EVAL_PERIOD", "TRAIN.CHECKPOINT_PERIOD",
         "TRAIN.CHECKPOINTS_KEPT", "TEST.BATCH_SIZE", "SOLVER.MAX_EPOCH",
+        "TRAIN.ACCUMULATION", "TRAIN.PROFILE_STEPS", "BN.NUM_BATCHES_PRECISE",
     ),
-    "[0, 1000000]": ("SOLVER.WARMUP_EPOCHS", "SOLVER.STEPS", "DATA_LOADER.TIMEOUT"),
+    "[0, 1000000]": (
+        "SOLVER.WARMUP_EPOCHS", "SOLVER.STEPS", "DATA_LOADER.TIMEOUT", "SOLVER.REFERENCE_BATCH_SIZE",
+        "SOLVER.SKIP_NONFINITE_STEPS",
+    ),
     "[2, 1000000]": ("MODEL.NUM_CLASSES",),
     "[0, 9223372036854775807]": ("RNG_SEED",),
 }  # fmt: skip
@@ -76,6 +84,7 @@ CHOICES: dict[str, Sequence[Any]] = {
     "TRAIN.CHECKPOINT_INFLATE": list(METHODS),
     "TRAIN.HALF_DTYPE": ["bfloat16", "float16"],
     "TRAIN.HALF_PROBLEMS": ["error", "float32"],
+    "SOLVER.OPTIMIZING_METHOD": ["sgd", "adamw"],
     "SOLVER.LR_POLICY": ["cosine", "steps_with_relative_lrs"],
     "BN.NORM_TYPE": list(NORMS),
 }
@@ -105,6 +114,8 @@ def default_config() -> Config:
     cfg.NUM_GPUS = 1
     # Steps between log lines.
     cfg.LOG_PERIOD = 10
+    # Let GPUs compute float32 convolutions and matrix products in TF32.
+    cfg.ALLOW_TF32 = True
 
     cfg.TRAIN = CfgNode()
     cfg.TRAIN.ENABLE = True
@@ -121,6 +132,15 @@ def default_config() -> Config:
     cfg.TRAIN.CHECKPOINT_FILE_PATH = ""
     # How 2D kernels are inflated: average (divided over time) or center (PySlowFast: True is average).
     cfg.TRAIN.CHECKPOINT_INFLATE = "average"
+    # Compile the network with torch.compile.
+    cfg.TRAIN.COMPILE = False
+    # Parts of a batch that pass one after the other: BATCH_SIZE is micro-batch x processes x ACCUMULATION.
+    # Batch normalization sees each micro-batch alone.
+    cfg.TRAIN.ACCUMULATION = 1
+    # Average gradients between processes in bfloat16 (PySlowFast: MODEL.FP16_ALLREDUCE, in float16).
+    cfg.TRAIN.BF16_ALLREDUCE = False
+    # [first, last]: write what torch.profiler sees of these steps of the run to OUTPUT_DIR/trace.json.
+    cfg.TRAIN.PROFILE_STEPS = []
     # Compute convolutions and linear layers in half precision (autocast); validation does too.
     cfg.TRAIN.MIXED_PRECISION = False
     # bfloat16, or float16 for GPUs without it, whose loss is scaled. TEST.MIXED_PRECISION follows it.
@@ -145,6 +165,8 @@ def default_config() -> Config:
     # Kinetics-400 with 10x3 views), float16 (0.49 GB; results come from the rounded numbers), or off, which
     # removes them after results.json is written.
     cfg.TEST.STORED_VIEWS = "float32"
+    # Test the moving average of the weights (SOLVER.EMA_DECAY), if the checkpoint has one.
+    cfg.TEST.EMA = True
 
     cfg.DATA = CfgNode()
     # The folder of the lists; relative paths below start here.
@@ -239,6 +261,11 @@ def default_config() -> Config:
     # Classify every window of the size of the training features and average the probabilities, as PySlowFast
     # does for larger test crops. False: average the features.
     cfg.MODEL.HEAD_PER_POSITION = False
+    # Levels that are not trained and whose batch normalization stands still: 1 for the stem, 2 for the stem
+    # and the first stage, and so on. 0: none.
+    cfg.MODEL.FROZEN_STAGES = 0
+    # Do not train batch normalization; its statistics stand still.
+    cfg.MODEL.FROZEN_BN = False
     # Activation checkpointing: less memory, about a third more time.
     cfg.MODEL.ACT_CHECKPOINT = False
 
@@ -277,10 +304,19 @@ def default_config() -> Config:
     cfg.BN.NORM_TYPE = "batchnorm"
     cfg.BN.NUM_SPLITS = 1
     cfg.BN.NUM_SYNC_DEVICES = 0
+    # Before a validation, replace the running statistics by those of NUM_BATCHES_PRECISE training batches, or
+    # of one epoch if that is less.
+    cfg.BN.USE_PRECISE_STATS = False
+    cfg.BN.NUM_BATCHES_PRECISE = 200
 
     cfg.SOLVER = CfgNode()
+    # sgd or adamw.
+    cfg.SOLVER.OPTIMIZING_METHOD = "sgd"
     # Peak learning rate for the given batch size.
     cfg.SOLVER.BASE_LR = 0.1
+    # If not 0, BASE_LR, COSINE_END_LR and WARMUP_START_LR are for this batch size and are scaled linearly to
+    # TRAIN.BATCH_SIZE (Goyal et al., arXiv 1706.02677).
+    cfg.SOLVER.REFERENCE_BATCH_SIZE = 0
     # cosine or steps_with_relative_lrs.
     cfg.SOLVER.LR_POLICY = "cosine"
     cfg.SOLVER.COSINE_END_LR = 0.0
@@ -290,9 +326,25 @@ def default_config() -> Config:
     cfg.SOLVER.MAX_EPOCH = 300
     cfg.SOLVER.WARMUP_EPOCHS = 0.0
     cfg.SOLVER.WARMUP_START_LR = 0.01
+    # The cosine begins after the warm-up instead of at epoch 0.
+    cfg.SOLVER.COSINE_AFTER_WARMUP = False
+    # For sgd.
     cfg.SOLVER.MOMENTUM = 0.9
     cfg.SOLVER.NESTEROV = True
+    # For adamw.
+    cfg.SOLVER.BETAS = [0.9, 0.999]
     cfg.SOLVER.WEIGHT_DECAY = 1e-4
+    # No weight decay of biases.
+    cfg.SOLVER.ZERO_WD_1D_PARAM = False
+    # The factor of the learning rate from each stage to the one before it; the classifier has the full rate.
+    cfg.SOLVER.LAYER_DECAY = 1.0
+    # Limit of the absolute value of each element of the gradient, or of its L2 norm. 0: none.
+    cfg.SOLVER.CLIP_GRAD_VAL = 0.0
+    cfg.SOLVER.CLIP_GRAD_L2NORM = 0.0
+    # Decay of a moving average of the weights (EMA), which is validated, tested and saved too. 0: none.
+    cfg.SOLVER.EMA_DECAY = 0.0
+    # Number of steps of a run whose loss or gradient may be not finite; they change nothing.
+    cfg.SOLVER.SKIP_NONFINITE_STEPS = 0
     return cfg
 
 
@@ -476,6 +528,13 @@ def _training_problems(cfg: Config) -> Iterator[str]:
     size, samples = cfg.TRAIN.BATCH_SIZE, cfg.AUG.NUM_SAMPLE
     if size % samples:
         yield f"TRAIN.BATCH_SIZE {size} is not a multiple of AUG.NUM_SAMPLE {samples}"
+    if size % cfg.TRAIN.ACCUMULATION:
+        yield f"TRAIN.BATCH_SIZE {size} is not a multiple of TRAIN.ACCUMULATION {cfg.TRAIN.ACCUMULATION}"
+    steps = cfg.TRAIN.PROFILE_STEPS
+    if steps and not (len(steps) == 2 and 2 <= steps[0] <= steps[1]):
+        yield f"TRAIN.PROFILE_STEPS is {steps}; expected the first step, of at least 2, and the last one"
+    if cfg.TRAIN.COMPILE and cfg.MODEL.ACT_CHECKPOINT:
+        yield "TRAIN.COMPILE and MODEL.ACT_CHECKPOINT are both True; set one to False"
     if mixup.ENABLE and not mixup.ALPHA + mixup.CUTMIX_ALPHA:
         yield (
             f"MIXUP.ALPHA is {mixup.ALPHA} and MIXUP.CUTMIX_ALPHA is {mixup.CUTMIX_ALPHA}; expected numbers "
@@ -490,6 +549,10 @@ def _schedule_problems(cfg: Config) -> Iterator[str]:
             f"SOLVER.WARMUP_EPOCHS {solver.WARMUP_EPOCHS} leaves nothing of SOLVER.MAX_EPOCH "
             f"{solver.MAX_EPOCH}"
         )
+    if len(solver.BETAS) != 2:
+        yield f"SOLVER.BETAS is {solver.BETAS}; expected two numbers"
+    if solver.CLIP_GRAD_VAL and solver.CLIP_GRAD_L2NORM:
+        yield "SOLVER.CLIP_GRAD_VAL and SOLVER.CLIP_GRAD_L2NORM are both set; set one to 0"
     if solver.NESTEROV and not solver.MOMENTUM:
         yield "SOLVER.NESTEROV needs a SOLVER.MOMENTUM above 0"
     if solver.LR_POLICY == "cosine":

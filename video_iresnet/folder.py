@@ -26,10 +26,11 @@ from .engine.checkpoint import (
     remove_unfinished,
     save_checkpoint,
 )
-from .engine.journal import Journal
+from .engine.journal import Journal, Trace
 from .engine.step import Step
 from .engine.views import FORMAT, ViewStore, weights_hash
 from .models import ResNet, load_weights
+from .runtime.devices import allow_tf32
 from .runtime.distributed import Processes
 from .runtime.environment import usable_cores
 from .runtime.errors import InputError, InterruptedRunError
@@ -59,6 +60,7 @@ def opened(cfg: Config, stop: StopRequest) -> Iterator[Run]:
                 remove_unfinished(folder / "checkpoints")
         if processes.device.type == "cuda":
             torch.backends.cudnn.benchmark = True
+            allow_tf32(cfg.ALLOW_TF32)
         else:
             torch.set_num_threads(max(1, usable_cores() // processes.local_size))
         if cfg.TEST.ENABLE and cfg.DATA.TEST_CROP_SIZE < cfg.DATA.TRAIN_CROP_SIZE:
@@ -206,8 +208,16 @@ class Run:
         """Return the log of the training, which continues at the current position."""
         first_step = self.position.epoch * steps_per_epoch + self.position.step
         stats = Stats(self.folder, first_step) if self.processes.is_main else None
-        device, num_epochs = self.processes.device, self.cfg.SOLVER.MAX_EPOCH
-        return Journal(stats, device, steps_per_epoch, num_epochs, self.cfg.LOG_PERIOD)
+        steps = self.cfg.TRAIN.PROFILE_STEPS if self.processes.is_main else []
+        return Journal(
+            stats,
+            self.processes.device,
+            steps_per_epoch,
+            self.cfg.SOLVER.MAX_EPOCH,
+            self.cfg.LOG_PERIOD,
+            self.processes.size,
+            Trace(self.folder / "trace.json", *steps) if steps else Trace(),
+        )
 
     def due(self, period: int) -> bool:
         """Whether the epoch is a multiple of `period`, or the last one."""

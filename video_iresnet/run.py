@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import time
 from collections.abc import Callable, Collection, Mapping, Sequence
 from typing import Any
@@ -12,8 +13,8 @@ from torch import nn
 from . import build
 from .changes import check_testing
 from .config import Config
-from .data.dataset import ViewDataset
-from .data.loader import clip_loader, view_loader
+from .data.dataset import ClipDataset, ViewDataset
+from .data.loader import EpochBatches, clip_loader, view_loader
 from .data.records import Record
 from .engine.aggregate import Prediction, results
 from .engine.checkpoint import (
@@ -25,7 +26,7 @@ from .engine.evaluate import FrameOrder, evaluate, temporal_checks
 from .engine.journal import Journal
 from .engine.step import Step
 from .engine.tasks import Task
-from .engine.train import Agreement, BadVideos, train_epoch
+from .engine.train import NONFINITE, Agreement, BadSteps, BadVideos, readable, train_epoch
 from .engine.views import VideoOutputs, ViewStore
 from .folder import Run, opened
 from .models import load_weights
@@ -85,7 +86,16 @@ def train(run: Run) -> None:
     with processes.together():
         run.write_config()
     journal = run.journal(batches.steps_per_epoch)
-    agreement = Agreement(processes, run.stop, BadVideos(records, cfg.DATA.MAX_BAD_FRACTION))
+    agreement = Agreement(
+        processes,
+        run.stop,
+        BadVideos(records, cfg.DATA.MAX_BAD_FRACTION),
+        BadSteps(
+            lambda epoch, step: [records[i].path for i in batches.records_of(epoch, step)],
+            run.folder / NONFINITE if processes.is_main else None,
+            cfg.SOLVER.SKIP_NONFINITE_STEPS,
+        ),
+    )
     log.info(
         "training %s-%d (%.2fM parameters) on %d videos: %d epochs of %d steps of %d clips; %d process(es), "
         "%s",
@@ -97,6 +107,8 @@ def train(run: Run) -> None:
         clips = iter(loader)
         while True:
             if run.due(cfg.TRAIN.EVAL_PERIOD) and not position.validated():
+                if cfg.BN.USE_PRECISE_STATS:
+                    estimate_statistics(run, step, data, batches)
                 validate(run, step, validation, journal)
                 if position.is_best():
                     run.save(step, BEST)
@@ -113,6 +125,19 @@ def train(run: Run) -> None:
     run.end_if_asked(f"stopped after training, which is complete; saved in {run.checkpoints}")
 
 
+def estimate_statistics(run: Run, step: Step, data: ClipDataset, batches: EpochBatches) -> None:
+    """Replace the running statistics of batch normalization by precise ones, from the first training samples
+    of the coming epoch.
+    """
+    cfg = run.cfg
+    ahead = copy.copy(batches)
+    ahead.start = run.position.epoch, 0
+    number = min(cfg.BN.NUM_BATCHES_PRECISE, batches.steps_per_epoch)
+    loading = build.loading(cfg, run.processes.device)
+    with clip_loader(data, ahead, **loading) as loader, run.processes.together():
+        step.estimate_statistics(readable(iter(loader)), number)
+
+
 def validate(run: Run, step: Step, data: ViewDataset, journal: Journal) -> None:
     """Append the accuracies on the centre view of each video to the history. Raises InterruptedRunError after
     a request to stop.
@@ -124,7 +149,7 @@ def validate(run: Run, step: Step, data: ViewDataset, journal: Journal) -> None:
         for record, outputs, error in videos:
             found.append((record, None if error else step.task.predict(outputs[""]), error))
 
-    if not _evaluate(run, data, step.network, step.task, classify, {}, ()):
+    if not _evaluate(run, data, step.tested, step.task, classify, {}, ()):
         raise run.interrupted(f"stopped while validating epoch {run.position.epoch}; saved {run.save(step)}")
     everywhere = sorted(video for some in run.processes.gather(found) for video in some)
     errors = [error for *_, error in everywhere]
@@ -145,7 +170,7 @@ def test(run: Run) -> None:
     with processes.together():
         records = run.records("DATA.TEST_LIST")
         path = run.tested_checkpoint()
-        weights = read_tested(path)
+        weights = read_tested(path, cfg.TEST.EMA)
         if run.other_class_names(weights.class_names):
             raise InputError(
                 f"{path} was trained on classes with other names or in another order "

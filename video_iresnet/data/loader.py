@@ -14,6 +14,7 @@ from contextlib import contextmanager
 from types import FrameType
 from typing import Any, Generic, NamedTuple, TypeVar
 
+import numpy as np
 import torch
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, Sampler, get_worker_info
@@ -71,10 +72,18 @@ class EpochBatches(Sampler[list[SampleKey]]):
     def steps_per_epoch(self) -> int:
         return len(self._steps)
 
+    def records_of(self, epoch: int, step: int) -> list[int]:
+        """Return the records of a step on all processes."""
+        first, count, _ = self._steps[step]
+        return [int(record) for record in self._order(epoch)[first : first + count]]
+
+    def _order(self, epoch: int) -> np.ndarray[Any, Any]:
+        return generator(self.seed, Stream.ORDER, epoch).permutation(self.num_records)
+
     def __iter__(self) -> Iterator[list[SampleKey]]:
         epoch, first_step = self.start
         while True:
-            order = generator(self.seed, Stream.ORDER, epoch).permutation(self.num_records)
+            order = self._order(epoch)
             for first, count, shape in self._steps[first_step:]:
                 mine = slice(
                     first + self.rank * count // self.world_size,

@@ -7,8 +7,8 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
+import torch
 from torch import Tensor
-from torch.nn import functional as F
 
 # (B, 3, T, H, W) clips and (B,) labels -> clips, and what F.cross_entropy takes as target: labels, or (B, K)
 # fractions.
@@ -25,7 +25,9 @@ def smooth_targets(labels: Tensor, num_classes: int, smoothing: float) -> Tensor
 
     Szegedy et al., arXiv 1512.00567.
     """
-    return F.one_hot(labels, num_classes).float() * (1 - smoothing) + smoothing / num_classes
+    # Not F.one_hot, which reads the labels and so waits for the device.
+    hot = torch.zeros(len(labels), num_classes, device=labels.device).scatter_(1, labels[:, None], 1.0)
+    return hot * (1 - smoothing) + smoothing / num_classes
 
 
 @dataclass(frozen=True)

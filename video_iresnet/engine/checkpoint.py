@@ -27,19 +27,21 @@ POSITION: dict[str, type | tuple[type, ...]] = {
     "step": int,
     "sums": (list, type(None)),
     "history": list,
+    "skipped": int,
 }
 
 
 @dataclass
 class Position:
-    """The progress of a training: complete epochs, steps of the current one and the sums over them, and the
-    accuracies of all validations.
+    """The progress of a training: complete epochs, steps of the current one and the sums over them, the
+    accuracies of all validations, and the number of steps that were skipped, as they were not finite.
     """
 
     epoch: int = 0
     step: int = 0
     sums: list[float] | None = None
     history: list[dict[str, float]] = field(default_factory=list)
+    skipped: int = 0
 
     def validated(self) -> bool:
         return any(past["epoch"] == self.epoch for past in self.history)
@@ -70,13 +72,16 @@ STATE: dict[str, type | tuple[type, ...]] = {
 def read_position(contents: Mapping[str, Any]) -> Position | None:
     """Return the position in a checkpoint; None if another project wrote it.
 
-    Until 2026-11, checkpoints had its fields at the top level, with `epoch` as the last complete one, from 0.
+    Until 2026-11, checkpoints had its fields at the top level, with `epoch` as the last complete one, from 0,
+    and later ones did not count skipped steps.
     """
     fields = contents.get("position")
     if fields is None and "step" in contents:
-        fields = {name: contents.get(name) for name in POSITION}
-        if isinstance(fields["epoch"], int):
+        fields = {name: contents.get(name) for name in POSITION if name in contents}
+        if isinstance(fields.get("epoch"), int):
             fields["epoch"] += 1
+    if isinstance(fields, dict):
+        fields = {"skipped": 0} | fields
     if not isinstance(fields, dict) or any(
         not isinstance(fields.get(name, ...), kind) for name, kind in POSITION.items()
     ):
@@ -171,11 +176,13 @@ def load_latest(path: Path) -> dict[str, Any]:
         raise WeightsError(f"{error}; {remedy}") from error
 
 
-def read_tested(path: str) -> Weights:
-    """Return the weights to test. If they are damaged, the WeightsError names an intact checkpoint."""
+def read_tested(path: str, averaged: bool) -> Weights:
+    """Return the weights to test, with `averaged` their moving average if there is one. If they are damaged,
+    the WeightsError names an intact checkpoint.
+    """
     try:
         file = path_manager.get_local_path(path)
-        weights = read_weights(file)
+        weights = read_weights(file, averaged)
         if path.endswith(".pyth") and read_position(weights.info):
             verify_checksums(file)
         return weights
@@ -186,9 +193,9 @@ def read_tested(path: str) -> Weights:
         raise WeightsError(f"{error}; {older} is intact: name it with TEST.CHECKPOINT_FILE_PATH") from error
 
 
-def load_model_state(model: ResNet, state: dict[str, Any], path: str | Path) -> None:
+def load_model_state(model: ResNet, tensors: dict[str, Any], path: str | Path) -> None:
     """Load the weights of a checkpoint into its network. Raises WeightsError if it is another network."""
-    load_weights(model, Weights(str(path), state["model_state"], [], {}), strict=True)
+    load_weights(model, Weights(str(path), tensors, [], {}), strict=True)
 
 
 def export_safetensors(checkpoint: str | Path, path: Path) -> list[str]:
@@ -200,7 +207,7 @@ def export_safetensors(checkpoint: str | Path, path: Path) -> list[str]:
     weights = read_weights(checkpoint)
     info, left_out = {}, []
     for key, value in weights.info.items():
-        if str(key).startswith("optimizer"):
+        if str(key).startswith(("optimizer", "scaler", "model_state", "ema_")):
             continue
         try:
             info[str(key)] = json.dumps(value)

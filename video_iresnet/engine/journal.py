@@ -3,38 +3,46 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from itertools import zip_longest
+from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor
 from tqdm import tqdm
 
+from ..runtime.devices import peak_memory
 from ..runtime.logging import Stats, log, memory
 from .checkpoint import Position
+from .step import Outcome
 
 
 @dataclass
 class Clock:
-    """Time of steps, in seconds; `waiting` is the part spent waiting for data."""
+    """Time of steps, in seconds, and its parts: `waiting` for data, `communicating` with other processes."""
 
     start: float = field(default_factory=time.perf_counter)
     steps: int = 0
     waiting: float = 0.0
+    communicating: float = 0.0
 
     @property
     def seconds(self) -> float:
         return time.perf_counter() - self.start
 
     def fields(self) -> dict[str, float]:
+        """Return the seconds per step: all, waiting for data, messages between processes, and the rest, which
+        is the device's.
+        """
         steps = max(self.steps, 1)
         return {
             "dt": self.seconds / steps,
             "dt_data": self.waiting / steps,
-            "dt_net": (self.seconds - self.waiting) / steps,
+            "dt_comm": self.communicating / steps,
+            "dt_net": (self.seconds - self.waiting - self.communicating) / steps,
         }
 
 
@@ -46,6 +54,8 @@ class Meter:
     def __init__(self, device: torch.device, sums: list[float] | None) -> None:
         self._sums = torch.tensor(sums or 0.0, dtype=torch.float64, device=device)
         self._logged = sums or []
+        self._norms: list[Tensor] = []
+        self._bad: list[Tensor] = []
         self.epoch, self.window = Clock(), Clock()
 
     @contextmanager
@@ -56,9 +66,19 @@ class Meter:
         for clock in (self.epoch, self.window):
             clock.waiting += time.perf_counter() - before
 
-    def add(self, sums: Tensor) -> None:
-        """Add the (N,) float64 sums of a step."""
-        self._sums = self._sums + sums
+    @contextmanager
+    def communicating(self) -> Iterator[None]:
+        """Count the block as messages between processes."""
+        before = time.perf_counter()
+        yield
+        for clock in (self.epoch, self.window):
+            clock.communicating += time.perf_counter() - before
+
+    def add(self, outcome: Outcome) -> None:
+        """Add what a step tells."""
+        self._sums = self._sums + outcome.sums
+        self._norms.append(outcome.gradient_norm)
+        self._bad.append(outcome.is_bad)
         for clock in (self.epoch, self.window):
             clock.steps += 1
 
@@ -69,8 +89,41 @@ class Meter:
     def window_sums(self) -> list[float]:
         return [now - before for now, before in zip_longest(self.sums(), self._logged, fillvalue=0.0)]
 
+    def bad_steps(self) -> list[bool]:
+        """Return for each step of the window whether its loss or gradient was not finite."""
+        return torch.stack(self._bad).tolist() if self._bad else []
+
+    def gradient_norm(self) -> float:
+        """Return the mean L2 norm of the gradient over the window."""
+        return float(torch.stack(self._norms).mean())
+
     def start_window(self) -> None:
         self._logged, self.window = self.sums(), Clock()
+        self._norms, self._bad = [], []
+
+
+class Trace:
+    """Writes what torch.profiler sees of the steps `first` to `last` (counted from 1 over the run) to a file
+    for chrome://tracing or Perfetto; `file` None: nothing.
+    """
+
+    def __init__(self, file: Path | None = None, first: int = 0, last: int = 0) -> None:
+        self.file = file
+        self.first = first
+        self.last = last
+        self._profiler: Any = None
+
+    def step(self, done: int) -> None:
+        """Called after the step that follows `done` others."""
+        if self.file is None:
+            return
+        if self._profiler is None and done + 2 == self.first:
+            self._profiler = torch.profiler.profile(record_shapes=True, profile_memory=True)
+            self._profiler.start()
+        elif self._profiler is not None and done + 1 == self.last:
+            self._profiler.stop()
+            self._profiler.export_chrome_trace(str(self.file))
+            self.file, self._profiler = None, None
 
 
 @dataclass(frozen=True)
@@ -82,6 +135,8 @@ class Journal:
     steps_per_epoch: int
     num_epochs: int
     log_period: int
+    num_processes: int = 1
+    trace: Trace = field(default_factory=Trace)
 
     def bar(self, position: Position) -> Any:
         """Return the progress bar of an epoch."""
@@ -93,25 +148,41 @@ class Journal:
             disable=None if self.stats else True,
         )
 
-    def step(self, position: Position, values: dict[str, float], bar: Any) -> None:
-        """Write a record of a step. `values`: means over the clips of this process since the last record."""
-        if self.stats is None:
+    def step(
+        self,
+        position: Position,
+        stats: Callable[[list[float]], dict[str, float]],
+        meter: Meter,
+        learning_rate: float,
+        bar: Any,
+    ) -> None:
+        """Write a record of the steps since the last one. `stats`: sums over the clips of this process ->
+        means.
+        """
+        sums = meter.window_sums()
+        if self.stats is None or not sums[-1]:  # no clips: all these steps were skipped
             return
+        times = meter.window.fields()
         left = (self.num_epochs - position.epoch) * self.steps_per_epoch - position.step
+        values = stats(sums)
         self.stats.write(
             {
                 "_type": "train_iter_",
                 "epoch": f"{position.epoch + 1}/{self.num_epochs}",
                 "iter": f"{position.step}/{self.steps_per_epoch}",
-                "eta": hours(left * values["dt"]),
+                "eta": hours(left * times["dt"]),
                 "gpu_mem": gpu_memory(self.device),
+                "lr": learning_rate,
+                "grad_norm": meter.gradient_norm(),
+                "clips_per_second": sums[-1] * self.num_processes / meter.window.seconds,
+                **times,
                 **values,
             },
             position.epoch * self.steps_per_epoch + position.step,
         )
         bar.set_postfix_str(
-            f"loss {values['loss']:.3f}, {100 * values['dt_data'] / values['dt']:.0f}% waiting for data, run "
-            f"ends in {hours(left * values['dt'])}"
+            f"loss {values['loss']:.3f}, {100 * times['dt_data'] / times['dt']:.0f}% waiting for data, run "
+            f"ends in {hours(left * times['dt'])}"
         )
 
     def epoch(self, position: Position, values: dict[str, float], clock: Clock) -> None:
@@ -165,4 +236,4 @@ def hours(seconds: float) -> str:
 
 def gpu_memory(device: torch.device) -> str:
     """Return the peak memory of tensors, in gibibytes."""
-    return f"{torch.cuda.max_memory_allocated(device) / 2**30:.2f}G" if device.type == "cuda" else "0.00G"
+    return f"{peak_memory(device) / 2**30:.2f}G"

@@ -22,3 +22,8 @@ def warm_up(schedule: Schedule, start_lr: float, fraction: float) -> Schedule:
         return start_lr + (schedule(fraction) - start_lr) * progress / fraction
 
     return warmed
+
+
+def later(schedule: Schedule, start: float) -> Schedule:
+    """Return `schedule` over the progress from `start` to 1; its first value before."""
+    return lambda progress: schedule(max(0.0, progress - start) / (1 - start))

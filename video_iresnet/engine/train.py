@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
-import math
-from collections.abc import Iterator, Sequence
+import gc
+import itertools
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
+from pathlib import Path
 
 import torch
 
@@ -15,9 +18,13 @@ from ..runtime.distributed import Processes
 from ..runtime.errors import InputError
 from ..runtime.logging import log
 from ..runtime.signals import StopRequest
+from ..runtime.storage import append_whole
 from .checkpoint import Position
 from .journal import Journal, Meter
 from .step import Step
+
+# The file in OUTPUT_DIR with a line `epoch,step,path` for each video of such a step.
+NONFINITE = "nonfinite_steps.csv"
 
 
 class BadVideos:
@@ -46,6 +53,45 @@ class BadVideos:
             )
 
 
+class BadSteps:
+    """The steps whose loss or gradient was not finite, on all processes alike. Their videos are listed in a
+    file; more of them than `tolerated` in a run end it.
+
+    `videos_of`: (epoch, step) -> the paths of the videos in that step's batch on all processes.
+    """
+
+    def __init__(
+        self, videos_of: Callable[[int, int], Sequence[str]], file: Path | None, tolerated: int = 0
+    ) -> None:
+        self.videos_of = videos_of
+        self.file = file
+        self.tolerated = tolerated
+
+    def add(self, steps: Sequence[int], position: Position) -> None:
+        """Count the steps of the current epoch. Raises InputError if there are too many. The weights are as
+        before these steps.
+        """
+        for step in steps:
+            position.skipped += 1
+            if self.file:
+                lines = [
+                    f"{position.epoch + 1},{step + 1},{path}\n"
+                    for path in self.videos_of(position.epoch, step)
+                ]
+                append_whole(self.file, "".join(lines).encode())
+            log.warning(
+                "the loss or the gradient of epoch %d, step %d was not finite, so it changed no weights",
+                position.epoch + 1, step + 1,
+            )  # fmt: skip
+        if steps and position.skipped > self.tolerated:
+            raise InputError(
+                f"the loss or the gradient was not finite in {position.skipped} step(s), the last in epoch "
+                f"{position.epoch + 1}, step {steps[-1] + 1} (SOLVER.SKIP_NONFINITE_STEPS is "
+                f"{self.tolerated}); {NONFINITE} lists their videos, and the last checkpoint is intact; try "
+                "a lower SOLVER.BASE_LR, a longer SOLVER.WARMUP_EPOCHS, or SOLVER.CLIP_GRAD_L2NORM"
+            )
+
+
 @dataclass(frozen=True)
 class Agreement:
     """What the processes decide together."""
@@ -53,6 +99,7 @@ class Agreement:
     processes: Processes
     stop: StopRequest
     bad_videos: BadVideos
+    bad_steps: BadSteps
 
     def reach(self, failures: list[Failure], error: InputError | None) -> bool:
         """Exchange unreadable videos, errors (which all processes raise) and requests to stop. Returns
@@ -66,13 +113,12 @@ class Agreement:
             self.processes.raise_first(error)
         return stops > 0
 
-    def check_loss(self, loss: float, position: Position) -> None:
-        """Raises InputError on all processes if the loss of one is not finite."""
-        error = InputError(
-            f"the loss is {loss} in epoch {position.epoch + 1} by step {position.step}; try a lower "
-            "SOLVER.BASE_LR or a longer SOLVER.WARMUP_EPOCHS"
-        )
-        self.processes.raise_first(None if math.isfinite(loss) else error)
+    def check_steps(self, are_bad: list[bool], position: Position) -> None:
+        """Exchange which of the last steps were not finite on any process; see BadSteps."""
+        everywhere = self.processes.sum([int(is_bad) for is_bad in are_bad])
+        first = position.step - len(everywhere)
+        with self.processes.together():
+            self.bad_steps.add([first + i for i, count in enumerate(everywhere) if count], position)
 
 
 def train_epoch(
@@ -81,36 +127,65 @@ def train_epoch(
     """Run the steps of an epoch from `position`, which is updated. Returns False if a request to stop ended
     it early.
 
-    Raises InputError on all processes if one has no batch or a loss that is not finite, or if too many videos
-    are unreadable.
+    Raises InputError on all processes if one has no batch, if too many steps are not finite, or if too many
+    videos are unreadable.
     """
     processes, num_steps = agreement.processes, journal.steps_per_epoch
-    step.network.train()
+    step.train()
     meter = Meter(step.device, position.sums if processes.is_main else None)
     stopping = False
-    with journal.bar(position) as bar:
+    with journal.bar(position) as bar, _no_garbage_collection():
         while position.step < num_steps and not stopping:
             with meter.waiting():
                 batch, error = _next_batch(batches, position.step)
-            stopping = agreement.reach(batch.failures, error)
+            with meter.communicating():
+                stopping = agreement.reach(batch.failures, error)
             done = position.epoch * num_steps + position.step
-            meter.add(step(batch, done, done / (num_steps * journal.num_epochs)))
+            try:
+                meter.add(step(batch, done, done / (num_steps * journal.num_epochs)))
+            except torch.OutOfMemoryError:
+                agreement.reach([], InputError(step.advise_on_memory(batch)))
+            journal.trace.step(done)
             position.step += 1
             bar.update()
+            processes.expect_the_next_step()
             if position.step % journal.log_period == 0:
-                values = step.task.stats(meter.window_sums())
-                agreement.check_loss(values["loss"], position)
-                journal.step(position, values | meter.window.fields() | {"lr": step.learning_rate}, bar)
+                agreement.check_steps(meter.bad_steps(), position)
+                journal.step(position, step.task.stats, meter, step.learning_rate, bar)
                 meter.start_window()
+                gc.collect(1)
+    agreement.check_steps(meter.bad_steps(), position)
     position.sums = [sum(values) for values in zip(*processes.gather(meter.sums()), strict=True)]
-    values = step.task.stats(position.sums)
-    agreement.check_loss(values["loss"], position)
     step.share_statistics()
     if position.step < num_steps:
         return False
+    if not position.sums[-1]:
+        raise InputError(f"no step of epoch {position.epoch + 1} had a finite loss; see {NONFINITE}")
+    values = step.task.stats(position.sums)
     position.epoch, position.step, position.sums = position.epoch + 1, 0, None
     journal.epoch(position, values, meter.epoch)
     return True
+
+
+@contextmanager
+def _no_garbage_collection() -> Iterator[None]:
+    """Keep Python's garbage collector from running in the block by itself: a pause of one process would stop
+    the others too. The loop collects at the same steps on all.
+    """
+    gc.disable()
+    try:
+        yield
+    finally:
+        gc.enable()
+
+
+def readable(batches: Iterator[ClipBatch]) -> Iterator[ClipBatch]:
+    """Yield the batches. Raises InputError if one has no clips."""
+    for number in itertools.count():
+        batch, error = _next_batch(batches, number)
+        if error:
+            raise error
+        yield batch
 
 
 def _next_batch(batches: Iterator[ClipBatch], step: int) -> tuple[ClipBatch, InputError | None]:

@@ -16,7 +16,7 @@ from torch.nn.modules.batchnorm import _BatchNorm
 NORMS = ("batchnorm", "sub_batchnorm", "sync_batchnorm")
 
 
-class SubBatchNorm(_BatchNorm):
+class SubBatchNorm(nn.BatchNorm3d):
     """(B, C, ...) -> (B, C, ...). In training, each of `splits` consecutive parts of the batch is normalized
     by its own mean and variance (Wu et al., arXiv 1912.00998, section 3.3).
 

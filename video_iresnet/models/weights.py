@@ -22,6 +22,8 @@ HEAD = ("fc.weight", "fc.bias")
 # Under names like these files hold their tensors: released iResNet and torchvision; PySlowFast, PyTorchVideo
 # and ours; others.
 STATES = ("state_dict", "model_state", "model_state_dict", "model")
+# Under this name our files hold the moving average of the tensors, which is what was validated.
+AVERAGE = "ema_state"
 # ResNet-50 shares 87 % of its tensors with iResNet-50, iResNet-101 half of them.
 MIN_FRACTION = 0.8
 # Limit of the check on identical frames, in float64.
@@ -282,10 +284,13 @@ def _in_backbone(name: str) -> bool:
     return name not in HEAD and not _is_counter(name)
 
 
-def read_weights(path: str | os.PathLike[str]) -> Weights:
-    """Return the tensors of a .pth, .pyth, .pt or .safetensors file, on the CPU. Raises WeightsError."""
+def read_weights(path: str | os.PathLike[str], averaged: bool = True) -> Weights:
+    """Return the tensors of a .pth, .pyth, .pt or .safetensors file, on the CPU; with `averaged` their moving
+    average, if the file has one. Raises WeightsError.
+    """
     contents = read_file(path)
-    state = next((contents[key] for key in STATES if isinstance(contents.get(key), Mapping)), contents)
+    states = (AVERAGE, *STATES) if averaged else STATES
+    state = next((contents[key] for key in states if isinstance(contents.get(key), Mapping)), contents)
     tensors = {key: value for key, value in state.items() if isinstance(value, Tensor)}
     _check_tensors(str(path), tensors)
     if not tensors:

@@ -9,14 +9,19 @@ import itertools
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
+from datetime import timedelta
 from typing import Any
 
 import torch
 import torch.distributed as dist
+from torch.distributed import distributed_c10d
 from torch.distributed.distributed_c10d import PrefixStore
 from torch.distributed.rendezvous import rendezvous
 
 from .errors import InputError, LostProcessError
+
+# After the first step; the processes begin each step together, so this bounds a step and the update.
+STEP_TIMEOUT = timedelta(minutes=5)
 
 
 class Processes:
@@ -40,6 +45,7 @@ class Processes:
             torch.cuda.set_device(self.device)
         self._messages: Any = None
         self._groups: dict[int, Any] = {}
+        self._has_stepped = False
         if self.size > 1:
             if not dist.is_initialized():
                 store = PrefixStore(f"group {next(_groups)}", _store())
@@ -60,6 +66,16 @@ class Processes:
         if size not in self._groups:
             self._groups[size], _ = dist.new_subgroups(size)
         return self._groups[size]
+
+    def expect_the_next_step(self) -> None:
+        """Shorten the timeout of the collectives of training after the first step, which also compiles and
+        tunes kernels: a process that hangs then ends the run within minutes. Messages (sum, gather) still
+        wait for slow data and checkpoints.
+        """
+        if self.size > 1 and not self._has_stepped:
+            self._has_stepped = True
+            set_timeout = getattr(dist, "set_timeout", None) or distributed_c10d._set_pg_timeout
+            set_timeout(STEP_TIMEOUT, dist.group.WORLD)
 
     def sum(self, numbers: list[int]) -> list[int]:
         """Return the sum of each number over all processes."""

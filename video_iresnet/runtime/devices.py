@@ -1,0 +1,47 @@
+"""What a GPU needs besides tensors: copies beside its computations, and events that time it."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+
+class Copies:
+    """Copies tensors to a device. On a GPU they travel on a stream of their own, beside the computations that
+    were launched before: as nothing in a step waits for the GPU, the copy of the next batch begins while the
+    GPU still computes the current one. Pinned memory is needed for that.
+    """
+
+    def __init__(self, device: torch.device) -> None:
+        self.device = device
+        is_real = device.type == "cuda" and torch.cuda.is_available()
+        self.stream = torch.cuda.Stream(device) if is_real else None  # type: ignore[no-untyped-call]
+
+    def __call__(self, tensor: Tensor) -> Tensor:
+        if self.stream is None:
+            return tensor.to(self.device, non_blocking=True)
+        with torch.cuda.stream(self.stream):
+            copy = tensor.to(self.device, non_blocking=True)
+        computations = torch.cuda.current_stream(self.device)
+        computations.wait_stream(self.stream)
+        copy.record_stream(computations)
+        return copy
+
+
+def allow_tf32(allowed: bool) -> None:
+    """Let GPUs compute float32 convolutions and matrix products in TF32, which has 10 bits of mantissa
+    instead of 23, or forbid it.
+    """
+    torch.backends.cuda.matmul.allow_tf32 = allowed
+    torch.backends.cudnn.allow_tf32 = allowed
+
+
+def synchronize(device: torch.device) -> None:
+    """Wait until the device has done all that was launched."""
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)
+
+
+def peak_memory(device: torch.device) -> int:
+    """Return the peak memory of tensors on a GPU in bytes; 0 on a CPU."""
+    return torch.cuda.max_memory_allocated(device) if device.type == "cuda" else 0
