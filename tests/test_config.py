@@ -197,7 +197,8 @@ def test_data_keys_reach_their_objects() -> None:
     MIXUP.PROB 0.9 MIXUP.SWITCH_PROB 0.7 MIXUP.LABEL_SMOOTH_VALUE 0.2 DATA.CLASS_NAMES"""
     cfg = load_config(DEMO, [*text.split(), ""])
     data = build.build_training_data(cfg, [])
-    assert data.sampler == SlowFastSampler(2, 30.0, True, 5)
+    assert data.sampler == SlowFastSampler(2, 30.0, True)
+    assert next(iter(build.build_batches(cfg, 16)))[0][2:] == (8, 48, 5)
     assert build.build_test_data(cfg, []).sampler == SlowFastSampler(2, 30.0, True)
     assert data.open_video.keywords == {"backend": "pyav"}
     assert data.crop == ShortSideJitter(48, 48, 60, inverse=True)

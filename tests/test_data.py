@@ -137,10 +137,64 @@ def test_epochs_cover_the_records_in_new_orders() -> None:
     epochs = [[next(iterator) for _ in range(batches.steps_per_epoch)] for _ in range(3)]
     for number, epoch in enumerate(epochs):
         records = [key.record for batch in epoch for key in batch]
-        assert {key[:1] + key[2:] for batch in epoch for key in batch} == {(number, 4, 32)}
+        assert {key[:1] + key[2:] for batch in epoch for key in batch} == {(number, 4, 32, 0)}
         assert len(set(records)) == 9
     assert epochs[0] != epochs[1]
     assert next(iter(EpochBatches(10, [BatchShape(3, 4, 32)], seed=1))) != epochs[0][0]
+
+
+def test_shapes_may_depend_on_the_epoch() -> None:
+    """Steps, and the records of each, are those of the epoch's shapes; a restart goes on there."""
+    small, large = BatchShape(6, 2, 16, 8), BatchShape(2, 4, 32)
+    of_epoch = [[small], [small, large], [large]]
+    batches = EpochBatches(14, lambda epoch: of_epoch[epoch], seed=5)
+    assert [batches.steps(epoch) for epoch in range(3)] == [2, 3, 7]
+    assert [batches.steps_before(epoch) for epoch in range(4)] == [0, 2, 5, 12]
+    expected = [[small] * 2, [small, large, small], [large] * 7]
+    iterator = iter(batches)
+    for epoch, shapes in enumerate(expected):
+        seen = []
+        for step, shape in enumerate(shapes):
+            keys = next(iterator)
+            assert {key[2:] for key in keys} == {shape[1:]}
+            assert {key.epoch for key in keys} == {epoch}
+            assert [key.record for key in keys] == batches.records_of(epoch, step)
+            seen += batches.records_of(epoch, step)
+            restarted = [
+                next(iter(EpochBatches(14, lambda epoch: of_epoch[epoch], seed=5, rank=rank, world_size=2,
+                                       start=(epoch, step))))
+                for rank in (0, 1)
+            ]  # fmt: skip
+            assert restarted[0] + restarted[1] == keys
+        assert len(set(seen)) == len(seen) == sum(shape.batch_size for shape in shapes)
+    ordinary = EpochBatches(14, [large], seed=5)
+    assert [ordinary.steps(epoch) for epoch in (0, 9)] == [7, 7]
+    assert ordinary.records_of(2, 3) == batches.records_of(2, 3), "the order depends on the epoch alone"
+    two_clips = EpochBatches(14, [small], seed=5, num_samples=2)
+    assert two_clips.steps(0) == 4
+    assert two_clips.records_of(0, 0) == (ordinary.records_of(0, 0) + ordinary.records_of(0, 1))[:3]
+
+
+def test_the_key_decides_the_largest_sampling_rate(shapes: Path) -> None:
+    """The frames of a sample are those that its sampler draws with the rate of its key."""
+    records = records_of(shapes)
+    read: list[list[int]] = []
+    dataset = clip_dataset(records)
+
+    def noting(record: Record) -> Any:
+        reader = open_video(record)
+        original = reader.read
+        reader.read = lambda indices: read.append(list(indices)) or original(indices)
+        return reader
+
+    dataset.open_video = noting
+    distances = set()
+    for record in range(24):
+        dataset[SampleKey(0, record, 2, 32, 4)]
+        dataset[SampleKey(0, record, 2, 32)]
+        distances.add(read[-2][1] - read[-2][0])
+        assert read[-1][1] - read[-1][0] == 2
+    assert distances == {2, 3, 4}
 
 
 def test_another_clip_of_the_epoch_takes_a_bad_videos_place(shapes: Path, tmp_path: Path) -> None:

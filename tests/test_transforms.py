@@ -73,26 +73,41 @@ def test_random_crops_reach_every_edge() -> None:
     assert 150 < flipped < 250
 
 
-def test_short_sides_are_drawn_uniformly_or_inversely() -> None:
+def short_sides(jitter: ShortSideJitter, size: int) -> list[int]:
     rng = np.random.default_rng(0)
-    plain = [ShortSideJitter(224, 256, 512)._short_side(rng) for _ in range(4000)]
-    inverse = [ShortSideJitter(224, 256, 512, inverse=True)._short_side(rng) for _ in range(4000)]
+    return [jitter._short_side(size, rng) for _ in range(4000)]
+
+
+def test_short_sides_are_drawn_uniformly_or_inversely() -> None:
+    plain = short_sides(ShortSideJitter(224, 256, 512), 224)
+    inverse = short_sides(ShortSideJitter(224, 256, 512, inverse=True), 224)
     assert (min(plain), max(plain)) == (256, 512)
     assert np.mean(plain) == pytest.approx(384, abs=4)
     assert (min(inverse), max(inverse)) == (256, 512)
     assert np.mean(inverse) == pytest.approx(512 * np.log(2), abs=4), "the mean of 1 / U(1 / 512, 1 / 256)"
 
 
-def test_other_crop_sizes_show_as_much_of_the_picture() -> None:
-    """A crop of half the size for a short cycle of batches: the same part of the picture, at half the
-    resolution.
+@pytest.mark.parametrize(
+    ("size", "smallest", "largest"), [(112, 128, 320), (158, 181, 320), (224, 256, 320), (448, 512, 640)]
+)
+def test_smaller_crops_scale_the_smallest_side_alone(size: int, smallest: int, largest: int) -> None:
+    """As in PySlowFast, with sides of at least 256 for crops of 224: 256 * 158 / 224 is 180.57."""
+    for inverse in (False, True):
+        sides = short_sides(ShortSideJitter(224, 256, 320, inverse=inverse), size)
+        assert (min(sides), max(sides)) == (smallest, largest)
+
+
+def test_smaller_crops_show_a_part_of_the_picture() -> None:
+    """A crop of 32 pixels out of a short side of 40 to 96 (80 for crops of 64) takes 32 / 96 to 32 / 40 of
+    the height of 120 pixels; the gradient of a ramp tells how much.
     """
     ramp = torch.arange(240, dtype=torch.uint8).view(1, 1, 240, 1).expand(1, 120, 240, 3)
-    large, small = (
-        ShortSideJitter(64, 80, 96)(ramp, size, np.random.default_rng(5)).float() for size in (64, 32)
-    )
-    assert (large.min() - small.min()).abs() <= 1
-    assert (large.max() - small.max()).abs() <= 1
+    parts = []
+    for seed in range(300):
+        row = ShortSideJitter(64, 80, 96)(ramp, 32, np.random.default_rng(seed)).float()[0, 0, :, 0]
+        parts.append(float(row[-1] - row[0]) * 32 / 31)
+    assert min(parts) == pytest.approx(120 * 32 / 96, abs=2)
+    assert max(parts) == pytest.approx(120 * 32 / 40, abs=2)
 
 
 def test_resized_crops_keep_to_their_bounds() -> None:

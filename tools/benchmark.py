@@ -135,7 +135,7 @@ def training_sample(data: ClipDataset, record: Record, cfg: Config, draw: int, w
 
     watched.open_video = open_video
     with watch("sample"):
-        sample = watched[SampleKey(draw, 0, cfg.DATA.NUM_FRAMES, cfg.DATA.TRAIN_CROP_SIZE)]
+        sample = watched[SampleKey(draw, 0, *build.batch_shape(cfg)[1:])]
     total, opening, reading = (watch.seconds[stage][-1] for stage in ("sample", *STAGES[:2]))
     watch.seconds.setdefault(STAGES[2], []).append(total - opening - reading)
     with watch(STAGES[3]):
@@ -160,7 +160,9 @@ def compare_samples(
         for name, record in records.items():
             if name == "plain":
                 rng = generator(cfg.RNG_SEED, Stream.SAMPLE, draw, 0)
-                indices = data.sampler.random_clip(timeline, cfg.DATA.NUM_FRAMES, rng)
+                indices = data.sampler.random_clip(
+                    timeline, cfg.DATA.NUM_FRAMES, rng, cfg.DATA.TRAIN_JITTER_RATE
+                )
                 with watches[name]("sample"):
                     plain_sample(
                         record.path,
@@ -348,11 +350,9 @@ def benchmark_memory(options: argparse.Namespace) -> None:
         with clip_loader(data, batches, num_workers=2, pin_memory=False) as loader:
             iterator = iter(loader.loader)
             used = []
-            for step in tqdm(range(batches.steps_per_epoch), desc=name, leave=False):
+            for step in tqdm(range(batches.steps(0)), desc=name, leave=False):
                 next(iterator)
-                if step in [batches.steps_per_epoch * tenths // 10 for tenths in (1, 4, 7)] + [
-                    batches.steps_per_epoch - 1
-                ]:
+                if step in [batches.steps(0) * tenths // 10 for tenths in (1, 4, 7)] + [batches.steps(0) - 1]:
                     used.append(memory_of([os.getpid(), *(worker.pid for worker in iterator._workers)]))
         rows.append((name, *(f"{value:.1f}" for value in used), f"{used[-1] - used[0]:+.1f}"))
     print(

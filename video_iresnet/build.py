@@ -185,6 +185,13 @@ def build_optimizer(cfg: Config, network: ResNet) -> Optimizer:
     return optim.build_sgd(groups, momentum=solver.MOMENTUM, nesterov=solver.NESTEROV)
 
 
+def batch_shape(cfg: Config) -> BatchShape:
+    """Return the number and the size of the clips of a training step."""
+    return BatchShape(
+        cfg.TRAIN.BATCH_SIZE, cfg.DATA.NUM_FRAMES, cfg.DATA.TRAIN_CROP_SIZE, cfg.DATA.TRAIN_JITTER_RATE
+    )
+
+
 def build_schedule(cfg: Config) -> schedule.Schedule:
     solver, scale = cfg.SOLVER, rate_scale(cfg)
     warm_up = solver.WARMUP_EPOCHS / solver.MAX_EPOCH
@@ -270,7 +277,7 @@ def build_training_data(cfg: Config, records: Sequence[Record]) -> ClipDataset:
     """Return the training data: random clips and crops."""
     return ClipDataset(
         records,
-        sampler=_sampler(cfg, cfg.DATA.TRAIN_JITTER_RATE),
+        sampler=_sampler(cfg),
         open_video=_open_video(cfg),
         crop=_random_crop(cfg),
         flip=_random_flip(cfg) if cfg.DATA.RANDOM_FLIP else None,
@@ -297,7 +304,7 @@ def build_batches(cfg: Config, num_records: int, rank: int = 0, world_size: int 
         )
     return EpochBatches(
         num_records,
-        [BatchShape(size, cfg.DATA.NUM_FRAMES, cfg.DATA.TRAIN_CROP_SIZE)],
+        [batch_shape(cfg)],
         seed=cfg.RNG_SEED,
         rank=rank,
         world_size=world_size,
@@ -375,14 +382,12 @@ def clip_text(cfg: Config) -> str:
     return rate if cfg.DATA.SAMPLER == "dense" else f"{rate}, {cfg.DATA.SAMPLER}"
 
 
-def _sampler(cfg: Config, largest_rate: int = 0) -> Sampler:
+def _sampler(cfg: Config) -> Sampler:
     if cfg.DATA.SAMPLER == "segments":
         return SegmentSampler()
     if cfg.DATA.SAMPLER == "slowfast":
-        return SlowFastSampler(
-            cfg.DATA.SAMPLING_RATE, cfg.DATA.TARGET_FPS, cfg.DATA.USE_OFFSET_SAMPLING, largest_rate
-        )
-    return DenseSampler(cfg.DATA.SAMPLING_RATE, cfg.DATA.TARGET_FPS, largest_rate)
+        return SlowFastSampler(cfg.DATA.SAMPLING_RATE, cfg.DATA.TARGET_FPS, cfg.DATA.USE_OFFSET_SAMPLING)
+    return DenseSampler(cfg.DATA.SAMPLING_RATE, cfg.DATA.TARGET_FPS)
 
 
 def _open_video(cfg: Config) -> OpenVideo:

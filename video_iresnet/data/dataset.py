@@ -28,14 +28,15 @@ class Failure(NamedTuple):
 
 
 class SampleKey(NamedTuple):
-    """A sample to load, and its size. Comes from the batch sampler, as attributes set on a dataset never
-    reach workers.
+    """A sample to load, its size, and the largest sampling rate (0: the sampler's own). Comes from the batch
+    sampler, as attributes set on a dataset never reach workers.
     """
 
     epoch: int
     record: int
     num_frames: int
     crop_size: int
+    largest_rate: int = 0
 
 
 class TrainSample(NamedTuple):
@@ -98,9 +99,8 @@ class ClipDataset(Dataset[TrainSample]):
         record = self.records[key.record]
         rng = generator(self.seed, Stream.SAMPLE, key.epoch, key.record)
         with self.open_video(record) as reader:
-            frames = reader.read(
-                self.sampler.random_clip(Timeline(len(reader), reader.fps), key.num_frames, rng)
-            )
+            video = Timeline(len(reader), reader.fps)
+            frames = reader.read(self.sampler.random_clip(video, key.num_frames, rng, key.largest_rate))
         clips, labels = [], []
         for _ in range(self.num_samples):
             clip, label = self.crop(frames, key.crop_size, rng), record.label

@@ -4,12 +4,13 @@ reading.
 
 from __future__ import annotations
 
+import itertools
 import multiprocessing
 import os
 import re
 import signal
 import time
-from collections.abc import Collection, Generator, Iterator, Sequence
+from collections.abc import Callable, Collection, Generator, Iterator, Sequence
 from contextlib import contextmanager
 from types import FrameType
 from typing import Any, Generic, NamedTuple, TypeVar
@@ -29,25 +30,32 @@ Batch = TypeVar("Batch")
 
 
 class BatchShape(NamedTuple):
-    """The number of clips of a batch over all processes, and their size."""
+    """The number of clips of a batch over all processes, their size, and the largest of the sampling rates
+    that are drawn for them; 0: none is drawn.
+    """
 
     batch_size: int
     num_frames: int
     crop_size: int
+    largest_rate: int = 0
+
+
+# The shapes that the batches of an epoch take in turn.
+ShapesOfEpoch = Callable[[int], Sequence[BatchShape]]
 
 
 class EpochBatches(Sampler[list[SampleKey]]):
     """Batches of sample keys for one process, endlessly from any (epoch, step).
 
     The records of a step depend only on (seed, epoch, step) and are divided among the processes. Incomplete
-    batches are dropped. The batches of an epoch cycle through `shapes`. Each record gives `num_samples`
-    clips.
+    batches are dropped. The batches of an epoch cycle through `shapes`, which may be a function of the epoch.
+    Each record gives `num_samples` clips.
     """
 
     def __init__(
         self,
         num_records: int,
-        shapes: Sequence[BatchShape],
+        shapes: Sequence[BatchShape] | ShapesOfEpoch,
         *,
         seed: int,
         rank: int = 0,
@@ -60,38 +68,56 @@ class EpochBatches(Sampler[list[SampleKey]]):
         self.rank = rank
         self.world_size = world_size
         self.start = start
-        self._steps: list[tuple[int, int, BatchShape]] = []
-        first = 0
-        while (
-            first + (count := shapes[len(self._steps) % len(shapes)].batch_size // num_samples) <= num_records
-        ):
-            self._steps.append((first, count, shapes[len(self._steps) % len(shapes)]))
-            first += count
+        self.num_samples = num_samples
+        self._shapes: ShapesOfEpoch = shapes if callable(shapes) else lambda epoch: shapes
+        self._divisions: dict[tuple[BatchShape, ...], list[tuple[slice, BatchShape]]] = {}
 
     @property
     def steps_per_epoch(self) -> int:
-        return len(self._steps)
+        return self.steps(0)
+
+    def steps(self, epoch: int) -> int:
+        """Return the number of steps of an epoch."""
+        return len(self._division(epoch))
+
+    def steps_before(self, epoch: int) -> int:
+        """Return the number of steps of all epochs before this one."""
+        return sum(self.steps(earlier) for earlier in range(epoch))
 
     def records_of(self, epoch: int, step: int) -> list[int]:
         """Return the records of a step on all processes."""
-        first, count, _ = self._steps[step]
-        return [int(record) for record in self._order(epoch)[first : first + count]]
+        part, _ = self._division(epoch)[step]
+        return [int(record) for record in self._order(epoch)[part]]
 
     def _order(self, epoch: int) -> np.ndarray[Any, Any]:
         return generator(self.seed, Stream.ORDER, epoch).permutation(self.num_records)
+
+    def _division(self, epoch: int) -> list[tuple[slice, BatchShape]]:
+        """Return which of the ordered records are in each step of an epoch, and the shape of its batch."""
+        shapes = tuple(self._shapes(epoch))
+        if shapes not in self._divisions:
+            steps: list[tuple[slice, BatchShape]] = []
+            first = 0
+            for shape in itertools.cycle(shapes):
+                end = first + shape.batch_size // self.num_samples
+                if end > self.num_records:
+                    break
+                steps.append((slice(first, end), shape))
+                first = end
+            self._divisions[shapes] = steps
+        return self._divisions[shapes]
 
     def __iter__(self) -> Iterator[list[SampleKey]]:
         epoch, first_step = self.start
         while True:
             order = self._order(epoch)
-            for first, count, shape in self._steps[first_step:]:
+            for part, shape in self._division(epoch)[first_step:]:
+                count = part.stop - part.start
                 mine = slice(
-                    first + self.rank * count // self.world_size,
-                    first + (self.rank + 1) * count // self.world_size,
+                    part.start + self.rank * count // self.world_size,
+                    part.start + (self.rank + 1) * count // self.world_size,
                 )
-                yield [
-                    SampleKey(epoch, int(record), shape.num_frames, shape.crop_size) for record in order[mine]
-                ]
+                yield [SampleKey(epoch, int(record), *shape[1:]) for record in order[mine]]
             epoch, first_step = epoch + 1, 0
 
 

@@ -21,11 +21,20 @@ class Timeline(NamedTuple):
 
 
 class Sampler(Protocol):
-    """The clips of one video, each a list of `num_frames` frame indices in [0, length)."""
+    """The clips of one video, each a list of `num_frames` frame indices in [0, length).
 
-    def random_clip(self, video: Timeline, num_frames: int, rng: np.random.Generator) -> list[int]: ...
+    `largest_rate`: draw the sampling rate of a random clip from [sampling_rate, largest_rate]; 0: do not.
+    """
+
+    def random_clip(
+        self, video: Timeline, num_frames: int, rng: np.random.Generator, largest_rate: int = 0
+    ) -> list[int]: ...
 
     def uniform_clips(self, video: Timeline, num_frames: int, num_clips: int) -> list[list[int]]: ...
+
+
+def _drawn_rate(smallest: int, largest: int, rng: np.random.Generator) -> int:
+    return int(rng.integers(smallest, largest + 1)) if largest else smallest
 
 
 @dataclass(frozen=True)
@@ -33,24 +42,21 @@ class DenseSampler:
     """Frames exactly `sampling_rate` apart, from a random start or from starts spread over the video.
 
     `target_fps`: count the rate in frames at this speed, taking the nearest source frames; 0: in source
-    frames. `largest_rate`: draw the rate of random clips from [sampling_rate, largest_rate].
+    frames.
     """
 
     sampling_rate: int
     target_fps: float = 0.0
-    largest_rate: int = 0
 
     def _offsets(self, video: Timeline, num_frames: int, rate: int) -> list[int]:
         """Return the offsets of the frames from the first one."""
         step = rate * video.fps / self.target_fps if self.target_fps else rate
         return [round(i * step) for i in range(num_frames)]
 
-    def random_clip(self, video: Timeline, num_frames: int, rng: np.random.Generator) -> list[int]:
-        rate = (
-            int(rng.integers(self.sampling_rate, self.largest_rate + 1))
-            if self.largest_rate
-            else self.sampling_rate
-        )
+    def random_clip(
+        self, video: Timeline, num_frames: int, rng: np.random.Generator, largest_rate: int = 0
+    ) -> list[int]:
+        rate = _drawn_rate(self.sampling_rate, largest_rate, rng)
         offsets = self._offsets(video, num_frames, rate)
         start = int(rng.integers(max(video.length - 1 - offsets[-1], 0) + 1))
         return [min(start + offset, video.length - 1) for offset in offsets]
@@ -80,7 +86,9 @@ class SegmentSampler:
     def _bounds(video: Timeline, num_frames: int) -> list[int]:
         return [round((video.length - 1) / num_frames * i) for i in range(num_frames + 1)]
 
-    def random_clip(self, video: Timeline, num_frames: int, rng: np.random.Generator) -> list[int]:
+    def random_clip(
+        self, video: Timeline, num_frames: int, rng: np.random.Generator, largest_rate: int = 0
+    ) -> list[int]:
         return [
             int(rng.integers(first, last + 1))
             for first, last in itertools.pairwise(self._bounds(video, num_frames))
@@ -110,7 +118,6 @@ class SlowFastSampler:
     sampling_rate: int
     target_fps: float
     offset_sampling: bool = False
-    largest_rate: int = 0
 
     def _window(self, video: Timeline, num_frames: int, rate: int) -> tuple[float, float]:
         """Return the span of a clip and the last possible start, in source frames."""
@@ -122,12 +129,10 @@ class SlowFastSampler:
         positions = np.linspace(start, start + size - 1, num_frames)
         return [int(position) for position in np.clip(positions, 0, video.length - 1)]
 
-    def random_clip(self, video: Timeline, num_frames: int, rng: np.random.Generator) -> list[int]:
-        rate = (
-            int(rng.integers(self.sampling_rate, self.largest_rate + 1))
-            if self.largest_rate
-            else self.sampling_rate
-        )
+    def random_clip(
+        self, video: Timeline, num_frames: int, rng: np.random.Generator, largest_rate: int = 0
+    ) -> list[int]:
+        rate = _drawn_rate(self.sampling_rate, largest_rate, rng)
         size, last = self._window(video, num_frames, rate)
         return self._clip(video, num_frames, rng.uniform(0, last), size)
 

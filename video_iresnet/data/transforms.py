@@ -24,8 +24,9 @@ class ShortSideJitter:
     """Crop a random square as if the short side were resized to a length drawn from [smallest, largest],
     uniformly, or with `inverse` uniformly in its inverse.
 
-    `smallest` and `largest` refer to crops of `size` pixels; other crops scale them. The square is cut from
-    the source frame before resizing, which gives the same picture for less work.
+    The lengths refer to crops of `size` pixels. Larger crops scale both; smaller ones scale only `smallest`,
+    so that they show as much of the picture or less (as in PySlowFast's multigrid training). The square is
+    cut from the source frame before resizing, which gives the same picture for less work.
     """
 
     size: int
@@ -33,14 +34,16 @@ class ShortSideJitter:
     largest: int
     inverse: bool = False
 
-    def _short_side(self, rng: np.random.Generator) -> int:
+    def _short_side(self, size: int, rng: np.random.Generator) -> int:
+        smallest = round(self.smallest * size / self.size)
+        largest = round(self.largest * max(size / self.size, 1))
         if self.inverse:
-            return round(1 / rng.uniform(1 / self.largest, 1 / self.smallest))
-        return int(rng.integers(self.smallest, self.largest + 1))
+            return round(1 / rng.uniform(1 / largest, 1 / smallest))
+        return int(rng.integers(smallest, largest + 1))
 
     def __call__(self, clip: Tensor, size: int, rng: np.random.Generator) -> Tensor:
         height, width = clip.shape[1:3]
-        side = max(1, round(self.size * min(height, width) / self._short_side(rng)))
+        side = max(1, round(size * min(height, width) / self._short_side(size, rng)))
         top = int(rng.integers(height - side + 1))
         left = int(rng.integers(width - side + 1))
         return resize(crop(clip, top, left, side, side), size, size)
