@@ -20,7 +20,8 @@ SCRIPTS = (ROOT / "tools", ROOT / "data_prep")
 ALLOWED = {
     "tools": {"config", "run", "prep", "build", "report", "engine", "data", "models", "runtime"},
     "data_prep": {"run", "prep", "build", "report", "engine", "data", "models", "runtime"},
-    "config": {"models", "runtime"},
+    "config": {"slowfast", "models", "runtime"},
+    "slowfast": {"models", "runtime"},
     "changes": {"config", "runtime"},
     "folder": {"config", "changes", "build", "engine", "data", "models", "runtime"},
     "run": {"folder", "config", "changes", "build", "report", "engine", "data", "models", "runtime"},

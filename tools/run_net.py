@@ -23,7 +23,7 @@ from torch.distributed.elastic.multiprocessing.api import SignalException
 from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
 from torch.distributed.run import main as torchrun
 
-from video_iresnet.config import load_config
+from video_iresnet.config import load_with_notes
 from video_iresnet.models import WeightsError
 from video_iresnet.run import run
 from video_iresnet.runtime.distributed import group_of_run
@@ -53,10 +53,10 @@ def main(arguments: list[str]) -> int:
 
 def run_configs(paths: list[str], overrides: list[str], command: str) -> int:
     """Run the configs in turn; return 0, or the exit status of the first failure in separate processes."""
-    configs = [load_config(path, overrides) for path in paths]
+    configs = [load_with_notes(path, overrides) for path in paths]
     stop = StopRequest()
     follow_launcher(stop)
-    for path, cfg in zip(paths, configs, strict=True):
+    for path, (cfg, notes) in zip(paths, configs, strict=True):
         if cfg.NUM_GPUS > 1 and "RANK" not in os.environ:
             os.environ["RUN_NET_COMMAND"] = command
             code = launch(cfg.NUM_GPUS, ["--cfg", path, "--opts", *overrides])
@@ -64,7 +64,7 @@ def run_configs(paths: list[str], overrides: list[str], command: str) -> int:
                 return code
         else:
             with group_of_run():
-                run(cfg, stop)
+                run(cfg, stop, notes)
     return 0
 
 

@@ -5,8 +5,6 @@ Keys have PySlowFast's names if the meaning is the same. Comments say where the 
 
 from __future__ import annotations
 
-import ast
-import contextlib
 import difflib
 import math
 import os
@@ -20,14 +18,14 @@ from .models.inflate import METHODS
 from .models.norm import NORMS
 from .models.resnet import GROUPED_DEPTHS, temporal_pattern
 from .runtime.errors import InputError
-from .runtime.plain_yaml import parse_yaml
+from .runtime.plain_yaml import dump_yaml, literal, parse_yaml
 from .runtime.storage import open_text
+from .slowfast import is_slowfast, translate
 
 Config: TypeAlias = CfgNode
+COMMAND_LINE = "the command line"
 # Text keys that may also be lists.
 NAME_OR_LIST = ("RESNET.TEMPORAL_KERNELS",)
-# Characters of a number or list given as text.
-LONGEST_LITERAL = 1000
 # Keys that are checked only if there is training, except those that testing reads too.
 TRAINING = ("TRAIN.", "DATA.TRAIN_JITTER_", "AUG.", "MIXUP.", "SOLVER.", "BN.")
 TESTING_TOO = ("TRAIN.HALF_DTYPE", "TRAIN.HALF_PROBLEMS")
@@ -349,18 +347,41 @@ def default_config() -> Config:
 
 
 def load_config(path: str, overrides: Sequence[str] = ()) -> Config:
-    """Return the defaults, changed by a YAML file (and its `_BASE_`) and then by `KEY VALUE` overrides.
-    Raises InputError.
+    """Return the defaults, changed by a YAML file (and its `_BASE_`) and then by `KEY VALUE` overrides. The
+    file may be PySlowFast's (see load_with_notes). Raises InputError.
     """
-    cfg = default_config()
-    for key, (value, source) in _read_values(path).items():
-        _set(cfg, key, value, source)
+    return load_with_notes(path, overrides)[0]
+
+
+def load_with_notes(path: str, overrides: Sequence[str] = ()) -> tuple[Config, list[str]]:
+    """Return the same with what there is to tell of it. A config of PySlowFast, whose overrides are in its
+    keys too, is translated, and each difference is a line.
+    """
     if len(overrides) % 2:
         raise InputError(f"override {overrides[-1]} has no value; expected KEY VALUE pairs")
-    for key, text in zip(overrides[::2], overrides[1::2], strict=True):
-        _set(cfg, key, text, "the command line")
+    changes = [(key, (text, COMMAND_LINE)) for key, text in zip(overrides[::2], overrides[1::2], strict=True)]
+    cfg, notes = default_config(), list[str]()
+    given = _read_values(path, last_wins=True)
+    if is_slowfast(given):
+        given, notes = translate(given | dict(changes), dict(leaves(cfg)), path)
+        changes = []
+    else:
+        given = _read_values(path)
+    for key, (value, source) in (*given.items(), *changes):
+        _set(cfg, key, value, source)
     validate(cfg)
-    return cfg
+    return cfg, notes
+
+
+def changed_yaml(cfg: Config) -> str:
+    """Return a config as YAML, with the keys alone that differ from the defaults: a file to keep."""
+    defaults = dict(leaves(default_config()))
+    tree: dict[str, Any] = {}
+    for key, value in leaves(cfg):
+        if value != defaults[key]:
+            section, _, name = key.rpartition(".")
+            (tree.setdefault(section, {}) if section else tree)[name] = value
+    return dump_yaml(tree)
 
 
 def parse_config(text: object) -> Config | None:
@@ -381,12 +402,14 @@ def parse_config(text: object) -> Config | None:
     return cfg
 
 
-def _read_values(path: str, derived: tuple[str, ...] = ()) -> dict[str, tuple[Any, str]]:
+def _read_values(
+    path: str, derived: tuple[str, ...] = (), *, last_wins: bool = False
+) -> dict[str, tuple[Any, str]]:
     """Return {full key: (value, file)} of a config and its bases. `_BASE_` is a path relative to the config,
-    or a list of them; `derived` are the configs based on this one.
+    or a list of them; `derived` are the configs based on this one. `last_wins`: see parse_yaml.
     """
     with open_text(path) as file:
-        tree = parse_yaml(file.read(), f"config {path}")
+        tree = parse_yaml(file.read(), f"config {path}", last_wins=last_wins)
     if not isinstance(tree, dict):
         raise InputError(f"config {path} holds no keys; expected lines like `TRAIN:` and `  BATCH_SIZE: 64`")
     bases = tree.pop("_BASE_", [])
@@ -402,7 +425,7 @@ def _read_values(path: str, derived: tuple[str, ...] = ()) -> dict[str, tuple[An
             )
         if not os.path.exists(base):
             raise InputError(f"_BASE_ in {path} is {name}, but {base} does not exist; correct it")
-        values.update(_read_values(base, derived))
+        values.update(_read_values(base, derived, last_wins=last_wins))
     for key, value in leaves(tree):
         values[key] = value, path
     return values
@@ -619,16 +642,13 @@ def _set(cfg: Config, key: str, value: Any, source: str) -> None:
 def _convert(default: Any, value: Any, key: str, source: str) -> Any:
     """Return `value` with the type of `default`; where needed, text is parsed and an int becomes a float."""
     original = value
-    if (
-        isinstance(value, str)
-        and (not isinstance(default, str) or (key in NAME_OR_LIST and value.startswith("[")))
-        and len(value) <= LONGEST_LITERAL
+    if isinstance(value, str) and (
+        not isinstance(default, str) or (key in NAME_OR_LIST and value.startswith("["))
     ):
-        with contextlib.suppress(ValueError, TypeError, SyntaxError, RecursionError, MemoryError):
-            value = ast.literal_eval(value)
+        value = literal(value)
     if key in NAME_OR_LIST and isinstance(value, list):
         return value
-    if isinstance(default, str) and isinstance(value, int | float) and source == "the command line":
+    if isinstance(default, str) and isinstance(value, int | float) and source == COMMAND_LINE:
         value = str(original)
     if isinstance(default, float) and isinstance(value, int) and not isinstance(value, bool):
         return float(value)

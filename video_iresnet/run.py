@@ -38,12 +38,15 @@ from .runtime.seeding import Stream, integer_seed
 from .runtime.signals import StopRequest
 
 
-def run(cfg: Config, stop: StopRequest) -> None:
-    """Train if TRAIN.ENABLE, then test if TEST.ENABLE. OUTPUT_DIR is locked meanwhile.
+def run(cfg: Config, stop: StopRequest, notes: Sequence[str] = ()) -> None:
+    """Train if TRAIN.ENABLE, then test if TEST.ENABLE. OUTPUT_DIR is locked meanwhile. `notes`: lines to log
+    about the config.
 
     Raises InputError for mistakes that a user can correct, InterruptedRunError after a request to stop.
     """
     with opened(cfg, stop) as this:
+        for note in notes:
+            log.info("%s", note)
         if cfg.TRAIN.ENABLE:
             train(this)
         if cfg.TEST.ENABLE:
