@@ -28,7 +28,7 @@ from video_iresnet.report.results import table, write_results
 from video_iresnet.runtime.errors import InputError
 
 # Keys of results.json that do not come from the views.
-OF_THE_RUN = ("checkpoint", "epoch", "class_names", "seconds", "views")
+OF_THE_RUN = ("checkpoint", "epoch", "class_names", "seconds", "views", "stamp")
 
 
 def find(folder: Path) -> tuple[ViewStore, dict[str, Any]]:

@@ -32,10 +32,11 @@ from .engine.views import FORMAT, ViewStore, weights_hash
 from .models import ResNet, load_weights
 from .runtime.devices import allow_tf32
 from .runtime.distributed import Processes
-from .runtime.environment import usable_cores
+from .runtime.environment import device_name, environment, usable_cores
 from .runtime.errors import InputError, InterruptedRunError
 from .runtime.logging import Stats, log, setup_logging
 from .runtime.signals import StopRequest
+from .runtime.stamp import OF_RESULTS, Stamp, add_stamp, difference, lines
 from .runtime.storage import atomic_write, exclusive, make_output_dir, path_manager, remove_leftovers
 
 
@@ -56,7 +57,7 @@ def opened(cfg: Config, stop: StopRequest) -> Iterator[Run]:
                 held.enter_context(exclusive(folder))
             setup_logging(folder, processes.rank)
             if processes.is_main:
-                remove_leftovers(folder, ("config.yaml", "results.json", "predictions.csv"))
+                remove_leftovers(folder, ("config.yaml", "stamp.json", "results.json", "predictions.csv"))
                 remove_unfinished(folder / "checkpoints")
         if processes.device.type == "cuda":
             torch.backends.cudnn.benchmark = True
@@ -70,21 +71,26 @@ def opened(cfg: Config, stop: StopRequest) -> Iterator[Run]:
                 cfg.DATA.TEST_CROP_SIZE,
                 cfg.DATA.TRAIN_CROP_SIZE,
             )
-        yield Run(cfg, processes, folder, stop)
+        devices = processes.gather(device_name(processes.device))
+        yield Run(cfg, processes, folder, stop, environment(devices) if processes.is_main else {})
 
 
 class Run:
     """A run: its processes, output folder, position and checkpoints."""
 
-    def __init__(self, cfg: Config, processes: Processes, folder: Path, stop: StopRequest) -> None:
+    def __init__(
+        self, cfg: Config, processes: Processes, folder: Path, stop: StopRequest, environment: Stamp
+    ) -> None:
         self.cfg = cfg
         self.processes = processes
         self.folder = folder
         self.checkpoints = folder / "checkpoints"
         self.stop = stop
         self.position = Position()
-        # Saved in checkpoints: the class names, and the fingerprint of the training list.
+        # Saved in checkpoints: the class names, the fingerprint of the training list, and the stamp.
         self.contents: dict[str, Any] = {}
+        self.stamp = {**environment, "config": _short(hashlib.sha256(cfg.dump().encode()).hexdigest())}
+        self._is_stamped = False
         self._records: dict[str, PackedRecords] = {}
 
     def records(self, key: str, max_missing: float = 1.0) -> PackedRecords:
@@ -99,10 +105,12 @@ class Run:
         """
         classes = build.build_class_names(self.cfg)
         names = list(classes.names) if classes else []
-        self.contents = {"class_names": names, "train_list": train_list}
+        self.stamp["train_list"] = train_list
+        self.contents = {"class_names": names, "train_list": train_list, "stamp": self.stamp}
         checkpoints = list_checkpoints(self.checkpoints)
         if not checkpoints:
             self._load_start(step.network)
+            self.stamp["initial_weights"] = _short(weights_hash(step.network.state_dict()))
             return ""
         latest = checkpoints[-1]
         if not self.cfg.TRAIN.AUTO_RESUME:
@@ -115,7 +123,17 @@ class Run:
         step.load_state_dict(state, latest)
         self.position = Position(**state["position"])
         log.info("resuming from %s, after %s", latest, self.position)
+        self._compare_stamps(state.get("stamp"))
         return changes
+
+    def _compare_stamps(self, then: object) -> None:
+        """Log how the stamp of a checkpoint differs; take over what only the start of a training knows."""
+        if not isinstance(then, dict):
+            return  # of an older version
+        if "initial_weights" in then:
+            self.stamp["initial_weights"] = then["initial_weights"]
+        if changes := difference(then, self.stamp):
+            log.info("resumed with %s", changes)
 
     def _load_start(self, network: ResNet) -> None:
         """Load the weights of TRAIN.CHECKPOINT_FILE_PATH, if given."""
@@ -204,6 +222,20 @@ class Run:
             with atomic_write(self.folder / "config.yaml") as file:
                 file.write(self.cfg.dump())
 
+    def write_stamp(self) -> None:
+        """Log the stamp, and append it to stamp.json if it differs from the last one; once in a run."""
+        if not self.processes.is_main or self._is_stamped:
+            return
+        self._is_stamped = True
+        for line in lines(self.stamp):
+            log.info("%s", line)
+        add_stamp(self.folder / "stamp.json", self.stamp)
+
+    def stamp_of_results(self, store: ViewStore) -> dict[str, Any]:
+        """Return what the results of a test may depend on: not what may differ between equal ones."""
+        found = {name: self.stamp[name] for name in OF_RESULTS}
+        return found | {"weights": _short(store.about["weights"]), "test_list": store.about["list"]}
+
     def journal(self, steps_per_epoch: int) -> Journal:
         """Return the log of the training, which continues at the current position."""
         first_step = self.position.epoch * steps_per_epoch + self.position.step
@@ -236,3 +268,8 @@ class Run:
         """Raise InterruptedRunError on all processes if one was asked to stop."""
         if self.processes.sum([int(bool(self.stop))])[0]:
             raise self.interrupted(message)
+
+
+def _short(digest: str) -> str:
+    """Return as many digits of a hash as tell apart what people compare."""
+    return digest[:16]

@@ -88,6 +88,7 @@ def train(run: Run) -> None:
         log.info("changed from here on: %s", changes)
     with processes.together():
         run.write_config()
+        run.write_stamp()
     journal = run.journal(batches.steps_per_epoch)
     agreement = Agreement(
         processes,
@@ -186,6 +187,7 @@ def test(run: Run) -> None:
         model = build.build_network(cfg, processes.device)
         report = load_weights(model, weights, strict=True)
         run.write_config()
+        run.write_stamp()
         data = build.build_test_data(cfg, records)
         checks = temporal_checks(cfg.RNG_SEED) if cfg.TEST.TEMPORAL_CHECKS else {}
         store = run.view_store(model, data, records, list(checks), weights.class_names)
@@ -290,6 +292,7 @@ def _write_test(run: Run, store: ViewStore, records: Sequence[Record], more: dic
     _check_failures(outcome.errors, records)
     is_kept = run.cfg.TEST.STORED_VIEWS != "off"
     numbers |= more | {"views": str(store.folder.relative_to(run.folder)) if is_kept else ""}
+    numbers["stamp"] = run.stamp_of_results(store)
     *_, protocol = numbers["by_views"]
     write_predictions(run.folder / "predictions.csv", outcome, outcome.predictions[protocol])
     write_results(run.folder / "results.json", numbers)
