@@ -18,7 +18,7 @@ PACKAGE = ROOT / "video_iresnet"
 SCRIPTS = (ROOT / "tools", ROOT / "data_prep")
 # Each layer may import those on the right of it; config is for tools, run and build alone.
 ALLOWED = {
-    "tools": {"config", "run", "prep", "build", "report", "engine", "data", "models", "runtime"},
+    "tools": {"config", "changes", "run", "prep", "build", "report", "engine", "data", "models", "runtime"},
     "data_prep": {"run", "prep", "build", "report", "engine", "data", "models", "runtime"},
     "config": {"slowfast", "models", "runtime"},
     "slowfast": {"models", "runtime"},

@@ -190,6 +190,7 @@ def test_benchmark_of_memory(capsys: pytest.CaptureFixture[str]) -> None:
 
 TOOLS = {
     "benchmark": ("benchmark_memory", ["memory"]),
+    "compare": ("report", ["a", "b"]),
     "complexity": ("table", ["--cfg", DEMO]),
     "depth": ("compare", []),
     "export_weights": ("export", ["--checkpoint", "a.pyth", "--out", "b"]),

@@ -87,6 +87,14 @@ def tested_values(cfg: Config) -> dict[str, Any]:
     return {key: value for key, value in leaves(cfg) if key in TESTED}
 
 
+def decides(key: str) -> str:
+    """Return what a key decides, as text: the training, the test, or neither but paths, speed, rounding,
+    reports and which weights are tested.
+    """
+    parts = {"training": key not in FITS, "test": key in TESTED}
+    return " and ".join(part for part, is_one in parts.items() if is_one)
+
+
 def check_going_on(cfg: Config, state: Mapping[str, Any], contents: Mapping[str, Any], source: str) -> str:
     """Return the changes that take effect when a run resumes from a checkpoint, as text.
 

@@ -1,0 +1,178 @@
+"""What differs between runs, and what it means: python tools/compare.py RUN RUN [...] [--json FILE].
+
+Prints the keys of their configs that differ, what else their numbers depended on (code, libraries, machine,
+lists, weights), their results with 95 % intervals, and for each pair McNemar's exact test on the videos of
+both, from predictions.csv. Failed videos count as wrong. The test takes videos as independent of each other;
+where several come from one recording, as in UCF101, the p-value is too small.
+
+    python tools/compare.py output/ucf101_iR3D18 output/ucf101_R3D18 --json compared.json
+"""
+
+from __future__ import annotations
+
+import argparse
+import itertools
+import sys
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+from video_iresnet.runtime.ending import exit_code  # isort: skip, so Ctrl-C ends slow imports in one line
+
+from tabulate import tabulate
+
+from video_iresnet.changes import decides
+from video_iresnet.config import leaves, parse_config
+from video_iresnet.report.compare import (
+    Answer,
+    Pair,
+    compare,
+    differences,
+    in_words,
+    read_answers,
+    read_origin,
+    read_results,
+)
+from video_iresnet.report.results import write_results
+from video_iresnet.runtime.errors import InputError, printable
+from video_iresnet.runtime.storage import open_text
+
+SHOWN = 5  # videos named per run; --json names all
+LONGEST = 48  # characters of a value in a table
+ACCURACIES = ("top1_acc", "top5_acc")
+
+
+class RunFolder(NamedTuple):
+    """What a run left behind: `results` and `answers` are empty if it was not tested."""
+
+    name: str
+    folder: Path
+    config: dict[str, Any]
+    origin: dict[str, Any]
+    results: dict[str, Any]
+    answers: list[Answer]
+
+
+def read(folder: Path, name: str) -> RunFolder:
+    """Raises InputError, with the file."""
+    path = folder / "config.yaml"
+    if not path.exists():
+        raise InputError(f"{folder} holds no config.yaml; name the OUTPUT_DIR of a run")
+    with open_text(str(path)) as file:
+        config = parse_config(file.read())
+    if config is None:
+        raise InputError(f"{path} is no config of a run of this project; name the OUTPUT_DIR of a run")
+    results = read_results(folder / "results.json")
+    answers = read_answers(folder / "predictions.csv") if results else []
+    keys = {key: value for key, value in leaves(config) if key != "OUTPUT_DIR"}
+    return RunFolder(name, folder, keys, read_origin(folder, results), results, answers)
+
+
+def names_of(folders: Sequence[Path]) -> list[str]:
+    """Return the names of folders, or their paths where names are equal."""
+    names = [folder.resolve().name for folder in folders]
+    return names if len(set(names)) == len(names) else [str(folder) for folder in folders]
+
+
+def report(options: argparse.Namespace) -> None:
+    """Print what differs, and write --json."""
+    if len(options.folders) < 2:
+        raise InputError(f"{options.folders[0]} is one run; name two or more")
+    names = names_of(options.folders)
+    runs = [read(folder, name) for folder, name in zip(options.folders, names, strict=True)]
+    config = differences([run.config for run in runs])
+    origin = differences([run.origin for run in runs])
+    rows = [(key, decides(key), *map(shown, values)) for key, values in config.items()]
+    section("Keys that differ", rows, ["key", "decides", *names], "the configs are equal")
+    rows = [(name.replace("_", " "), *map(shown, values)) for name, values in origin.items()]
+    section("What else differs", rows, ["", *names], "code, libraries, machine, lists and weights are equal")
+    tested = [run for run in runs if run.results]
+    checks = list(dict.fromkeys(name for run in tested for name in run.results.get("temporal_checks", {})))
+    rows = [result_row(run, checks) for run in tested]
+    section(
+        "Results", rows, ["", "top-1", "top-5", *checks, "videos", "failed", "protocol"], "none was tested"
+    )
+    pairs = [compare_pair(first, second) for first, second in itertools.combinations(tested, 2)]
+    print_pairs(pairs, names=[run.name for run in runs if not run.results])
+    if options.json:
+        write_results(options.json, {
+            "runs": {run.name: {"folder": str(run.folder), **numbers(run.results)} for run in runs},
+            "config": {key: dict(zip(names, values, strict=True)) for key, values in config.items()},
+            "origin": {key: dict(zip(names, values, strict=True)) for key, values in origin.items()},
+            "pairs": pairs,
+        })  # fmt: skip
+
+
+def section(title: str, rows: Sequence[Sequence[str]], headers: Sequence[str], nothing: str) -> None:
+    text = tabulate(rows, headers=headers, disable_numparse=True) if rows else nothing
+    print(f"{title}\n\n{text}\n")
+
+
+def shown(value: Any) -> str:
+    """Return a value as a cell of a table."""
+    text = "-" if value is None else printable(str(value))
+    return text if len(text) <= LONGEST else f"{text[: LONGEST - 4]} ..."
+
+
+def result_row(run: RunFolder, checks: Sequence[str]) -> list[str]:
+    """Return accuracies in percent with their intervals, then the temporal checks' top-1."""
+    cells = [run.name]
+    for name in ACCURACIES:
+        low, high = run.results.get(f"{name}_interval") or (None, None)
+        interval = "" if low is None else f" [{low:.2f}, {high:.2f}]"
+        cells.append(f"{run.results[name]:.2f}{interval}")
+    measured = run.results.get("temporal_checks", {})
+    cells += [f"{measured[name]['top1_acc']:.2f}" if name in measured else "-" for name in checks]
+    return cells + [shown(run.results.get(name)) for name in ("num_videos", "num_failed", "protocol")]
+
+
+def numbers(results: Mapping[str, Any]) -> dict[str, Any]:
+    """Return what --json holds of results.json."""
+    names = [*ACCURACIES, *(f"{name}_interval" for name in ACCURACIES)]
+    names += ["num_videos", "num_failed", "protocol", "temporal_checks"]
+    return {name: results[name] for name in names if name in results}
+
+
+def compare_pair(first: RunFolder, second: RunFolder) -> dict[str, Any]:
+    """Return the test of a pair, or why there is none."""
+    found: dict[str, Any] = {"first": first.name, "second": second.name}
+    try:
+        pair: Pair = compare(first.answers, second.answers)
+    except InputError as error:
+        return found | {"problem": str(error)}
+    return found | pair._asdict() | {"meaning": in_words(pair, first.name, second.name)}
+
+
+def print_pairs(pairs: Sequence[Mapping[str, Any]], names: Sequence[str]) -> None:
+    """Print what was found on the pairs. `names`: runs without results."""
+    for name in names:
+        print(f"{name} holds no results of a test")
+    for pair in pairs:
+        first, second = pair["first"], pair["second"]
+        if "problem" in pair:
+            print(f"{first} and {second} cannot be compared: {pair['problem']}")
+            continue
+        print(f"{pair['meaning']}.")
+        for name, videos in ((second, pair["missing_in_first"]), (first, pair["missing_in_second"])):
+            if videos:
+                more = ", ..." if len(videos) > SHOWN else ""
+                few = printable(", ".join(videos[:SHOWN]))
+                print(f"  left out, as only {name} has {'it' if len(videos) == 1 else 'them'}: "
+                      f"{len(videos)} video(s), {few}{more}")  # fmt: skip
+    if len(pairs) > 1:
+        print(f"Of {len(pairs)} pairs of equally accurate runs, one in 20 has a p below 0.05 by chance.")
+
+
+def main(arguments: list[str]) -> int:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("folders", nargs="+", type=Path, metavar="RUN", help="an OUTPUT_DIR")
+    parser.add_argument("--json", type=Path, metavar="FILE", help="write all of it")
+    options = parser.parse_args(arguments)
+    return exit_code(lambda: report(options))
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))
