@@ -27,6 +27,7 @@ from video_iresnet.engine.checkpoint import (
 from video_iresnet.engine.evaluate import FrameOrder, evaluate, temporal_checks
 from video_iresnet.engine.journal import Meter, hours
 from video_iresnet.engine.optim import build_sgd, parameter_groups, set_learning_rate
+from video_iresnet.engine.precision import Precision
 from video_iresnet.engine.step import Outcome
 from video_iresnet.engine.tasks import SingleLabel
 from video_iresnet.engine.train import BadVideos
@@ -100,6 +101,7 @@ def outputs_of(
         [group],
         SingleLabel(torch.Tensor.float, plain_targets),
         kept.extend,
+        precision=Precision("cpu"),
         crop_size=4,
         batch_size=3,
         checks=checks,

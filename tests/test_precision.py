@@ -10,16 +10,19 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
-from conftest import DEMO
+from conftest import DEMO, RunNet
 from torch import Tensor, nn
 
 from video_iresnet import build
 from video_iresnet.config import load_config
 from video_iresnet.engine import precision as precision_module
+from video_iresnet.engine.checkpoint import save_checkpoint
 from video_iresnet.engine.precision import InFloat32, Precision, check, keep_in_float32, remembered, supports
 from video_iresnet.engine.probe import HEADERS, ROUNDING, Layer, Measured, convolutions, probe, rows, verdict
+from video_iresnet.engine.views import ViewStore
 from video_iresnet.models import create_model
 from video_iresnet.runtime.distributed import Processes
 from video_iresnet.runtime.errors import InputError
@@ -473,3 +476,48 @@ def test_this_machines_verdicts_against_doubles() -> None:
         assert (verdict(measured, results, HALF) == "wrong") == wrong
         if not wrong:
             assert measured.errors["weight gradient"] == pytest.approx(ROUNDING / 2**7, rel=0.3)
+
+
+def test_a_test_in_half_precision(
+    small: list[str], tmp_path: Path, run_net: RunNet, emulated: None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It stores views of its own, whose probabilities are those of float32 up to rounding; so does one with
+    other layers in float32.
+    """
+    torch.manual_seed(0)
+    weights = tmp_path / "w.pyth"
+    save_checkpoint(weights, {"model_state": build.build_model(load_config(DEMO, small)).state_dict()})
+    run = [*small, "TRAIN.ENABLE", "False", "TEST.CHECKPOINT_FILE_PATH", str(weights), "OUTPUT_DIR"]
+    run += [str(tmp_path), "TEST.TEMPORAL_CHECKS", "False"]
+    half = [*run, "TEST.MIXED_PRECISION", "True", "TEST.FOLD_BN", "True"]
+    assert run_net(*run) == 0
+    assert run_net(*half) == 0
+    monkeypatch.setattr(build, "check", lambda *more, **named: ["conv1"])
+    assert run_net(*half) == 0
+    stores = [ViewStore.open(folder) for folder in (tmp_path / "views").iterdir()]
+    stored = {json.dumps(store.about["arithmetic"]): list(store) for store in stores}
+    assert stored.keys() == {
+        '{"half": "None", "float32_layers": []}',
+        '{"half": "torch.bfloat16", "float32_layers": []}',
+        '{"half": "torch.bfloat16", "float32_layers": ["conv1"]}',
+    }
+    exact, rounded = (stored[f'{{"half": "{half}", "float32_layers": []}}'] for half in ("None", HALF))
+    errors = [
+        np.abs(one.outputs[""]["probabilities"] - other.outputs[""]["probabilities"]).max()
+        for one, other in zip(exact, rounded, strict=True)
+    ]
+    assert 1e-5 < max(errors) < 0.02
+
+
+def test_a_run_in_half_precision(
+    small: list[str], tmp_path: Path, run_net: RunNet, emulated: None, capfd: pytest.CaptureFixture[str]
+) -> None:
+    """It is checked once, trains, validates and resumes; without the instructions it ends in one line."""
+    run = [*small, "TRAIN.MIXED_PRECISION", "True", "OUTPUT_DIR", str(tmp_path), "TEST.ENABLE", "False"]
+    assert run_net(*run) == 0
+    assert capfd.readouterr().out.count("convolutions in bfloat16 agree with float32") == 1
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(precision_module, "supports", lambda device, dtype: False)
+        assert run_net(*run, "SOLVER.MAX_EPOCH", "3") == 1
+    (line,) = capfd.readouterr().err.splitlines()
+    assert "TRAIN.MIXED_PRECISION is True, but" in line

@@ -257,6 +257,7 @@ CHANGES: dict[str, tuple[Callable[[Path, Path], list[str]], bool]] = {
     "the list": (a_shorter_list, True),
     "clips": (lambda *_: ["DATA.SAMPLING_RATE", "1"], True),
     "batch": (lambda *_: ["TEST.BATCH_SIZE", "6"], True),
+    "folded": (lambda *_: ["TEST.FOLD_BN", "True"], True),
     "workers": (lambda *_: ["DATA_LOADER.NUM_WORKERS", "1", "LOG_PERIOD", "3"], False),
 }
 
@@ -290,6 +291,7 @@ def test_every_key_is_known_to_change_a_test_or_not() -> None:
         "DATA.TRAIN_LIST", "DATA.VAL_LIST", "DATA.MAX_BAD_FRACTION", "DATA.RANDOM_FLIP",
         "DATA.INV_UNIFORM_SAMPLE",
         "MODEL.DROPOUT_RATE", "MODEL.ACT_CHECKPOINT", "RESNET.ZERO_INIT_RESIDUAL",
+        "MODEL.FROZEN_STAGES", "MODEL.FROZEN_BN", "TEST.EMA",  # the tensors count
     }  # fmt: skip
     keys = {key for key, _ in leaves(default_config()) if not key.startswith(training)}
     assert len(set(TESTED)) == len(TESTED)

@@ -22,6 +22,7 @@ from video_iresnet.engine.checkpoint import Position
 from video_iresnet.engine.evaluate import evaluate
 from video_iresnet.engine.journal import Journal
 from video_iresnet.engine.optim import build_sgd, parameter_groups
+from video_iresnet.engine.precision import Precision
 from video_iresnet.engine.step import Step
 from video_iresnet.engine.train import Agreement, BadSteps, BadVideos, train_epoch
 from video_iresnet.engine.views import Arrays
@@ -129,6 +130,7 @@ def test_another_task_trains_and_is_evaluated_by_the_same_loops(
                 loader,
                 task,
                 lambda videos: predictions.extend(task.predict(video.outputs[""]) for video in videos),
+                precision=Precision("cpu"),
                 crop_size=SIZE,
                 batch_size=8,
                 checks={},

@@ -5,7 +5,7 @@ from __future__ import annotations
 import functools
 import os
 from collections.abc import Callable, Iterable, Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from fvcore.common.param_scheduler import CosineParamScheduler
@@ -46,10 +46,11 @@ from .data.transforms import (
 )
 from .engine import optim, schedule
 from .engine.average import Average
+from .engine.compiled import compiled
 from .engine.precision import Precision, check
 from .engine.step import Step
 from .engine.tasks import SingleLabel
-from .models import ResNet, create_cifar_model, create_model, set_norm
+from .models import ResNet, create_cifar_model, create_model, fold_batch_norm, set_norm
 from .runtime.distributed import Processes
 from .runtime.errors import InputError, reason
 from .runtime.logging import log
@@ -151,24 +152,53 @@ def build_task(cfg: Config, device: torch.device) -> SingleLabel:
     return SingleLabel(build_normalize(cfg, device), build_targets(cfg))
 
 
-def build_precision(cfg: Config, device: torch.device) -> Precision:
-    """Return the precision of training and validation."""
-    half = getattr(torch, cfg.TRAIN.HALF_DTYPE)
-    return Precision(device.type, half if cfg.TRAIN.MIXED_PRECISION else None)
+def build_precision(cfg: Config, device: torch.device, *, training: bool = True) -> Precision:
+    """Return the precision of training and validation, or else of testing."""
+    mixed = cfg.TRAIN.MIXED_PRECISION if training else cfg.TEST.MIXED_PRECISION
+    return Precision(device.type, getattr(torch, cfg.TRAIN.HALF_DTYPE) if mixed else None)
 
 
-def check_precision(cfg: Config, network: ResNet, processes: Processes) -> None:
-    """Compare the network's convolutions in the precision of training with float32; see engine's check."""
-    clips = micro_batch(cfg, processes.size) if processes.device.type == "cuda" else 1
-    size = cfg.DATA.TRAIN_CROP_SIZE
-    check(
+def check_precision(
+    cfg: Config, network: torch.nn.Module, processes: Processes, *, training: bool = True
+) -> list[str]:
+    """Compare the network's convolutions in the precision of training or testing with float32. Returns the
+    names of those that compute in float32 from now on; see engine's check.
+    """
+    clips = micro_batch(cfg, processes.size) if training else cfg.TEST.BATCH_SIZE
+    if processes.device.type == "cpu":
+        clips = 1  # more would take minutes
+    size = cfg.DATA.TRAIN_CROP_SIZE if training else cfg.DATA.TEST_CROP_SIZE
+    return check(
         network,
-        build_precision(cfg, processes.device),
-        (max(1, clips), 3, cfg.DATA.NUM_FRAMES, size, size),
+        build_precision(cfg, processes.device, training=training),
+        (clips, 3, cfg.DATA.NUM_FRAMES, size, size),
         processes=processes,
-        training=True,
+        training=training,
         keep_float32=cfg.TRAIN.HALF_PROBLEMS == "float32",
     )
+
+
+class Tested(NamedTuple):
+    """What computes the logits of a test. `float32_layers`: those that half precision leaves out."""
+
+    network: torch.nn.Module
+    precision: Precision
+    float32_layers: list[str]
+
+    def arithmetic(self) -> dict[str, Any]:
+        """Return what digits of the logits depend on besides the keys in changes.TESTED."""
+        return {"half": str(self.precision.dtype), "float32_layers": self.float32_layers}
+
+
+def build_tested(cfg: Config, trained: ResNet, processes: Processes) -> Tested:
+    """Return a trained network ready to test: folded, checked in half precision and compiled, by key."""
+    network: torch.nn.Module = fold_batch_norm(trained) if cfg.TEST.FOLD_BN else trained
+    precision = build_precision(cfg, processes.device, training=False)
+    float32_layers = check_precision(cfg, network, processes, training=False)
+    if cfg.TEST.COMPILE:
+        size = cfg.TEST.BATCH_SIZE, 3, cfg.DATA.NUM_FRAMES, *[cfg.DATA.TEST_CROP_SIZE] * 2
+        network = compiled(network, size, precision, processes.device)
+    return Tested(network, precision, float32_layers)
 
 
 def build_optimizer(cfg: Config, network: ResNet) -> Optimizer:

@@ -165,6 +165,14 @@ def default_config() -> Config:
     cfg.TEST.STORED_VIEWS = "float32"
     # Test the moving average of the weights (SOLVER.EMA_DECAY), if the checkpoint has one.
     cfg.TEST.EMA = True
+    # Compute convolutions and linear layers in TRAIN.HALF_DTYPE.
+    cfg.TEST.MIXED_PRECISION = False
+    # Make each batch normalization that directly follows a convolution part of it: fewer operations, and the
+    # same logits to about 1e-6 of their size.
+    cfg.TEST.FOLD_BN = False
+    # Compile the network with torch.compile: a minute or more at first, then faster. Batches are padded to
+    # TEST.BATCH_SIZE.
+    cfg.TEST.COMPILE = False
 
     cfg.DATA = CfgNode()
     # The folder of the lists; relative paths below start here.

@@ -195,8 +195,11 @@ class Run:
         records: PackedRecords,
         checks: list[str],
         class_names: list[str],
+        arithmetic: dict[str, Any],
     ) -> ViewStore:
-        """Return the store of a test's views, identified by everything its numbers depend on."""
+        """Return the store of a test's views, identified by everything its numbers depend on; `arithmetic` is
+        that of its forward passes.
+        """
         sizes = json.dumps(file_sizes(records))
         about = {
             "format": FORMAT,
@@ -205,6 +208,7 @@ class Run:
             "list": records.fingerprint(),
             "file_sizes": hashlib.sha256(sizes.encode()).hexdigest(),
             "device": self.processes.device.type,
+            "arithmetic": arithmetic,
             "dtype": "float16" if self.cfg.TEST.STORED_VIEWS == "float16" else "float32",
             "protocol": f"{data.protocol}, clips of {build.clip_text(self.cfg)}",
             "checks": checks,

@@ -24,6 +24,7 @@ from .engine.checkpoint import (
 )
 from .engine.evaluate import FrameOrder, evaluate, temporal_checks
 from .engine.journal import Journal
+from .engine.precision import Precision
 from .engine.step import Step
 from .engine.tasks import Task
 from .engine.train import NONFINITE, Agreement, BadSteps, BadVideos, readable, train_epoch
@@ -153,7 +154,7 @@ def validate(run: Run, step: Step, data: ViewDataset, journal: Journal) -> None:
         for record, outputs, error in videos:
             found.append((record, None if error else step.task.predict(outputs[""]), error))
 
-    if not _evaluate(run, data, step.tested, step.task, classify, {}, ()):
+    if not _evaluate(run, data, step.tested, step.task, step.precision, classify, {}, ()):
         raise run.interrupted(f"stopped while validating epoch {run.position.epoch}; saved {run.save(step)}")
     everywhere = sorted(video for some in run.processes.gather(found) for video in some)
     errors = [error for *_, error in everywhere]
@@ -186,11 +187,16 @@ def test(run: Run) -> None:
             log.warning("testing uses other clips than the training of %s: %s", path, otherwise)
         model = build.build_network(cfg, processes.device)
         report = load_weights(model, weights, strict=True)
-        run.write_config()
-        run.write_stamp()
         data = build.build_test_data(cfg, records)
         checks = temporal_checks(cfg.RNG_SEED) if cfg.TEST.TEMPORAL_CHECKS else {}
-        store = run.view_store(model, data, records, list(checks), weights.class_names)
+    if processes.device.type == "cpu":
+        # Sums in a convolution depend on the number of threads, which must not depend on that of processes.
+        torch.set_num_threads(usable_cores())
+    tested = build.build_tested(cfg, model, processes)
+    with processes.together():
+        run.write_config()
+        run.write_stamp()
+        store = run.view_store(model, data, records, list(checks), weights.class_names, tested.arithmetic())
         if processes.is_main:
             store.forget_failed(_group_size(cfg, data))
     with processes.together():
@@ -210,13 +216,10 @@ def test(run: Run) -> None:
             len(records),
             store.folder,
         )
-    if processes.device.type == "cpu":
-        # Sums in a convolution depend on the number of threads, which must not depend on that of processes.
-        torch.set_num_threads(usable_cores())
     begin = time.perf_counter()
     task = build.build_task(cfg, processes.device)
     writer = store.writer(processes.rank, records)
-    finished = _evaluate(run, data, model, task, writer.add, checks, set(done))
+    finished = _evaluate(run, data, tested.network, task, tested.precision, writer.add, checks, set(done))
     with processes.together():
         writer.flush()
     if not finished:
@@ -242,6 +245,7 @@ def _evaluate(
     data: ViewDataset,
     model: nn.Module,
     task: Task,
+    precision: Precision,
     sink: Callable[[list[VideoOutputs]], None],
     checks: Mapping[str, FrameOrder],
     done: Collection[int],
@@ -261,6 +265,7 @@ def _evaluate(
             loader,
             task,
             sink,
+            precision=precision,
             crop_size=data.crop_size,
             batch_size=cfg.TEST.BATCH_SIZE,
             checks=checks,

@@ -19,6 +19,7 @@ from ..runtime.distributed import Processes
 from ..runtime.errors import InputError
 from ..runtime.seeding import Stream, generator
 from ..runtime.signals import StopRequest
+from .precision import Precision
 from .tasks import Task
 from .views import Arrays, VideoOutputs
 
@@ -60,6 +61,7 @@ def evaluate(
     task: Task,
     sink: Callable[[list[VideoOutputs]], None],
     *,
+    precision: Precision,
     crop_size: int,
     batch_size: int,
     checks: Mapping[str, FrameOrder],
@@ -83,7 +85,7 @@ def evaluate(
                 group = next(groups, None)
                 if group is not None:
                     views = _all_views(group, orders, crop_size, processes.device)
-                    sink(_split(group, list(orders), _outputs(model, views, batch_size, task)))
+                    sink(_split(group, list(orders), _outputs(model, views, batch_size, task, precision)))
             except InputError as caught:
                 error = caught
             left, stops, errors = processes.sum(
@@ -99,29 +101,36 @@ def evaluate(
 def _all_views(
     group: list[VideoViews], orders: Mapping[str, FrameOrder], crop_size: int, device: torch.device
 ) -> Iterator[Tensor]:
-    """Yield the views of a group, (3, T, S, S) uint8 each, in the order that `_split` expects."""
+    """Yield the views of a group, (3, T, S, S) uint8 each, in the order that `_split` expects. Does not wait
+    for the device.
+    """
     for video in group:
         frames = video.frames.to(device, non_blocking=True)
         for order in orders.values():
             for clip in video.clips:
-                chosen = torch.tensor(order(clip, video.record), device=device)
+                chosen = torch.tensor(order(clip, video.record)).to(device, non_blocking=True)
                 for top, left in video.crops:
                     yield crop(frames, top, left, crop_size, crop_size)[chosen].permute(3, 0, 1, 2)
 
 
-def _outputs(model: nn.Module, views: Iterator[Tensor], batch_size: int, task: Task) -> dict[str, Tensor]:
-    """Return what the task keeps of all views, by name, (n, ...) on the CPU."""
+def _outputs(
+    model: nn.Module, views: Iterator[Tensor], batch_size: int, task: Task, precision: Precision
+) -> dict[str, Tensor]:
+    """Return what the task keeps of all views, by name, (n, ...), without waiting for the device."""
     batches = []
     while batch := list(itertools.islice(views, batch_size)):
         clips = torch.stack([view.permute(1, 2, 3, 0) for view in batch]).permute(0, 4, 1, 2, 3)
-        kept = task.keep(model(task.normalize(clips)))
-        batches.append({name: values.cpu() for name, values in kept.items()})
+        inputs = task.normalize(clips)
+        with precision.autocast():
+            outputs = model(inputs)
+        batches.append(task.keep(outputs))
     names = batches[0] if batches else {}
     return {name: torch.cat([batch[name] for batch in batches]) for name in names}
 
 
 def _split(group: list[VideoViews], orders: list[str], outputs: dict[str, Tensor]) -> list[VideoOutputs]:
-    """Distribute the outputs to the videos of a group."""
+    """Distribute the outputs to the videos of a group. The copy to the CPU waits for the device."""
+    arrays = {name: values.cpu().numpy() for name, values in outputs.items()}
     videos = []
     row = 0
     for video in group:
@@ -130,8 +139,7 @@ def _split(group: list[VideoViews], orders: list[str], outputs: dict[str, Tensor
         for order in orders if video.clips else ():
             rows, row = slice(row, row + views[0] * views[1]), row + views[0] * views[1]
             kept[order] = {
-                name: values[rows].numpy().reshape(*views, *values.shape[1:])
-                for name, values in outputs.items()
+                name: values[rows].reshape(*views, *values.shape[1:]) for name, values in arrays.items()
             }
         error = video.error or _not_finite(kept[""])
         videos.append(VideoOutputs(video.record, {} if error else kept, error))

@@ -12,6 +12,8 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor, nn
 
+from ..runtime.devices import synchronize
+
 # Relative L2 errors in epsilons of the half precision. A right convolution adds up products in float32 and
 # rounds once: 0.20 to 0.23 on a CPU with AVX512-BF16 for all convolutions of iR3D-18, iR3D-50 and iRG3D-50.
 # Partial sums in half precision, as some GPU kernels have them, may add a few; wrong ones had 126.
@@ -217,16 +219,12 @@ class _Trial:
         while len(times[0]) < least or (len(times[0]) < most and sum(times[0] + times[1]) < ROUND_SECONDS):
             results = []
             for compute, seconds in zip((exact, half), times, strict=True):
-                self._synchronize()
+                synchronize(self.device)
                 begin = time.perf_counter()
                 results.append(compute())
-                self._synchronize()
+                synchronize(self.device)
                 seconds.append(time.perf_counter() - begin)
         return (min(times[0]), min(times[1])), results[0], results[1]
-
-    def _synchronize(self) -> None:
-        if self.device.type == "cuda":
-            torch.cuda.synchronize(self.device)
 
 
 def _error(expected: Tensor, found: Tensor) -> float:
