@@ -16,9 +16,7 @@ from pathlib import Path
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 from video_iresnet.runtime.ending import exit_code  # isort: skip, so Ctrl-C ends slow imports in one line
 
-import numpy as np
 import torch
-from PIL import Image, ImageDraw, ImageFont
 from torch import Tensor
 
 from video_iresnet import build
@@ -29,12 +27,10 @@ from video_iresnet.data.decode.reader import DecodeError
 from video_iresnet.data.functional import crop
 from video_iresnet.data.records import Record
 from video_iresnet.data.sampling import Timeline
+from video_iresnet.report.contact_sheet import Row, png, sheet
 from video_iresnet.runtime.errors import InputError
 from video_iresnet.runtime.seeding import Stream, generator
 from video_iresnet.runtime.storage import atomic_write
-
-MARGIN, LINE = 4, 14
-MAX_FRAMES = 16  # longer clips are thinned out to fit a screen
 
 
 class Noted:
@@ -54,14 +50,6 @@ class Noted:
 
         reader.read = noting  # type: ignore[method-assign]
         return reader
-
-
-class Row:
-    """A clip (T, S, S, 3) uint8 with the numbers of its frames and a title."""
-
-    def __init__(self, clip: Tensor, indices: Sequence[int], title: str) -> None:
-        step = -(-len(clip) // MAX_FRAMES)
-        self.clip, self.indices, self.title = clip[::step], list(indices)[::step], title
 
 
 def training_rows(cfg: Config, count: int, mixed: bool) -> list[Row]:
@@ -93,7 +81,7 @@ def training_rows(cfg: Config, count: int, mixed: bool) -> list[Row]:
         texts = [f"{label} {names[label]}" for label in labels]
     rows = zip(clips, indices, texts, titles, strict=True)
     return [
-        Row(clip.permute(1, 2, 3, 0), numbers, f"{text}  -  {title}") for clip, numbers, text, title in rows
+        Row(clip.permute(1, 2, 3, 0), f"{text}  -  {title}", numbers) for clip, numbers, text, title in rows
     ][:count]
 
 
@@ -124,7 +112,7 @@ def test_rows(cfg: Config, count: int) -> list[Row]:
             for s, (top, left) in enumerate(views.crops, start=1):
                 picture = crop(views.frames[clip], top, left, data.crop_size, data.crop_size)
                 title = f"{record.label} {names[record.label]}  -  clip {c}, crop {s}  -  {record.name}"
-                rows.append(Row(picture, indices, title))
+                rows.append(Row(picture, title, indices))
                 if len(rows) == count:
                     return rows
     return rows
@@ -135,26 +123,6 @@ def class_names(cfg: Config) -> list[str]:
     return list(classes.names) if classes else [""] * cfg.MODEL.NUM_CLASSES
 
 
-def sheet(rows: Sequence[Row]) -> Image.Image:
-    """Draw all rows below each other, with titles and frame numbers."""
-    size = rows[0].clip.shape[1]
-    width = MARGIN + max(len(row.clip) for row in rows) * (size + MARGIN)
-    picture = Image.new("RGB", (max(width, 480), MARGIN + len(rows) * (size + LINE + 2 * MARGIN)), "white")
-    draw, font = ImageDraw.Draw(picture), ImageFont.load_default(11)
-    top = MARGIN
-    for row in rows:
-        draw.text((MARGIN, top), row.title, "black", font)
-        top += LINE
-        for i, (frame, index) in enumerate(zip(row.clip.numpy(), row.indices, strict=True)):
-            left = MARGIN + i * (size + MARGIN)
-            picture.paste(Image.fromarray(np.ascontiguousarray(frame)), (left, top))
-            box = draw.textbbox((left + 2, top + 1), str(index), font)
-            draw.rectangle((box[0] - 2, box[1] - 1, box[2] + 2, box[3] + 1), "black")
-            draw.text((left + 2, top + 1), str(index), "white", font)
-        top += size + 2 * MARGIN
-    return picture
-
-
 def show(options: argparse.Namespace) -> None:
     """Write the sheet."""
     cfg = load_config(options.cfg, options.overrides)
@@ -163,7 +131,7 @@ def show(options: argparse.Namespace) -> None:
     else:
         rows = training_rows(cfg, options.samples, options.mixed)
     with atomic_write(options.out, "wb") as file:
-        sheet(rows).save(file, "PNG")
+        file.write(png(sheet(rows)))
     print(f"{options.out}: {len(rows)} clips as the network receives them")
 
 

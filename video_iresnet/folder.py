@@ -39,6 +39,9 @@ from .runtime.signals import StopRequest
 from .runtime.stamp import OF_RESULTS, Stamp, add_stamp, difference, lines
 from .runtime.storage import atomic_write, exclusive, make_output_dir, path_manager, remove_leftovers
 
+# Files of an OUTPUT_DIR that are replaced as a whole.
+WRITTEN_WHOLE = ("config.yaml", "stamp.json", "first_batch.png", "results.json", "predictions.csv")
+
 
 @contextmanager
 def opened(cfg: Config, stop: StopRequest) -> Iterator[Run]:
@@ -57,7 +60,7 @@ def opened(cfg: Config, stop: StopRequest) -> Iterator[Run]:
                 held.enter_context(exclusive(folder))
             setup_logging(folder, processes.rank)
             if processes.is_main:
-                remove_leftovers(folder, ("config.yaml", "stamp.json", "results.json", "predictions.csv"))
+                remove_leftovers(folder, WRITTEN_WHOLE)
                 remove_unfinished(folder / "checkpoints")
         if processes.device.type == "cuda":
             torch.backends.cudnn.benchmark = True
@@ -244,6 +247,8 @@ class Run:
         """Return the log of the training, which continues at the current position."""
         first_step = self.position.epoch * steps_per_epoch + self.position.step
         stats = Stats(self.folder, first_step) if self.processes.is_main else None
+        if stats:
+            stats.text("config", self.cfg.dump(), first_step)
         steps = self.cfg.TRAIN.PROFILE_STEPS if self.processes.is_main else []
         return Journal(
             stats,

@@ -14,11 +14,12 @@ from . import build
 from .changes import check_testing
 from .config import Config
 from .data.dataset import ClipDataset, ViewDataset
-from .data.loader import EpochBatches, clip_loader, view_loader
+from .data.loader import ClipBatch, EpochBatches, clip_loader, view_loader
 from .data.records import Record
 from .engine.aggregate import Prediction, results
 from .engine.checkpoint import (
     BEST,
+    Position,
     read_position,
     read_tested,
 )
@@ -31,12 +32,14 @@ from .engine.train import NONFINITE, Agreement, BadSteps, BadVideos, readable, t
 from .engine.views import VideoOutputs, ViewStore
 from .folder import Run, opened
 from .models import load_weights
+from .report.contact_sheet import batch_sheet, noting_first, png
 from .report.results import table, write_predictions, write_results
 from .runtime.environment import usable_cores
 from .runtime.errors import InputError
 from .runtime.logging import Stats, log
 from .runtime.seeding import Stream, integer_seed
 from .runtime.signals import StopRequest
+from .runtime.storage import atomic_write
 
 
 def run(cfg: Config, stop: StopRequest, notes: Sequence[str] = ()) -> None:
@@ -110,6 +113,8 @@ def train(run: Run) -> None:
     data = build.build_training_data(cfg, records)
     with clip_loader(data, batches, **build.loading(cfg, processes.device)) as loader:
         clips = iter(loader)
+        if processes.is_main and position == Position():
+            clips = noting_first(clips, lambda batch: show_batch(run, journal, batch))
         while True:
             if run.due(cfg.TRAIN.EVAL_PERIOD) and not position.validated():
                 if cfg.BN.USE_PRECISE_STATS:
@@ -128,6 +133,19 @@ def train(run: Run) -> None:
                 run.save(step)
     log.info("training is complete: %d epochs, last checkpoint in %s", position.epoch, run.checkpoints)
     run.end_if_asked(f"stopped after training, which is complete; saved in {run.checkpoints}")
+
+
+def show_batch(run: Run, journal: Journal, batch: ClipBatch) -> None:
+    """Write clips of a batch, as loaded, to first_batch.png, and show them in TensorBoard."""
+    picture = batch_sheet(batch, run.contents["class_names"])
+    data = png(picture)
+    if journal.stats:
+        journal.stats.image("first_batch", data, picture.size, 0)
+    try:
+        with atomic_write(run.folder / "first_batch.png", "wb") as file:
+            file.write(data)
+    except InputError as error:
+        log.warning("%s", error)
 
 
 def estimate_statistics(run: Run, step: Step, data: ClipDataset, batches: EpochBatches) -> None:

@@ -14,7 +14,10 @@ from typing import Any
 
 import simplejson
 from tensorboard.compat.proto.event_pb2 import Event, SessionLog
-from tensorboard.compat.proto.summary_pb2 import Summary
+from tensorboard.compat.proto.summary_pb2 import Summary, SummaryMetadata
+from tensorboard.compat.proto.tensor_pb2 import TensorProto
+from tensorboard.compat.proto.tensor_shape_pb2 import TensorShapeProto
+from tensorboard.compat.proto.types_pb2 import DT_STRING
 from tensorboard.summary.writer.record_writer import RecordWriter
 from tqdm import tqdm
 
@@ -89,8 +92,8 @@ def setup_logging(output_dir: Path, rank: int) -> None:
 
 class Stats:
     """Records of a run: `json_stats: {...}` lines in json_stats.log, in PySlowFast's format (sorted keys,
-    floats rounded to 5 decimals), and curves in tensorboard/. `first_step`: where this run starts; earlier
-    curves are cut there (0: nowhere).
+    floats rounded to 5 decimals), and curves, texts and images in tensorboard/. `first_step`: where this run
+    starts; earlier curves are cut there (0: nowhere).
 
     Every record is complete at once, so there is nothing to close. TensorBoard's own writer uses a thread,
     whose disk errors cannot be caught.
@@ -121,6 +124,25 @@ class Stats:
             if isinstance(value, float)
         ]
         self._add_event(summary=Summary(value=values), step=step)
+
+    def text(self, tag: str, text: str, step: int) -> None:
+        """Show a text in TensorBoard as it is, line by line."""
+        code = "\n".join(f"    {line}" for line in text.splitlines())  # TensorBoard reads Markdown
+        tensor = TensorProto(
+            dtype=DT_STRING,
+            string_val=[code.encode(errors="backslashreplace")],
+            tensor_shape=TensorShapeProto(dim=[TensorShapeProto.Dim(size=1)]),
+        )
+        plugin = SummaryMetadata(plugin_data=SummaryMetadata.PluginData(plugin_name="text"))
+        value = Summary.Value(tag=tag, tensor=tensor, metadata=plugin)
+        self._add_event(summary=Summary(value=[value]), step=step)
+
+    def image(self, tag: str, png: bytes, size: tuple[int, int], step: int) -> None:
+        """Show a PNG of (width, height) `size` in TensorBoard."""
+        width, height = size
+        image = Summary.Image(width=width, height=height, colorspace=3, encoded_image_string=png)
+        value = Summary.Value(tag=tag, image=image)
+        self._add_event(summary=Summary(value=[value]), step=step)
 
     def _add_event(self, **fields: Any) -> None:
         record = io.BytesIO()
