@@ -365,7 +365,7 @@ def test_results_are_remembered(empty_cache: Path, monkeypatch: pytest.MonkeyPat
         "testing": lambda patch: convolutions(net, SIZE, training=False),
         "torch": lambda patch: patch.setattr(torch, "__version__", "2.99"),
         "machine": lambda patch: patch.setattr("platform.node", lambda: "elsewhere"),
-        "processor": lambda patch: patch.setattr(precision_module, "processor", lambda: "other"),
+        "processor": lambda patch: patch.setattr(precision_module, "device_name", lambda device: "other"),
         "threads": lambda patch: patch.setattr(torch, "get_num_threads", lambda: 99),
         "instructions": lambda patch: patch.setattr(
             "torch.backends.cpu.get_cpu_capability", lambda: "AVX9"

@@ -74,7 +74,7 @@ def check(command: str, monkeypatch: pytest.MonkeyPatch) -> None:
     elif words[0] == "tensorboard":
         assert words[1:2] == ["--logdir"]
     elif words[1] == "tools/run_net.py":
-        paths, overrides = load_script(words[1]).parse(words[2:])
+        paths, overrides, _ = load_script(words[1]).parse(words[2:])
         for path in paths:
             load_config(str(ROOT / path), overrides)
     elif words[0] == "python":

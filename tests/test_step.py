@@ -83,6 +83,26 @@ def test_a_step_never_waits_for_the_device() -> None:
         outcomes[0].gradient_norm.item()
 
 
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU, and there is none")
+@pytest.mark.parametrize("half", ["", "TRAIN.MIXED_PRECISION True"])
+def test_a_step_never_waits_for_the_gpu(half: str) -> None:
+    cfg = config(f"SOLVER.EMA_DECAY 0.9 SOLVER.CLIP_GRAD_L2NORM 1 SOLVER.SKIP_NONFINITE_STEPS 1 {half}")
+    processes = Processes(use_gpu=True)
+    step = build.build_step(cfg, build.build_network(cfg, processes.device), processes)
+    step.train()
+    batch = make_batch()
+    batch = ClipBatch(batch.clips.pin_memory(), batch.labels.pin_memory(), [])
+    for done in range(3):  # the first steps choose kernels
+        step(batch, done, 0.1)
+    torch.cuda.set_sync_debug_mode("error")
+    try:
+        outcomes = [step(batch, done, 0.1) for done in range(3)]
+    finally:
+        torch.cuda.set_sync_debug_mode("default")
+    assert not any(bool(outcome.is_bad) for outcome in outcomes)
+
+
 def test_a_step_runs_on_a_fake_gpu() -> None:
     """Wrong devices show without a GPU: the copies, the forward pass and the loss. A backward pass needs
     CUDA's streams.

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from conftest import DEMO, start
+from conftest import DEMO, TORCHRUN, start
 from torch.nn import functional as F
 
 from video_iresnet import build
@@ -94,3 +94,34 @@ def test_two_processes_average_their_gradients(
     for name, tensor in state.items():
         movement, error = (expected[name] - other for other in (initial[name], tensor))
         assert error.double().norm() <= 10 * tolerance * movement.double().norm() + 1e-6, name
+
+
+HANGING = """
+import time
+from datetime import timedelta
+import torch
+import torch.distributed as dist
+from video_iresnet.runtime import distributed
+distributed.STEP_TIMEOUT = timedelta(seconds=1)
+processes = distributed.Processes(use_gpu=False)
+for step in range(2):
+    if step == 1 and processes.rank == 1:
+        time.sleep(6)
+    begin = time.monotonic()
+    try:
+        dist.all_reduce(torch.ones(1))
+    except RuntimeError:
+        print(f"process {processes.rank} gave up after {time.monotonic() - begin:.0f} s", flush=True)
+        raise SystemExit(1)
+    processes.expect_the_next_step()
+"""
+
+
+@pytest.mark.slow
+def test_a_process_that_hangs_ends_the_others_soon_after_the_first_step(tmp_path: Path) -> None:
+    script = tmp_path / "hanging.py"
+    script.write_text(HANGING)
+    process = start(str(script), launcher=(*TORCHRUN, "--nproc-per-node", "2"))
+    output, _ = process.communicate(timeout=60)
+    assert process.returncode
+    assert "process 0 gave up after 1 s" in output

@@ -1,227 +1,76 @@
-"""Benchmark data loading, in one thread, as ratios within one run.
+"""Benchmarks, as ratios within one run, in Markdown tables with date, machine and command.
 
 python tools/benchmark.py data --cfg CONFIG.yaml [--videos A.mp4 B.mp4 ...] [--repeats 30] [KEY VALUE ...]
-    Time a training sample by stage; compare it with the plain way of other projects, also after
-    data_prep/transcode.py; then time a whole test video. Default: the first videos of the training list.
-python tools/benchmark.py memory [--records 100000]
-    Memory of a process and its two decoding workers over an epoch, with packed records and with a list.
+Time a training sample by stage, in one thread; compare it with the plain way of other projects, also after
+data_prep/transcode.py; then time a whole test video. Default: the first videos of the training list. python
+tools/benchmark.py memory [--records 100000] Memory of a process and its two decoding workers over an epoch,
+with packed records and with a list. python tools/benchmark.py model --cfg CONFIG.yaml [--clips 8,16,...]
+[--repeats 40] [--compile] [KEY VALUE ...] Training steps and test views of a network, from an ordinary loop
+to the fastest, with random clips, beside torchvision's r3d_18; and the half-precision errors of its
+convolutions. python tools/benchmark.py train --cfg CONFIG.yaml [--steps 40] [KEY VALUE ...] Training from the
+videos of the training list: loading alone, the step alone, both, and the time of waiting. python
+tools/benchmark.py test --cfg CONFIG.yaml [--videos A.mp4 B.mp4 ...] [KEY VALUE ...] Testing from videos,
+against one view at a time. Default: the first videos of the test list. All take --out FILE.json, which holds
+the same numbers.
 """
 
 from __future__ import annotations
 
 import argparse
-import bisect
-import copy
+import json
 import os
-import platform
-import re
-import statistics
+import shlex
 import subprocess
 import sys
 import tempfile
-import time
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Iterator, Sequence
 from datetime import date
 from pathlib import Path
+from typing import Any, NamedTuple
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 from video_iresnet.runtime.ending import exit_code  # isort: skip, so Ctrl-C ends slow imports in one line
 
+# Waiting threads should sleep, as in run_net.py. Read when torch is imported.
+os.environ.setdefault("OMP_WAIT_POLICY", "passive")
+
 import av
-import numpy as np
 import torch
 from tabulate import tabulate
-from torch import Tensor
-from torch.nn import functional as F
-from tqdm import tqdm
 
 from video_iresnet import build
 from video_iresnet.config import Config, load_config
-from video_iresnet.data.dataset import ClipDataset, SampleKey
-from video_iresnet.data.decode.reader import DecodeError, Reader
-from video_iresnet.data.functional import crop, short_side_size, spread_crops
-from video_iresnet.data.loader import BatchShape, EpochBatches, clip_loader, collate_clips
-from video_iresnet.data.packed import PackedRecords
+from video_iresnet.data.decode.reader import DecodeError
 from video_iresnet.data.records import Record
-from video_iresnet.data.sampling import DenseSampler, Timeline
-from video_iresnet.data.transforms import Compose, ShortSideJitter
+from video_iresnet.engine.precision import supports
+from video_iresnet.engine.probe import HEADERS, convolutions, probe, rows
+from video_iresnet.runtime.devices import prepare
+from video_iresnet.runtime.distributed import Processes
+from video_iresnet.runtime.environment import processor, usable_cores
 from video_iresnet.runtime.errors import InputError
-from video_iresnet.runtime.seeding import Stream, generator
+from video_iresnet.runtime.storage import atomic_write
+from video_iresnet.speed import memory, whole
+from video_iresnet.speed.data import STAGES, compare_samples, compare_tests
+from video_iresnet.speed.model import testing_ways, training_ways
+from video_iresnet.speed.timing import measure, peak
 
 ROOT = Path(__file__).resolve().parents[1]
-FEWEST = 500  # records per batch when measuring memory
-STAGES = ("open and scan", "decode and convert", "crop, flip, augment", "collate")
 
 
-class Stopwatch:
-    """Seconds by stage."""
+class Table(NamedTuple):
+    """A table and what it shows, in words."""
 
-    def __init__(self) -> None:
-        self.seconds: dict[str, list[float]] = {}
-
-    @contextmanager
-    def __call__(self, stage: str) -> Iterator[None]:
-        begin = time.perf_counter()
-        yield
-        self.seconds.setdefault(stage, []).append(time.perf_counter() - begin)
-
-    def milliseconds(self, stage: str) -> float:
-        """Return the median."""
-        return 1000 * statistics.median(self.seconds[stage])
-
-
-def plain_clip(path: str, indices: Sequence[int]) -> Tensor:
-    """Read (T, H, W, 3) frames the plain way: seek to the first one, convert every frame up to the last one,
-    then select.
-    """
-    with av.open(path) as container:
-        stream = container.streams.video[0]
-        stream.thread_type = "NONE"
-        stream.codec_context.thread_count = 1
-        rate = float(stream.average_rate)
-        start = stream.start_time or 0
-        container.seek(start + round(indices[0] / rate / stream.time_base), stream=stream)
-        numbers, frames = [], []
-        for frame in container.decode(stream):
-            number = round(float((frame.pts - start) * stream.time_base) * rate)
-            if number >= indices[0]:
-                numbers.append(number)
-                frames.append(frame.reformat(format="rgb24", threads=1).to_ndarray())
-            if number >= indices[-1]:
-                break
-    chosen = [min(bisect.bisect_left(numbers, index), len(numbers) - 1) for index in indices]
-    return torch.from_numpy(np.stack(frames))[chosen]
-
-
-def plain_sample(
-    path: str,
-    indices: Sequence[int],
-    short_side: int,
-    size: int,
-    position: tuple[float, float] | tuple[int, int],
-) -> Tensor:
-    """Make a training sample or a test view the plain way: float, normalize full frames, resize, crop at
-    (top, left), or at fractions of the room.
-    """
-    clip = plain_clip(path, indices).float() / 255
-    clip = ((clip - 0.45) / 0.225).permute(3, 0, 1, 2)
-    clip = F.interpolate(
-        clip, short_side_size(*clip.shape[2:], short_side), mode="bilinear", align_corners=False
-    )
-    top, left = (
-        int(c * (length - size)) if isinstance(c, float) else c
-        for c, length in zip(position, clip.shape[2:], strict=True)
-    )
-    return clip[:, :, top : top + size, left : left + size].contiguous()
-
-
-def training_sample(data: ClipDataset, record: Record, cfg: Config, draw: int, watch: Stopwatch) -> None:
-    """Time a sample of the data set by stage, and its collation."""
-    watched = copy.copy(data)
-    watched.records = [record]
-
-    def open_video(record: Record) -> Reader:
-        with watch(STAGES[0]):
-            reader = data.open_video(record)
-        read = reader.read
-
-        def timed(indices: Sequence[int]) -> Tensor:
-            with watch(STAGES[1]):
-                return read(indices)
-
-        reader.read = timed  # type: ignore[method-assign]
-        return reader
-
-    watched.open_video = open_video
-    with watch("sample"):
-        sample = watched[SampleKey(draw, 0, *build.batch_shape(cfg)[1:])]
-    total, opening, reading = (watch.seconds[stage][-1] for stage in ("sample", *STAGES[:2]))
-    watch.seconds.setdefault(STAGES[2], []).append(total - opening - reading)
-    with watch(STAGES[3]):
-        collate_clips([sample])
-
-
-def length_and_rate(data: ClipDataset, record: Record) -> Timeline:
-    with data.open_video(record) as reader:
-        return Timeline(len(reader), reader.fps)
-
-
-def compare_samples(
-    data: ClipDataset, records: dict[str, Record], cfg: Config, repeats: int
-) -> dict[str, Stopwatch]:
-    """Time a training sample of each version of a video, in turn, so that changes of the machine's speed
-    affect all.
-    """
-    watches = {name: Stopwatch() for name in records}
-    original = records["plain"]
-    timeline = length_and_rate(data, original)
-    for draw in tqdm(range(repeats), desc=f"samples of {original.name}", leave=False):
-        for name, record in records.items():
-            if name == "plain":
-                rng = generator(cfg.RNG_SEED, Stream.SAMPLE, draw, 0)
-                indices = data.sampler.random_clip(
-                    timeline, cfg.DATA.NUM_FRAMES, rng, cfg.DATA.TRAIN_JITTER_RATE
-                )
-                with watches[name]("sample"):
-                    plain_sample(
-                        record.path,
-                        indices,
-                        int(rng.integers(256, 321)),
-                        cfg.DATA.TRAIN_CROP_SIZE,
-                        (rng.random(), rng.random()),
-                    )
-            else:
-                training_sample(data, record, cfg, draw, watches[name])
-    return watches
-
-
-def compare_tests(cfg: Config, records: dict[str, Record], repeats: int) -> dict[str, float]:
-    """Return milliseconds for all views of a video, with separate decodings and with one."""
-    results: dict[str, list[float]] = {}
-    for _ in tqdm(range(repeats), desc=f"test views of {records['plain'].name}", leave=False):
-        for name, record in records.items():
-            data = build.build_test_data(cfg, [record])
-            begin = time.perf_counter()
-            if name == "plain":
-                with data.open_video(record) as reader:
-                    clips = data.sampler.uniform_clips(
-                        Timeline(len(reader), reader.fps), data.num_frames, data.num_clips
-                    )
-                size = av_size(record.path)
-                for clip in clips:
-                    for position in spread_crops(
-                        *short_side_size(*size, data.short_side), data.crop_size, data.num_crops
-                    ):
-                        plain_sample(record.path, clip, data.short_side, data.crop_size, position)
-            else:
-                views = data[0]
-                for clip in views.clips:
-                    for top, left in views.crops:
-                        crop(views.frames, top, left, data.crop_size, data.crop_size)[clip]
-            results.setdefault(name, []).append(1000 * (time.perf_counter() - begin))
-    return {name: statistics.median(values) for name, values in results.items()}
-
-
-def av_size(path: str) -> tuple[int, int]:
-    with av.open(path) as container:
-        return container.streams.video[0].height, container.streams.video[0].width
+    title: str
+    headers: Sequence[str]
+    rows: Sequence[Sequence[Any]]
 
 
 def transcoded(videos: Sequence[str], folder: Path) -> dict[str, str]:
     """Transcode the videos with data_prep/transcode.py into a folder."""
     (folder / "list.csv").write_text("".join(f"{Path(video).resolve()},0\n" for video in videos))
-    script, out = str(ROOT / "data_prep/transcode.py"), folder / "out"
-    command = [
-        sys.executable,
-        script,
-        "--list",
-        str(folder / "list.csv"),
-        "--out",
-        str(out),
-        "--workers",
-        "1",
-    ]
+    out = folder / "out"
+    script = [sys.executable, str(ROOT / "data_prep/transcode.py")]
+    command = [*script, "--list", str(folder / "list.csv"), "--out", str(out), "--workers", "1"]
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     if done.returncode:
         raise InputError(f"data_prep/transcode.py failed: {done.stderr.strip().splitlines()[-1]}")
@@ -235,20 +84,29 @@ def transcoded(videos: Sequence[str], folder: Path) -> dict[str, str]:
     return {video: str(path) for video, path in outputs.items()}
 
 
-def benchmark_data(options: argparse.Namespace) -> None:
-    cfg = load_config(options.cfg, options.overrides)
-    videos = options.videos or [record.path for record in build.build_records(cfg, "DATA.TRAIN_LIST")[:4]]
-    for video in videos:
+def chosen(options: argparse.Namespace, cfg: Config, key: str, number: int) -> list[Record]:
+    """Return the videos of --videos, or else the first ones of a list. Raises InputError if one is absent."""
+    for video in options.videos:
         if not os.path.exists(video):
             raise InputError(f"--videos: {video} does not exist; correct it")
-    if options.repeats < 1:
-        raise InputError(f"--repeats is {options.repeats}; expected 1 or more")
+    if options.videos:
+        return [Record(Path(video).name, video, 0) for video in options.videos]
+    return list(build.build_records(cfg, key)[:number])
+
+
+def at_least(least: int, **numbers: int) -> None:
+    """Raise InputError where an option is too small."""
+    for name, number in numbers.items():
+        if number < least:
+            raise InputError(f"--{name} is {number}; expected {least} or more")
+
+
+def benchmark_data(options: argparse.Namespace) -> Iterator[Table]:
+    cfg = load_config(options.cfg, options.overrides)
+    videos = [record.path for record in chosen(options, cfg, "DATA.TRAIN_LIST", 4)]
+    at_least(1, repeats=options.repeats)
     torch.set_num_threads(1)
     data = build.build_training_data(cfg, [])
-    print(
-        f"{date.today()}, {processor()}, one thread, PyAV {av.__version__}, PyTorch {torch.__version__}, "
-        f"{cfg.DATA.DECODING_BACKEND}"
-    )
     stages, ratios = [], []
     with tempfile.TemporaryDirectory() as folder:
         small = transcoded(videos, Path(folder))
@@ -258,124 +116,161 @@ def benchmark_data(options: argparse.Namespace) -> None:
             watches = compare_samples(data, records, cfg, options.repeats)
             times = {name: watch.milliseconds("sample") for name, watch in watches.items()}
             tests = compare_tests(cfg, records, max(1, options.repeats // 10))
-            for kind, values in (
-                (f"sample {build.clip_text(cfg)}", times),
-                (f"test {cfg.TEST.NUM_ENSEMBLE_VIEWS}x{cfg.TEST.NUM_SPATIAL_CROPS}", tests),
-            ):
+            kinds = {
+                f"sample {build.clip_text(cfg)}": times,
+                f"test {cfg.TEST.NUM_ENSEMBLE_VIEWS}x{cfg.TEST.NUM_SPATIAL_CROPS}": tests,
+            }
+            for kind, values in kinds.items():
                 for name, value in values.items():
-                    ratios.append(
-                        (Path(video).name, kind, name, f"{value:.1f}", f"{values['plain'] / value:.1f}")
-                    )
+                    row = Path(video).name, kind, name, f"{value:.1f}", f"{values['plain'] / value:.1f}"
+                    ratios.append(row)
             for name in ("here", "here, transcoded"):
                 parts = [watches[name].milliseconds(stage) for stage in STAGES]
                 largest = max(range(len(parts)), key=lambda i: parts[i])
                 bound = f"{STAGES[largest]} ({100 * parts[largest] / sum(parts):.0f} %)"
-                stages.append(
-                    (
-                        Path(video).name,
-                        name,
-                        *(f"{part:.2f}" for part in parts),
-                        f"{1000 / sum(parts):.1f}",
-                        bound,
-                    )
-                )
+                shown = [f"{part:.2f}" for part in parts]
+                stages.append((Path(video).name, name, *shown, f"{1000 / sum(parts):.1f}", bound))
     headers = ["video", "version", *(f"{stage}, ms" for stage in STAGES), "samples/s per core", "bound by"]
-    print(tabulate(stages, headers=headers, tablefmt="github", disable_numparse=True), end="\n\n")
-    print(
-        tabulate(
-            ratios,
-            headers=["video", "what", "way", "ms", "times as fast"],
-            tablefmt="github",
-            disable_numparse=True,
-        )
+    about = f"one thread, PyAV {av.__version__}, {cfg.DATA.DECODING_BACKEND}"
+    yield Table(f"Stages of a training sample, {about}", headers, stages)
+    yield Table("Against the plain way", ["video", "what", "way", "ms", "times as fast"], ratios)
+
+
+def benchmark_memory(options: argparse.Namespace) -> Iterator[Table]:
+    at_least(memory.FEWEST, records=options.records)
+    used = memory.over_an_epoch(options.records)
+    yield Table(
+        f"The memory of a process and its two decoding workers in MB over an epoch of {options.records:,} "
+        "records",
+        ["records", "10 %", "40 %", "70 %", "end", "grown by"],
+        [
+            (name, *(f"{value:.1f}" for value in some), f"{some[-1] - some[0]:+.1f}")
+            for name, some in used.items()
+        ],
     )
 
 
-class Grey:
-    """A video of grey frames, for any record."""
-
-    fps = 25.0
-
-    def __init__(self, record: Record) -> None:
-        self.name = record.name
-
-    def __len__(self) -> int:
-        return 4
-
-    def __enter__(self) -> Grey:
-        return self
-
-    def __exit__(self, *exception: object) -> None:
-        pass
-
-    def read(self, indices: Sequence[int]) -> Tensor:
-        return torch.zeros(len(indices), 40, 40, 3, dtype=torch.uint8)
+def start(cfg: Config) -> Processes:
+    """Return the process and its device, set up as a run does."""
+    processes = Processes(use_gpu=cfg.NUM_GPUS > 0)
+    prepare(processes.device, cfg.ALLOW_TF32, processes.local_size)
+    return processes
 
 
-def memory_of(pids: Sequence[int]) -> float:
-    """Return the memory of processes in MB, counting shared pages once (Linux)."""
-    texts = [Path(f"/proc/{pid}/smaps_rollup").read_text() for pid in pids]
-    return (
-        sum(int(size) for text in texts for size in re.findall(r"^Pss:\s+(\d+)", text, re.MULTILINE)) / 1000
+def benchmark_model(options: argparse.Namespace) -> Iterator[Table]:
+    cfg = load_config(options.cfg, options.overrides)
+    at_least(1, repeats=options.repeats, clips=min(options.clips))
+    cfg.TRAIN.HALF_PROBLEMS = "float32"
+    processes = start(cfg)
+    device, half = processes.device, getattr(torch, cfg.TRAIN.HALF_DTYPE)
+    has_half = supports(device, half)
+    peaks = {False: peak(device, torch.float32), True: peak(device, half) if has_half else 0.0}
+    name = f"{cfg.MODEL.ARCH}-{cfg.RESNET.DEPTH}, {cfg.DATA.NUM_FRAMES} frames"
+    products = f"large matrix products: float32 {peaks[False] / 1e12:.3f} TFLOP/s"
+    if has_half:
+        products += f", {cfg.TRAIN.HALF_DTYPE} {peaks[True] / 1e12:.3f}"
+    for title, ways_of, size in (
+        ("Training steps", training_ways, cfg.DATA.TRAIN_CROP_SIZE),
+        ("Test views", testing_ways, cfg.DATA.TEST_CROP_SIZE),
+    ):
+        lines: list[tuple[Any, ...]] = []
+        for clips in options.clips:
+            ways = ways_of(cfg, clips, processes, has_half, options.compile)
+            costs = measure({way: ways[way].make for way in ways}, device, options.repeats)
+            first = next(iter(costs.values()), None)
+            for way, (_, is_half, operations) in ways.items():
+                if (cost := costs.get(way)) is None or first is None:
+                    lines.append((way, clips, "out of memory", "-", "-", "-"))
+                    continue
+                share = clips * operations / cost.seconds / peaks[is_half]
+                memory_used = f"{cost.memory / 2**30:.2f}" if device.type == "cuda" else "not measured"
+                numbers = f"{clips / cost.seconds:.2f}", f"{first.seconds / cost.seconds:.2f}"
+                lines.append((way, clips, *numbers, f"{100 * share:.0f} %", memory_used))
+        headers = ["way", "clips", "clips/s", "times as fast", "of the peak", "GiB"]
+        yield Table(f"{title} of {name} of {size} pixels; {products}", headers, lines)
+    if has_half:
+        shape = 1, 3, cfg.DATA.NUM_FRAMES, *[cfg.DATA.TRAIN_CROP_SIZE] * 2
+        network = build.build_network(cfg, device)
+        found = probe(network, convolutions(network, shape, training=True), device, half)
+        yield Table(
+            f"Convolutions in {cfg.TRAIN.HALF_DTYPE}; errors in its epsilons", HEADERS, rows(found, half)
+        )
+
+
+def benchmark_train(options: argparse.Namespace) -> Iterator[Table]:
+    cfg = load_config(options.cfg, options.overrides)
+    at_least(1, steps=options.steps)
+    processes = start(cfg)
+    records = build.build_records(cfg, "DATA.TRAIN_LIST")
+    network = build.build_network(cfg, processes.device)
+    build.check_precision(cfg, network, processes)
+    found = whole.training(cfg, records, build.build_step(cfg, network, processes), options.steps)
+    size = cfg.DATA.TRAIN_CROP_SIZE
+    yield Table(
+        f"Training {cfg.MODEL.ARCH}-{cfg.RESNET.DEPTH} on clips of {build.clip_text(cfg)} @{size}, "
+        f"{cfg.TRAIN.BATCH_SIZE} at a time, {cfg.DATA_LOADER.NUM_WORKERS} workers; waiting for data: "
+        f"{100 * found.waiting:.0f} % of the time",
+        ["what", "clips/s"],
+        [
+            ("loading alone", f"{found.loading:.2f}"),
+            ("the step alone", f"{found.step:.2f}"),
+            ("both", f"{found.both:.2f}"),
+        ],
     )
 
 
-def benchmark_memory(options: argparse.Namespace) -> None:
-    if options.records < FEWEST:
-        raise InputError(f"--records is {options.records}; expected {FEWEST} or more")
-    records = [
-        Record(
-            f"class {i % 400:03d}/{i:011d}_000000_000010.mp4",
-            f"/data/k400/class {i % 400:03d}/{i:011d}_000000_000010.mp4",
-            0,
-        )
-        for i in range(options.records)
-    ]
-    kinds: dict[str, Callable[[], Sequence[Record]]] = {
-        "packed": lambda: PackedRecords(records),
-        "list": lambda: records,
+def benchmark_test(options: argparse.Namespace) -> Iterator[Table]:
+    cfg = load_config(options.cfg, options.overrides)
+    processes = start(cfg)
+    records = chosen(options, cfg, "DATA.TEST_LIST", 8)
+    found = {
+        "one view at a time": whole.plain_testing(cfg, records, processes.device),
+        "here": whole.testing(cfg, records, processes),
     }
-    rows = []
-    for name, make in kinds.items():
-        data = ClipDataset(
-            make(),
-            sampler=DenseSampler(1),
-            open_video=Grey,
-            crop=ShortSideJitter(32, 32, 40),
-            flip=None,
-            augment=Compose([]),
-            seed=0,
-        )
-        batches = EpochBatches(len(records), [BatchShape(FEWEST, 1, 32)], seed=0)
-        with clip_loader(data, batches, num_workers=2, pin_memory=False) as loader:
-            iterator = iter(loader.loader)
-            used = []
-            for step in tqdm(range(batches.steps(0)), desc=name, leave=False):
-                next(iterator)
-                if step in [batches.steps(0) * tenths // 10 for tenths in (1, 4, 7)] + [batches.steps(0) - 1]:
-                    used.append(memory_of([os.getpid(), *(worker.pid for worker in iterator._workers)]))
-        rows.append((name, *(f"{value:.1f}" for value in used), f"{used[-1] - used[0]:+.1f}"))
-    print(
-        f"{date.today()}, {processor()}: the memory of a process and its two decoding workers in MB over an "
-        f"epoch of {len(records):,} records"
-    )
-    print(
-        tabulate(
-            rows,
-            headers=["records", "10 %", "40 %", "70 %", "end", "grown by"],
-            tablefmt="github",
-            disable_numparse=True,
-        )
+    slowest = found["one view at a time"]
+    views = f"{cfg.TEST.NUM_ENSEMBLE_VIEWS}x{cfg.TEST.NUM_SPATIAL_CROPS} @{cfg.DATA.TEST_CROP_SIZE}"
+    yield Table(
+        f"Testing {cfg.MODEL.ARCH}-{cfg.RESNET.DEPTH} with {views} views of {build.clip_text(cfg)}",
+        ["way", "videos/s", "times as fast"],
+        [(way, f"{speed:.3f}", f"{speed / slowest:.1f}") for way, speed in found.items()],
     )
 
 
-def processor() -> str:
-    names = (
-        re.findall(r"model name\s*:\s*(.+)", Path("/proc/cpuinfo").read_text())
-        if Path("/proc/cpuinfo").exists()
-        else []
-    )
-    return names[0] if names else platform.processor()
+def numbers(text: str) -> list[int]:
+    """8,16 -> [8, 16]."""
+    return [int(number) for number in text.split(",")]
+
+
+def show(options: argparse.Namespace, arguments: list[str]) -> None:
+    """Print the tables of a command, and write them to --out."""
+    about = {
+        "date": str(date.today()),
+        "machine": f"{device()}, {usable_cores()} cores, PyTorch {torch.__version__}",
+        "command": shlex.join(["python", "tools/benchmark.py", *arguments]),
+    }
+    print(f"{about['date']}, {about['machine']}:\n{about['command']}")
+    tables = []
+    for table in options.tables(options):
+        print(f"\n{table.title}\n")
+        print(tabulate(table.rows, headers=table.headers, tablefmt="github", disable_numparse=True))
+        tables.append(table._asdict())
+    if options.out:
+        with atomic_write(options.out) as file:
+            json.dump(about | {"tables": tables}, file, indent=1)
+
+
+def device() -> str:
+    """Return the name of the first GPU, or else of the processor."""
+    return torch.cuda.get_device_name() if torch.cuda.is_available() else processor()
+
+
+COMMANDS = {
+    "data": benchmark_data,
+    "memory": benchmark_memory,
+    "model": benchmark_model,
+    "train": benchmark_train,
+    "test": benchmark_test,
+}
 
 
 def main(arguments: list[str]) -> int:
@@ -383,17 +278,26 @@ def main(arguments: list[str]) -> int:
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     commands = parser.add_subparsers(required=True)
-    command = commands.add_parser("data")
-    command.add_argument("--cfg", required=True, metavar="CONFIG.yaml")
-    command.add_argument("--videos", nargs="+", default=[])
-    command.add_argument("--repeats", type=int, default=30)
-    command.add_argument("overrides", nargs=argparse.REMAINDER, metavar="KEY VALUE")
-    command.set_defaults(run=benchmark_data)
-    command = commands.add_parser("memory")
-    command.add_argument("--records", type=int, default=100_000)
-    command.set_defaults(run=benchmark_memory)
+    for name, tables in COMMANDS.items():
+        command = commands.add_parser(name)
+        command.set_defaults(tables=tables)
+        command.add_argument("--out", default="", metavar="FILE.json")
+        if name == "memory":
+            command.add_argument("--records", type=int, default=100_000)
+            continue
+        command.add_argument("--cfg", required=True, metavar="CONFIG.yaml")
+        if name in ("data", "test"):
+            command.add_argument("--videos", nargs="+", default=[])
+        if name in ("data", "model"):
+            command.add_argument("--repeats", type=int, default=30)
+        if name == "model":
+            command.add_argument("--clips", type=numbers, default=[8], metavar="N[,N...]")
+            command.add_argument("--compile", action="store_true")
+        if name == "train":
+            command.add_argument("--steps", type=int, default=40)
+        command.add_argument("overrides", nargs=argparse.REMAINDER, metavar="KEY VALUE")
     options = parser.parse_args(arguments)
-    return exit_code(lambda: options.run(options), DecodeError)
+    return exit_code(lambda: show(options, arguments), DecodeError)
 
 
 if __name__ == "__main__":

@@ -2,11 +2,14 @@
 
 Each config is a separate run: training if TRAIN.ENABLE, then testing if TEST.ENABLE. For several processes
 use `torchrun --nproc-per-node N tools/run_net.py ...`, or NUM_GPUS N, which does the same.
+
+With --check, look at config, lists, files, network and speed instead, and print how long the run would take.
 """
 
 from __future__ import annotations
 
 import argparse
+import itertools
 import os
 import shlex
 import signal
@@ -23,6 +26,7 @@ from torch.distributed.elastic.multiprocessing.api import SignalException
 from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
 from torch.distributed.run import main as torchrun
 
+from video_iresnet.check import check
 from video_iresnet.config import load_with_notes
 from video_iresnet.models import WeightsError
 from video_iresnet.run import run
@@ -30,11 +34,12 @@ from video_iresnet.runtime.distributed import group_of_run
 from video_iresnet.runtime.signals import StopRequest, follow_launcher
 
 
-def parse(arguments: list[str]) -> tuple[list[str], list[str]]:
-    """Return the configs and the overrides, which may follow with or without --opts."""
+def parse(arguments: list[str]) -> tuple[list[str], list[str], bool]:
+    """Return the configs, the overrides, which may follow with or without --opts, and --check."""
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
+    parser.add_argument("--check", action="store_true")
     parser.add_argument("--cfg", nargs="+", required=True, metavar="CONFIG.yaml")
     parser.add_argument("--opts", nargs=argparse.REMAINDER, default=[], metavar="KEY VALUE")
     options = parser.parse_args(arguments)
@@ -42,13 +47,23 @@ def parse(arguments: list[str]) -> tuple[list[str], list[str]]:
         (i for i, word in enumerate(options.cfg) if i and not word.endswith((".yaml", ".yml"))),
         len(options.cfg),
     )
-    return options.cfg[:first], options.cfg[first:] + options.opts
+    return options.cfg[:first], options.cfg[first:] + options.opts, options.check
 
 
 def main(arguments: list[str]) -> int:
-    paths, overrides = parse(arguments)
+    paths, overrides, only_check = parse(arguments)
+    if only_check:
+        return exit_code(lambda: check_configs(paths, overrides), WeightsError)
     command = os.environ.get("RUN_NET_COMMAND") or _command(arguments)  # set: NUM_GPUS started this process
     return exit_code(lambda: run_configs(paths, overrides, command), WeightsError, command=command)
+
+
+def check_configs(paths: list[str], overrides: list[str]) -> None:
+    """Print what the runs of the configs would be."""
+    for path in paths:
+        cfg, notes = load_with_notes(path, overrides)
+        for line in itertools.chain(notes, check(cfg)):
+            print(line, flush=True)
 
 
 def run_configs(paths: list[str], overrides: list[str], command: str) -> int:

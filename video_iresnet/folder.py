@@ -9,8 +9,6 @@ from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any
 
-import torch
-
 from . import build
 from .changes import check_going_on, tested_values
 from .config import Config, needed_files
@@ -30,9 +28,9 @@ from .engine.journal import Journal, Trace
 from .engine.step import Step
 from .engine.views import FORMAT, ViewStore, weights_hash
 from .models import ResNet, load_weights
-from .runtime.devices import allow_tf32
+from .runtime.devices import prepare
 from .runtime.distributed import Processes
-from .runtime.environment import device_name, environment, usable_cores
+from .runtime.environment import device_name, environment
 from .runtime.errors import InputError, InterruptedRunError
 from .runtime.logging import Stats, log, setup_logging
 from .runtime.signals import StopRequest
@@ -62,11 +60,7 @@ def opened(cfg: Config, stop: StopRequest) -> Iterator[Run]:
             if processes.is_main:
                 remove_leftovers(folder, WRITTEN_WHOLE)
                 remove_unfinished(folder / "checkpoints")
-        if processes.device.type == "cuda":
-            torch.backends.cudnn.benchmark = True
-            allow_tf32(cfg.ALLOW_TF32)
-        else:
-            torch.set_num_threads(max(1, usable_cores() // processes.local_size))
+        prepare(processes.device, cfg.ALLOW_TF32, processes.local_size)
         if cfg.TEST.ENABLE and cfg.DATA.TEST_CROP_SIZE < cfg.DATA.TRAIN_CROP_SIZE:
             log.warning(
                 "DATA.TEST_CROP_SIZE %d is smaller than DATA.TRAIN_CROP_SIZE %d; testing at the training "

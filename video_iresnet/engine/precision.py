@@ -16,7 +16,7 @@ import torch
 from torch import Tensor, nn
 
 from ..runtime.distributed import Processes
-from ..runtime.environment import processor
+from ..runtime.environment import device_name
 from ..runtime.errors import InputError
 from ..runtime.logging import log
 from ..runtime.storage import atomic_write, remove_leftovers
@@ -181,10 +181,6 @@ def _device_versions(device: torch.device) -> list[Any]:
 def cudnn_version() -> int:
     """Return 91002 for 9.10.2, and 0 without cuDNN."""
     return int(torch.backends.cudnn.version() or 0)  # type: ignore[no-untyped-call]
-
-
-def device_name(device: torch.device) -> str:
-    return torch.cuda.get_device_name(device) if device.type == "cuda" else processor()
 
 
 def _problems(results: Sequence[Measured], dtype: torch.dtype) -> dict[str, str]:

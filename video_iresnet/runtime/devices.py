@@ -5,6 +5,8 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from .environment import usable_cores
+
 
 class Copies:
     """Copies tensors to a device. On a GPU they travel on a stream of their own, beside the computations that
@@ -34,6 +36,17 @@ def allow_tf32(allowed: bool) -> None:
     """
     torch.backends.cuda.matmul.allow_tf32 = allowed
     torch.backends.cudnn.allow_tf32 = allowed
+
+
+def prepare(device: torch.device, tf32: bool, local_processes: int) -> None:
+    """Set what torch keeps for the whole process: TF32 and the choice of kernels on a GPU, threads on a CPU,
+    which `local_processes` share.
+    """
+    if device.type == "cuda":
+        torch.backends.cudnn.benchmark = True
+        allow_tf32(tf32)
+    else:
+        torch.set_num_threads(max(1, usable_cores() // local_processes))
 
 
 def synchronize(device: torch.device) -> None:

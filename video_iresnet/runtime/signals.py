@@ -8,7 +8,7 @@ import os
 import signal
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from types import FrameType
 
@@ -26,10 +26,10 @@ class StopRequest:
     process at once, with KeyboardInterrupt.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, signals: Sequence[signal.Signals] = TO_STOP) -> None:
         self.signal = 0
         self._since = 0.0
-        for number in TO_STOP:
+        for number in signals:
             signal.signal(number, self._remember)
 
     def _remember(self, number: int, frame: FrameType | None) -> None:

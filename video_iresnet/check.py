@@ -1,0 +1,106 @@
+"""Look at a run before it starts: config, lists, files, network, speed. Nothing is left behind."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterator
+
+import torch
+
+from . import build
+from .config import Config, changed_yaml, needed_files
+from .data.packed import PackedRecords
+from .engine.complexity import complexity
+from .engine.journal import hours
+from .models import ResNet
+from .runtime.devices import peak_memory, prepare
+from .runtime.distributed import Processes
+from .runtime.errors import InputError
+from .runtime.storage import path_manager
+from .speed import whole
+
+FILES = 8  # of each list, whose clips are decoded
+STEPS = 3  # of training
+CPU_CLIPS = 4  # in a step on a CPU, where a whole batch may take minutes
+
+
+def check(cfg: Config) -> Iterator[str]:
+    """Yield lines on what a run would be: its config, lists, files, network, speed and duration.
+
+    Trains a few steps and tests a video, on one process with its share of the batch. Raises InputError for
+    what would end the run.
+    """
+    yield changed_yaml(cfg).rstrip()
+    for key, path in needed_files(cfg).items():
+        if not path_manager.exists(path):
+            raise InputError(f"{key}: {path} does not exist; correct it, or DATA.PATH_TO_DATA_DIR")
+    keys = [*(["DATA.TRAIN_LIST", "DATA.VAL_LIST"] if cfg.TRAIN.ENABLE else [])]
+    keys += ["DATA.TEST_LIST"] if cfg.TEST.ENABLE else []
+    lists = {key: build.build_records(cfg, key, cfg.DATA.MAX_BAD_FRACTION) for key in keys}
+    for key, records in lists.items():
+        yield from _list_lines(cfg, key, records)
+    processes = Processes(use_gpu=cfg.NUM_GPUS > 0)
+    prepare(processes.device, cfg.ALLOW_TF32, processes.local_size)
+    network = build.build_network(cfg, processes.device)
+    yield _network_line(cfg, network)
+    if cfg.TRAIN.ENABLE:
+        yield from _training_lines(cfg, network, lists, processes)
+    if cfg.TEST.ENABLE:
+        seconds = 1 / whole.testing(cfg, lists["DATA.TEST_LIST"][:1], processes)
+        total = seconds * len(lists["DATA.TEST_LIST"]) / max(1, cfg.NUM_GPUS)
+        views = f"{cfg.TEST.NUM_ENSEMBLE_VIEWS}x{cfg.TEST.NUM_SPATIAL_CROPS}"
+        yield f"testing: {seconds:.2f} s for a video with {views} views, {hours(total)} for all"
+
+
+def _list_lines(cfg: Config, key: str, records: PackedRecords) -> Iterator[str]:
+    """Yield what a list holds, and which of a sample of its files cannot be read."""
+    labels = Counter(record.label for record in records)
+    fewest, most = min(labels.values()), max(labels.values())
+    yield (
+        f"{key}: {len(records)} videos of {len(labels)} of {cfg.MODEL.NUM_CLASSES} classes, {fewest} to "
+        f"{most} in each"
+    )
+    data = build.build_validation_data(cfg, records)
+    chosen = range(0, len(records), max(1, len(records) // FILES))[:FILES]
+    bad = [(records[i], views.error) for i in chosen if (views := data[i]).error]
+    for record, error in bad:
+        yield f"  {record.path}: {error}"
+    yield f"  {len(chosen) - len(bad)} of {len(chosen)} files tried can be read"
+
+
+def _network_line(cfg: Config, network: ResNet) -> str:
+    size = cfg.DATA.NUM_FRAMES, cfg.DATA.TRAIN_CROP_SIZE, cfg.DATA.TRAIN_CROP_SIZE
+    with torch.device("meta"):
+        cost = complexity(build.build_model(cfg), size)
+    return (
+        f"{cfg.MODEL.ARCH}-{cfg.RESNET.DEPTH}: {cost.parameters / 1e6:.2f} M parameters, "
+        f"{cost.multiply_adds / 1e9:.2f} GMACs for a clip of {'x'.join(map(str, size))}"
+    )
+
+
+def _training_lines(
+    cfg: Config, network: ResNet, lists: dict[str, PackedRecords], processes: Processes
+) -> Iterator[str]:
+    """Yield the speed of a few steps, and how long an epoch and the run would take."""
+    num_processes = max(1, cfg.NUM_GPUS)
+    records = lists["DATA.TRAIN_LIST"]
+    build.build_batches(cfg, len(records), 0, num_processes)  # whether the batch suits list and processes
+    share = cfg.clone()
+    share.TRAIN.BATCH_SIZE //= num_processes
+    if processes.device.type == "cpu":
+        share.TRAIN.ACCUMULATION = 1
+        share.TRAIN.BATCH_SIZE = min(share.TRAIN.BATCH_SIZE, CPU_CLIPS * cfg.AUG.NUM_SAMPLE)
+    build.check_precision(cfg, network, processes)
+    step = build.build_step(share, network, processes)
+    found = whole.training(share, records, step, STEPS)
+    epoch = len(records) * cfg.AUG.NUM_SAMPLE / (found.both * num_processes)
+    gigabytes = f", {peak_memory(step.device) / 2**30:.2f} GiB" if step.device.type == "cuda" else ""
+    yield (
+        f"training: {found.both:.1f} clips/s a process with {share.TRAIN.BATCH_SIZE} clips at a time"
+        f"{gigabytes} (the step alone {found.step:.1f}, loading alone {found.loading:.1f} with "
+        f"{cfg.DATA_LOADER.NUM_WORKERS} workers)"
+    )
+    yield (
+        f"{hours(epoch)} an epoch, {hours(epoch * cfg.SOLVER.MAX_EPOCH)} for {cfg.SOLVER.MAX_EPOCH} epochs "
+        f"on {num_processes} process(es), without validation"
+    )

@@ -1,0 +1,1 @@
+"""What things cost: the work of tools/benchmark.py."""
