@@ -39,7 +39,7 @@ ALLOWED = {
     "folder": {"config", "changes", "build", "engine", "data", "models", "runtime"},
     "run": {"folder", "config", "changes", "build", "report", "engine", "data", "models", "runtime"},
     "speed": {"config", "build", "engine", "data", "models", "runtime"},
-    "check": {"config", "speed", "build", "engine", "data", "models", "runtime"},
+    "check": {"config", "speed", "report", "build", "engine", "data", "models", "runtime"},
     "prep": {"data", "runtime"},
     "build": {"config", "report", "engine", "data", "models", "runtime"},
     "report": {"engine", "data", "models", "runtime"},

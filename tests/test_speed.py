@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 import torch
 from conftest import DEMO, RunNet, load_script
+from PIL import Image
 from torch import nn
 
 from video_iresnet import build
@@ -156,6 +157,11 @@ def test_a_check_says_what_a_run_would_be(
         in output
     )
     assert re.search(r"iresnet-18: 0.13 M parameters, 0\.\d\d GMACs for a clip of 4x32x32", output)
+    sheet = re.search(r"first batch: (\S+\.png)", output)
+    assert sheet
+    with Image.open(sheet[1]) as picture:
+        assert picture.height > 8 * 32
+    Path(sheet[1]).unlink()
     assert re.search(r"training: \d+\.\d clips/s a process with 4 clips at a time \(the step alone", output)
     assert re.search(r"\d:\d\d:\d\d an epoch, \d:\d\d:\d\d for 2 epochs on 1 process\(es\)", output)
     assert re.search(r"testing: \d+\.\d\d s for a video with 2x3 views", output)

@@ -1,7 +1,10 @@
-"""Look at a run before it starts: config, lists, files, network, speed. Nothing is left behind."""
+"""Look at a run before it starts: config, lists, files, network, speed. Nothing is left behind but a picture
+in the folder of temporary files.
+"""
 
 from __future__ import annotations
 
+import tempfile
 from collections import Counter
 from collections.abc import Iterator
 
@@ -9,16 +12,19 @@ import torch
 
 from . import build
 from .config import Config, changed_yaml, needed_files
+from .data.loader import collate_clips
 from .data.packed import PackedRecords
 from .engine.complexity import complexity
 from .engine.journal import hours
 from .models import ResNet
+from .report.contact_sheet import batch_sheet, png
 from .runtime.devices import peak_memory, prepare
 from .runtime.distributed import Processes
 from .runtime.errors import InputError
 from .runtime.storage import path_manager
 from .speed import whole
 
+CLIPS = 8  # in the picture of the first batch
 FILES = 8  # of each list, whose clips are decoded
 STEPS = 3  # of training
 CPU_CLIPS = 4  # in a step on a CPU, where a whole batch may take minutes
@@ -90,6 +96,7 @@ def _training_lines(
     if processes.device.type == "cpu":
         share.TRAIN.ACCUMULATION = 1
         share.TRAIN.BATCH_SIZE = min(share.TRAIN.BATCH_SIZE, CPU_CLIPS * cfg.AUG.NUM_SAMPLE)
+    yield f"the first clips of the first batch: {_first_clips(cfg, records)}"
     build.check_precision(cfg, network, processes)
     step = build.build_step(share, network, processes)
     found = whole.training(share, records, step, STEPS)
@@ -104,3 +111,17 @@ def _training_lines(
         f"{hours(epoch)} an epoch, {hours(epoch * cfg.SOLVER.MAX_EPOCH)} for {cfg.SOLVER.MAX_EPOCH} epochs "
         f"on {num_processes} process(es), without validation"
     )
+
+
+def _first_clips(cfg: Config, records: PackedRecords) -> str:
+    """Write a contact sheet of the first training clips; returns its path."""
+    data = build.build_training_data(cfg, records)
+    keys = next(iter(build.build_batches(cfg, len(records))))
+    batch = collate_clips([data[key] for key in keys[:CLIPS]])
+    if not batch.clips.numel():
+        raise InputError(f"{records[batch.failures[0].record].path}: {batch.failures[0].reason}")
+    classes = build.build_class_names(cfg)
+    picture = batch_sheet(batch, classes.names if classes else [])
+    with tempfile.NamedTemporaryFile(prefix="first_batch_", suffix=".png", delete=False) as file:
+        file.write(png(picture))
+    return file.name
