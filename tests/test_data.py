@@ -134,7 +134,7 @@ def test_a_restart_sees_what_it_would_have_seen(shapes: Path) -> None:
 def test_epochs_cover_the_records_in_new_orders() -> None:
     batches = EpochBatches(10, [BatchShape(3, 4, 32)], seed=0)
     iterator = iter(batches)
-    epochs = [[next(iterator) for _ in range(batches.steps_per_epoch)] for _ in range(3)]
+    epochs = [[next(iterator) for _ in range(batches.steps(0))] for _ in range(3)]
     for number, epoch in enumerate(epochs):
         records = [key.record for batch in epoch for key in batch]
         assert {key[:1] + key[2:] for batch in epoch for key in batch} == {(number, 4, 32, 0)}
@@ -307,7 +307,7 @@ def test_the_batch_sampler_decides_size_frames_and_crop(shapes: Path) -> None:
     """
     cycle = [BatchShape(8, 2, 32), BatchShape(4, 4, 48)]
     batches = EpochBatches(24, cycle, seed=0)
-    assert batches.steps_per_epoch == 4
+    assert batches.steps(0) == 4
     loader = iter(clip_loader(clip_dataset(records_of(shapes)), batches, num_workers=0, pin_memory=False))
     assert [tuple(next(loader).clips.shape) for _ in range(5)] == [
         (8, 3, 2, 32, 32),
@@ -335,7 +335,7 @@ def test_one_decoding_gives_several_clips(shapes: Path) -> None:
     assert not torch.equal(*sample.clips)
     assert torch.equal(sample.clips[0], clip_dataset(records)[SampleKey(0, 3, 4, 32)].clips[0])
     batches = EpochBatches(24, [SHAPE], seed=0, num_samples=2)
-    assert batches.steps_per_epoch == 6
+    assert batches.steps(0) == 6
     batch = next(iter(clip_loader(dataset, batches, num_workers=0, pin_memory=False)))
     assert (len(batch.clips), len(batch.labels)) == (8, 8)
     assert torch.equal(batch.labels[::2], batch.labels[1::2])

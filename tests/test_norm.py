@@ -138,6 +138,9 @@ def test_normalizations_are_exchanged_and_tensors_stay() -> None:
         assert all(now[name] is tensor for name, tensor in tensors.items())
         assert network.bn1.eps == 1e-3
         assert not network.bn1.training
+        before = norms(network)
+        set_norm(network, kind, splits=splits, group="the group")
+        assert all(ours is theirs for ours, theirs in zip(norms(network), before, strict=True))
     network.bn1.eps = 1e-5
     assert torch.equal(network(clips), expected)
     set_norm(network, "sub_batchnorm", splits=2)
@@ -203,7 +206,7 @@ results = {}
 for devices in (2, 0):
     network = shared_network()
     overrides = f"BN.NORM_TYPE sync_batchnorm BN.NUM_SYNC_DEVICES {devices} TRAIN.BATCH_SIZE 20"
-    build.set_batch_norm(load_config(DEMO, overrides.split()), network, processes)
+    build.set_batch_norm(load_config(DEMO, overrides.split()), [network], processes, epoch=0)
     for step in range(2):
         clips = noise(*SHAPE, seed=step)[slice(*ROWS[processes.rank])].requires_grad_()
         with NoWaiting():

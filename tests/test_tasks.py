@@ -107,7 +107,7 @@ def test_another_task_trains_and_is_evaluated_by_the_same_loops(
     )
     step = Step(network, optimizer, CosineParamScheduler(0.05, 0.0), task, seed=0, processes=processes)
     position = Position()
-    journal = Journal(Stats(tmp_path), processes.device, batches.steps_per_epoch, 40, 1)
+    journal = Journal(Stats(tmp_path), processes.device, batches, 40, 1)
     agreement = Agreement(processes, stop, BadVideos(records, 0.0), BadSteps(lambda *_: [], None))
 
     views = ViewDataset(

@@ -36,7 +36,7 @@ def trained_by_hand(cfg: Config, parts: int) -> tuple[ResNet, list[float]]:
     normalize = build.build_normalize(cfg, torch.device("cpu"))
     batches = build.build_batches(cfg, len(data))
     losses = []
-    for step, keys in zip(range(batches.steps_per_epoch), batches, strict=False):
+    for step, keys in zip(range(batches.steps(0)), batches, strict=False):
         halves = [collate_clips([data[key] for key in half]) for half in (keys[:4], keys[4:])]
         networks = [model, copy.deepcopy(model)]
         for network, half in zip(networks, halves, strict=True):
@@ -52,7 +52,7 @@ def trained_by_hand(cfg: Config, parts: int) -> tuple[ResNet, list[float]]:
                 assert theirs.grad is not None
                 ours.grad = (ours.grad + theirs.grad) / 2
         for group in optimizer.param_groups:
-            group["lr"] = schedule(step / batches.steps_per_epoch)
+            group["lr"] = schedule(step / batches.steps(0))
         optimizer.step()
     return model, losses
 

@@ -198,7 +198,7 @@ def benchmark_model(options: argparse.Namespace) -> Iterator[Table]:
 
 
 def benchmark_train(options: argparse.Namespace) -> Iterator[Table]:
-    cfg = load_config(options.cfg, options.overrides)
+    cfg = build.without_multigrid(load_config(options.cfg, options.overrides))
     at_least(1, steps=options.steps)
     processes = start(cfg)
     records = build.build_records(cfg, "DATA.TRAIN_LIST")

@@ -44,9 +44,10 @@ from .data.transforms import (
     ShortSideJitter,
     Transform,
 )
-from .engine import optim, schedule
+from .engine import multigrid, optim, schedule
 from .engine.average import Average
 from .engine.compiled import compiled
+from .engine.multigrid import Normalization, Phase
 from .engine.precision import Precision, check
 from .engine.step import Step
 from .engine.tasks import SingleLabel
@@ -94,29 +95,40 @@ def build_network(cfg: Config, device: torch.device) -> ResNet:
     return model.to(device, memory_format=torch.channels_last_3d)  # type: ignore[call-overload,no-any-return]
 
 
-def micro_batch(cfg: Config, num_processes: int) -> int:
-    """Return the number of clips that pass through the network at a time in training."""
-    return int(cfg.TRAIN.BATCH_SIZE // (num_processes * cfg.TRAIN.ACCUMULATION))
+def micro_batch(cfg: Config, shape: BatchShape, num_processes: int) -> int:
+    """Return the number of clips of a batch that pass through the network at a time in training."""
+    return int(shape.batch_size // (num_processes * cfg.TRAIN.ACCUMULATION))
 
 
-def set_batch_norm(cfg: Config, network: ResNet, processes: Processes) -> None:
-    """Set the network's normalizations to BN.NORM_TYPE, on all processes alike. Raises InputError if the
-    parts do not divide a batch, or the groups the processes.
+def build_norm(cfg: Config, epoch: int, num_processes: int) -> Normalization:
+    """Return the batch normalization of an epoch. Raises InputError if the parts do not divide a batch, or
+    the groups the processes.
     """
-    clips, splits = micro_batch(cfg, processes.size), cfg.BN.NUM_SPLITS
-    devices = cfg.BN.NUM_SYNC_DEVICES or processes.size
-    if cfg.BN.NORM_TYPE == "sub_batchnorm" and clips % splits:
+    shape = multigrid.phase_of(build_phases(cfg), epoch).shapes[-1]
+    clips = micro_batch(cfg, shape, num_processes)
+    if cfg.MULTIGRID.LONG_CYCLE:
+        return multigrid.normalization(clips, num_processes, cfg.MULTIGRID.BN_BASE_SIZE)
+    kind, splits = cfg.BN.NORM_TYPE, cfg.BN.NUM_SPLITS
+    devices = cfg.BN.NUM_SYNC_DEVICES or num_processes
+    if kind == "sub_batchnorm" and clips % splits:
         raise InputError(
             f"BN.NUM_SPLITS {splits} does not divide the {clips} clips that pass at a time (TRAIN.BATCH_SIZE "
-            f"{cfg.TRAIN.BATCH_SIZE} on {processes.size} processes); take a number that does"
+            f"{cfg.TRAIN.BATCH_SIZE} on {num_processes} processes); take a number that does"
         )
-    if cfg.BN.NORM_TYPE == "sync_batchnorm" and processes.size % devices:
+    if kind == "sync_batchnorm" and num_processes % devices:
         raise InputError(
-            f"BN.NUM_SYNC_DEVICES {devices} does not divide the {processes.size} processes; take a number "
+            f"BN.NUM_SYNC_DEVICES {devices} does not divide the {num_processes} processes; take a number "
             "that does, or 0 for all"
         )
-    group = processes.group(devices) if cfg.BN.NORM_TYPE == "sync_batchnorm" else None
-    set_norm(network, cfg.BN.NORM_TYPE, splits=splits, group=group)
+    return Normalization(kind, splits, devices)
+
+
+def set_batch_norm(cfg: Config, networks: Iterable[ResNet], processes: Processes, epoch: int) -> None:
+    """Set the normalizations of networks to those of an epoch, on all processes alike; see build_norm."""
+    norm = build_norm(cfg, epoch, processes.size)
+    group = processes.group(norm.devices) if norm.kind == "sync_batchnorm" else None
+    for network in networks:
+        set_norm(network, norm.kind, splits=norm.splits, group=group)
 
 
 def build_step(cfg: Config, network: ResNet, processes: Processes) -> Step:
@@ -142,8 +154,7 @@ def build_step(cfg: Config, network: ResNet, processes: Processes) -> Step:
         static_graph=not train.COMPILE,
     )
     # Last, because DistributedDataParallel takes no synchronized normalization on the CPU.
-    for each in step.networks():
-        set_batch_norm(cfg, each, processes)
+    set_batch_norm(cfg, step.networks(), processes, epoch=0)
     return step
 
 
@@ -161,21 +172,32 @@ def build_precision(cfg: Config, device: torch.device, *, training: bool = True)
 def check_precision(
     cfg: Config, network: torch.nn.Module, processes: Processes, *, training: bool = True
 ) -> list[str]:
-    """Compare the network's convolutions in the precision of training or testing with float32. Returns the
-    names of those that compute in float32 from now on; see engine's check.
+    """Compare the network's convolutions in the precision of training or testing with float32, for batches of
+    every size. Returns the names of those that compute in float32 from now on; see engine's check.
     """
-    clips = micro_batch(cfg, processes.size) if training else cfg.TEST.BATCH_SIZE
-    if processes.device.type == "cpu":
-        clips = 1  # more would take minutes
-    size = cfg.DATA.TRAIN_CROP_SIZE if training else cfg.DATA.TEST_CROP_SIZE
-    return check(
-        network,
-        build_precision(cfg, processes.device, training=training),
-        (clips, 3, cfg.DATA.NUM_FRAMES, size, size),
-        processes=processes,
-        training=training,
-        keep_float32=cfg.TRAIN.HALF_PROBLEMS == "float32",
-    )
+    shapes = [BatchShape(cfg.TEST.BATCH_SIZE, cfg.DATA.NUM_FRAMES, cfg.DATA.TEST_CROP_SIZE)]
+    if training:
+        shapes = [
+            shape._replace(batch_size=micro_batch(cfg, shape, processes.size))
+            for phase in build_phases(cfg)
+            for shape in phase.shapes
+        ]
+    # On the CPU, more than one clip would take minutes.
+    sizes = {
+        (1 if processes.device.type == "cpu" else clips, 3, frames, crop, crop)
+        for clips, frames, crop, _ in shapes
+    }
+    found: list[str] = []
+    for size in sorted(sizes):
+        found += check(
+            network,
+            build_precision(cfg, processes.device, training=training),
+            size,
+            processes=processes,
+            training=training,
+            keep_float32=cfg.TRAIN.HALF_PROBLEMS == "float32",
+        )
+    return sorted(set(found), key=found.index)
 
 
 class Tested(NamedTuple):
@@ -216,22 +238,69 @@ def build_optimizer(cfg: Config, network: ResNet) -> Optimizer:
 
 
 def batch_shape(cfg: Config) -> BatchShape:
-    """Return the number and the size of the clips of a training step."""
+    """Return the number and the size of the clips of a training step, without multigrid."""
     return BatchShape(
         cfg.TRAIN.BATCH_SIZE, cfg.DATA.NUM_FRAMES, cfg.DATA.TRAIN_CROP_SIZE, cfg.DATA.TRAIN_JITTER_RATE
     )
 
 
+def build_phases(cfg: Config) -> list[Phase]:
+    """Return the phases of training; one, without MULTIGRID.LONG_CYCLE."""
+    base, solver = batch_shape(cfg), cfg.SOLVER
+    short_factors = cfg.MULTIGRID.SHORT_CYCLE_FACTORS if cfg.MULTIGRID.SHORT_CYCLE else []
+    if cfg.MULTIGRID.LONG_CYCLE:
+        return multigrid.long_cycles(
+            base,
+            cfg.DATA.SAMPLING_RATE,
+            steps=solver.STEPS,
+            max_epoch=solver.MAX_EPOCH,
+            epoch_factor=cfg.MULTIGRID.EPOCH_FACTOR,
+            gamma=solver.GAMMA,
+            factors=cfg.MULTIGRID.LONG_CYCLE_FACTORS,
+            short_factors=short_factors,
+        )
+    shapes = multigrid.short_cycle(base, base.crop_size, short_factors)
+    factor = cfg.MULTIGRID.EPOCH_FACTOR if cfg.MULTIGRID.SHORT_CYCLE else 1
+    return [Phase(0, int(solver.MAX_EPOCH * factor), shapes, 1.0)]
+
+
+def without_multigrid(cfg: Config) -> Config:
+    """Return a copy of a config whose batches all have the size of the last phase."""
+    other = cfg.clone()
+    if cfg.MULTIGRID.LONG_CYCLE:  # whose steps need no rates
+        other.SOLVER.LR_POLICY = "cosine"
+    other.MULTIGRID.LONG_CYCLE = other.MULTIGRID.SHORT_CYCLE = False
+    return other
+
+
+def schedule_text(cfg: Config, batches: EpochBatches, num_processes: int) -> str:
+    """Describe the epochs, steps and batches of training, in one line, or with multigrid in several."""
+    phases = build_phases(cfg)
+    num_epochs = phases[-1].end_epoch
+    if len({shape for phase in phases for shape in phase.shapes}) == 1:
+        return f"{num_epochs} epochs of {batches.steps(0)} steps of {cfg.TRAIN.BATCH_SIZE} clips"
+    norms = [build_norm(cfg, phase.first_epoch, num_processes) for phase in phases]
+    lines = multigrid.table(phases, norms, rate_scale(cfg) * cfg.SOLVER.BASE_LR)
+    return f"{num_epochs} epochs, {batches.steps_before(num_epochs)} steps\n{lines}"
+
+
 def build_schedule(cfg: Config) -> schedule.Schedule:
-    solver, scale = cfg.SOLVER, rate_scale(cfg)
-    warm_up = solver.WARMUP_EPOCHS / solver.MAX_EPOCH
+    solver, scale, phases = cfg.SOLVER, rate_scale(cfg), build_phases(cfg)
+    num_epochs = phases[-1].end_epoch
+    warm_up = solver.WARMUP_EPOCHS / num_epochs
     if solver.LR_POLICY == "cosine":
         policy: schedule.Schedule = CosineParamScheduler(scale * solver.BASE_LR, scale * solver.COSINE_END_LR)
         if solver.COSINE_AFTER_WARMUP:
             policy = schedule.later(policy, warm_up)
     else:
-        starts = [start / solver.MAX_EPOCH for start in solver.STEPS]
-        policy = schedule.steps(scale * solver.BASE_LR, starts, solver.LRS)
+        starts, factors = solver.STEPS, solver.LRS
+        if cfg.MULTIGRID.LONG_CYCLE:
+            starts = [phase.first_epoch for phase in phases]
+            factors = [phase.relative_rate for phase in phases]
+        elif cfg.MULTIGRID.SHORT_CYCLE:
+            starts = [int(start * cfg.MULTIGRID.EPOCH_FACTOR) for start in starts]
+        starts = [start / num_epochs for start in starts]
+        policy = schedule.steps(scale * solver.BASE_LR, starts, factors)
     return schedule.warm_up(policy, scale * solver.WARMUP_START_LR, warm_up)
 
 
@@ -321,11 +390,13 @@ def build_batches(cfg: Config, num_records: int, rank: int = 0, world_size: int 
     """Return the batches of sample keys of this process. Raises InputError if the batch size does not fit the
     list or the number of processes.
     """
-    size, samples = cfg.TRAIN.BATCH_SIZE, cfg.AUG.NUM_SAMPLE
-    if num_records < size // samples:
+    size, samples, phases = cfg.TRAIN.BATCH_SIZE, cfg.AUG.NUM_SAMPLE, build_phases(cfg)
+    largest = max(shape.batch_size for phase in phases for shape in phase.shapes)
+    if num_records < largest // samples:
+        makes = f" makes batches of {largest} clips (MULTIGRID), which" if largest > size else ""
         raise InputError(
-            f"TRAIN.BATCH_SIZE {size} is more than the {num_records} videos of {cfg.DATA.TRAIN_LIST}; make "
-            "it smaller"
+            f"TRAIN.BATCH_SIZE {size}{makes} is more than the {num_records} videos of {cfg.DATA.TRAIN_LIST}; "
+            "make it smaller"
         )
     if size // samples % (world_size * cfg.TRAIN.ACCUMULATION):
         raise InputError(
@@ -334,7 +405,7 @@ def build_batches(cfg: Config, num_records: int, rank: int = 0, world_size: int 
         )
     return EpochBatches(
         num_records,
-        [batch_shape(cfg)],
+        lambda epoch: multigrid.phase_of(phases, epoch).shapes,
         seed=cfg.RNG_SEED,
         rank=rank,
         world_size=world_size,

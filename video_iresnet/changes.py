@@ -33,18 +33,23 @@ TAKES_EFFECT = (
     "DATA.DECODING_BACKEND", "DATA.USE_OFFSET_SAMPLING", "MODEL.HEAD_PER_POSITION",
     "TRAIN.MIXED_PRECISION", "TRAIN.HALF_DTYPE", "TRAIN.HALF_PROBLEMS",
     "BN.NORM_TYPE", "BN.NUM_SPLITS", "BN.NUM_SYNC_DEVICES",
+    "SOLVER.GAMMA", "MULTIGRID.BN_BASE_SIZE",
     "SOLVER.BETAS", "SOLVER.REFERENCE_BATCH_SIZE", "SOLVER.COSINE_AFTER_WARMUP", "SOLVER.CLIP_GRAD_VAL",
     "SOLVER.CLIP_GRAD_L2NORM", "SOLVER.SKIP_NONFINITE_STEPS", "TRAIN.ACCUMULATION", "BN.USE_PRECISE_STATS",
     "BN.NUM_BATCHES_PRECISE",
 )  # fmt: skip
 # The same, but only between epochs; within one, records would be skipped or seen twice. The list is compared
 # by its fingerprint and may move.
-BETWEEN_EPOCHS = ("TRAIN.BATCH_SIZE", "DATA.TRAIN_LIST", "DATA.LIST_FORMAT")
+BETWEEN_EPOCHS = ("TRAIN.BATCH_SIZE", "DATA.TRAIN_LIST", "DATA.LIST_FORMAT", "MULTIGRID.EPOCH_FACTOR")
+# With MULTIGRID.LONG_CYCLE, the size of batches depends on these too.
+BETWEEN_EPOCHS_OF_CYCLES = ("SOLVER.STEPS", "SOLVER.MAX_EPOCH")
 # A change is refused: it means another network, other samples or another start. Class names are compared, not
 # the path of their file; of the initial weights, only the file name.
 ANOTHER_RUN = (
     "SOLVER.OPTIMIZING_METHOD", "SOLVER.LAYER_DECAY", "SOLVER.ZERO_WD_1D_PARAM", "SOLVER.EMA_DECAY",
     "MODEL.FROZEN_STAGES", "MODEL.FROZEN_BN",
+    "MULTIGRID.LONG_CYCLE", "MULTIGRID.LONG_CYCLE_FACTORS", "MULTIGRID.SHORT_CYCLE",
+    "MULTIGRID.SHORT_CYCLE_FACTORS",
     "RNG_SEED", "TRAIN.CHECKPOINT_FILE_PATH", "TRAIN.CHECKPOINT_INFLATE",
     "DATA.CLASS_NAMES", "DATA.SAMPLER", "DATA.NUM_FRAMES", "DATA.SAMPLING_RATE", "DATA.TRAIN_JITTER_RATE",
     "DATA.TARGET_FPS", "DATA.MEAN", "DATA.STD", "DATA.TRAIN_JITTER_SCALES", "DATA.INV_UNIFORM_SAMPLE",
@@ -108,7 +113,8 @@ def check_going_on(cfg: Config, state: Mapping[str, Any], contents: Mapping[str,
         changes[key] = (state.get(name, contents[name]), contents[name])
     changes = {key: (then, now) for key, (then, now) in changes.items() if then != now}
     refused = _text(changes, ANOTHER_RUN)
-    if not refused and state["position"]["step"] and (refused := _text(changes, BETWEEN_EPOCHS)):
+    between = (*BETWEEN_EPOCHS, *(BETWEEN_EPOCHS_OF_CYCLES if cfg.MULTIGRID.LONG_CYCLE else ()))
+    if not refused and state["position"]["step"] and (refused := _text(changes, between)):
         refused += ", which can change only between two epochs"
     if refused:
         raise InputError(

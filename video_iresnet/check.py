@@ -90,8 +90,8 @@ def _training_lines(
     """Yield the speed of a few steps, and how long an epoch and the run would take."""
     num_processes = max(1, cfg.NUM_GPUS)
     records = lists["DATA.TRAIN_LIST"]
-    build.build_batches(cfg, len(records), 0, num_processes)  # whether the batch suits list and processes
-    share = cfg.clone()
+    batches = build.build_batches(cfg, len(records), 0, num_processes)
+    share = build.without_multigrid(cfg)
     share.TRAIN.BATCH_SIZE //= num_processes
     if processes.device.type == "cpu":
         share.TRAIN.ACCUMULATION = 1
@@ -100,7 +100,9 @@ def _training_lines(
     build.check_precision(cfg, network, processes)
     step = build.build_step(share, network, processes)
     found = whole.training(share, records, step, STEPS)
-    epoch = len(records) * cfg.AUG.NUM_SAMPLE / (found.both * num_processes)
+    # A step of multigrid training has as many pixels, whatever its size.
+    num_epochs = build.build_phases(cfg)[-1].end_epoch
+    total = batches.steps_before(num_epochs) * cfg.TRAIN.BATCH_SIZE / (found.both * num_processes)
     gigabytes = f", {peak_memory(step.device) / 2**30:.2f} GiB" if step.device.type == "cuda" else ""
     yield (
         f"training: {found.both:.1f} clips/s a process with {share.TRAIN.BATCH_SIZE} clips at a time"
@@ -108,7 +110,7 @@ def _training_lines(
         f"{cfg.DATA_LOADER.NUM_WORKERS} workers)"
     )
     yield (
-        f"{hours(epoch)} an epoch, {hours(epoch * cfg.SOLVER.MAX_EPOCH)} for {cfg.SOLVER.MAX_EPOCH} epochs "
+        f"{hours(total / num_epochs)} an epoch, {hours(total)} for {num_epochs} epochs "
         f"on {num_processes} process(es), without validation"
     )
 

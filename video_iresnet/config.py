@@ -6,6 +6,7 @@ Keys have PySlowFast's names if the meaning is the same. Comments say where the 
 from __future__ import annotations
 
 import difflib
+import itertools
 import math
 import os
 from collections.abc import Iterator, Sequence
@@ -27,7 +28,7 @@ COMMAND_LINE = "the command line"
 # Text keys that may also be lists.
 NAME_OR_LIST = ("RESNET.TEMPORAL_KERNELS",)
 # Keys that are checked only if there is training, except those that testing reads too.
-TRAINING = ("TRAIN.", "DATA.TRAIN_JITTER_", "AUG.", "MIXUP.", "SOLVER.", "BN.")
+TRAINING = ("TRAIN.", "DATA.TRAIN_JITTER_", "AUG.", "MIXUP.", "SOLVER.", "BN.", "MULTIGRID.")
 TESTING_TOO = ("TRAIN.HALF_DTYPE", "TRAIN.HALF_PROBLEMS")
 # The interval of each key, or of the items of its list.
 RANGES = {
@@ -39,9 +40,12 @@ RANGES = {
         "MODEL.DROPOUT_RATE", "MIXUP.LABEL_SMOOTH_VALUE", "SOLVER.MOMENTUM", "SOLVER.BETAS",
         "SOLVER.EMA_DECAY",
     ),
-    "(0, 1]": ("DATA.TRAIN_JITTER_SCALES_RELATIVE", "SOLVER.LAYER_DECAY"),
+    "(0, 1]": (
+        "DATA.TRAIN_JITTER_SCALES_RELATIVE", "SOLVER.LAYER_DECAY", "SOLVER.GAMMA",
+        "MULTIGRID.LONG_CYCLE_FACTORS", "MULTIGRID.SHORT_CYCLE_FACTORS",
+    ),
     "(0, 100]": ("DATA.STD", "DATA.TRAIN_JITTER_ASPECT_RELATIVE"),
-    "(0, 1000]": ("SOLVER.BASE_LR",),
+    "(0, 1000]": ("SOLVER.BASE_LR", "MULTIGRID.EPOCH_FACTOR"),
     "[0, 1000]": (
         "DATA.TARGET_FPS", "MIXUP.ALPHA", "MIXUP.CUTMIX_ALPHA", "SOLVER.COSINE_END_LR", "SOLVER.LRS",
         "SOLVER.WARMUP_START_LR", "NUM_GPUS", "DATA_LOADER.NUM_WORKERS", "BN.NUM_SYNC_DEVICES",
@@ -62,7 +66,7 @@ RANGES = {
     "[1, 1000000]": (
         "LOG_PERIOD", "TRAIN.BATCH_SIZE", "TRAIN.EVAL_PERIOD", "TRAIN.CHECKPOINT_PERIOD",
         "TRAIN.CHECKPOINTS_KEPT", "TEST.BATCH_SIZE", "SOLVER.MAX_EPOCH",
-        "TRAIN.ACCUMULATION", "TRAIN.PROFILE_STEPS", "BN.NUM_BATCHES_PRECISE",
+        "TRAIN.ACCUMULATION", "TRAIN.PROFILE_STEPS", "BN.NUM_BATCHES_PRECISE", "MULTIGRID.BN_BASE_SIZE",
     ),
     "[0, 1000000]": (
         "SOLVER.WARMUP_EPOCHS", "SOLVER.STEPS", "DATA_LOADER.TIMEOUT", "SOLVER.REFERENCE_BATCH_SIZE",
@@ -97,6 +101,10 @@ NUMBER_LISTS = (
     "DATA.TRAIN_JITTER_SCALES_RELATIVE",
     "DATA.TRAIN_JITTER_ASPECT_RELATIVE",
 )
+# Lists of pairs of floats.
+PAIR_LISTS = ("MULTIGRID.LONG_CYCLE_FACTORS",)
+# Pixels of the smallest crop of a cycle.
+SMALLEST_CROP = 16
 
 
 def default_config() -> Config:
@@ -315,6 +323,20 @@ def default_config() -> Config:
     cfg.BN.USE_PRECISE_STATS = False
     cfg.BN.NUM_BATCHES_PRECISE = 200
 
+    # Multigrid training (arXiv 1912.00998): larger batches of smaller clips, for EPOCH_FACTOR times as many
+    # epochs.
+    cfg.MULTIGRID = CfgNode()
+    # Change frames and crop over the epochs between two of SOLVER.STEPS, by the factors of each pair in turn.
+    # Batches and learning rate grow as clips shrink, and BN keeps the statistics of about BN_BASE_SIZE clips:
+    # of several processes together, or of parts of the clips of one.
+    cfg.MULTIGRID.LONG_CYCLE = False
+    cfg.MULTIGRID.LONG_CYCLE_FACTORS = [[0.25, 0.5**0.5], [0.5, 0.5**0.5], [0.5, 1.0], [1.0, 1.0]]
+    cfg.MULTIGRID.BN_BASE_SIZE = 8
+    # Batches take turns in their crop: these factors of TRAIN_CROP_SIZE, and the crop of the epoch.
+    cfg.MULTIGRID.SHORT_CYCLE = False
+    cfg.MULTIGRID.SHORT_CYCLE_FACTORS = [0.5, 0.5**0.5]
+    cfg.MULTIGRID.EPOCH_FACTOR = 1.5
+
     cfg.SOLVER = CfgNode()
     # sgd or adamw.
     cfg.SOLVER.OPTIMIZING_METHOD = "sgd"
@@ -329,6 +351,8 @@ def default_config() -> Config:
     # steps_with_relative_lrs: from epoch STEPS[i] on, the learning rate is LRS[i] * BASE_LR.
     cfg.SOLVER.STEPS = []
     cfg.SOLVER.LRS = []
+    # With MULTIGRID.LONG_CYCLE, the factor of the learning rate at each of STEPS, in place of LRS.
+    cfg.SOLVER.GAMMA = 0.1
     cfg.SOLVER.MAX_EPOCH = 300
     cfg.SOLVER.WARMUP_EPOCHS = 0.0
     cfg.SOLVER.WARMUP_START_LR = 0.01
@@ -485,6 +509,7 @@ def _problems(cfg: Config) -> Iterator[str]:
     yield from _sampling_problems(cfg)
     if cfg.TRAIN.ENABLE:
         yield from _training_problems(cfg)
+        yield from _multigrid_problems(cfg)
         yield from _schedule_problems(cfg)
     elif not cfg.TEST.ENABLE:
         yield "TRAIN.ENABLE and TEST.ENABLE are both False, which leaves nothing to do; set one to True"
@@ -516,9 +541,13 @@ def _network_problems(cfg: Config) -> Iterator[str]:
         yield f"RESNET: {error}"
         return
     stride = resnet.STEM_TEMPORAL_STRIDE * pattern.pool * math.prod(pattern.strides)
-    if stride > data.NUM_FRAMES:
+    frames, fewest = f"DATA.NUM_FRAMES {data.NUM_FRAMES}", data.NUM_FRAMES
+    if cfg.TRAIN.ENABLE and cfg.MULTIGRID.LONG_CYCLE and cfg.MULTIGRID.LONG_CYCLE_FACTORS:
+        fewest = round(data.NUM_FRAMES * min(time for time, _ in cfg.MULTIGRID.LONG_CYCLE_FACTORS))
+        frames += f" by MULTIGRID.LONG_CYCLE_FACTORS, {fewest},"
+    if stride > fewest:
         yield (
-            f"DATA.NUM_FRAMES {data.NUM_FRAMES} is less than {stride}, the product of the temporal strides "
+            f"{frames} is less than {stride}, the product of the temporal strides "
             "of stem, pool and stages (RESNET); take more frames or smaller strides"
         )
 
@@ -573,12 +602,57 @@ def _training_problems(cfg: Config) -> Iterator[str]:
         )
 
 
+def _multigrid_problems(cfg: Config) -> Iterator[str]:
+    multigrid, solver = cfg.MULTIGRID, cfg.SOLVER
+    long = multigrid.LONG_CYCLE_FACTORS if multigrid.LONG_CYCLE else [[1.0, 1.0]]
+    short = multigrid.SHORT_CYCLE_FACTORS if multigrid.SHORT_CYCLE else []
+    if not long:
+        yield "MULTIGRID.LONG_CYCLE_FACTORS is []; expected pairs of numbers like [[0.5, 1]]"
+        return
+    smallest = min([crop for _, crop in long])
+    if short and max(short) > smallest:
+        yield (
+            f"MULTIGRID.SHORT_CYCLE_FACTORS is {short}; expected numbers up to {smallest}, the smallest "
+            "factor of the crop in the long cycle"
+        )
+    crop = round(cfg.DATA.TRAIN_CROP_SIZE * min([*short, smallest]))
+    if (multigrid.LONG_CYCLE or short) and crop < SMALLEST_CROP:
+        yield (
+            f"DATA.TRAIN_CROP_SIZE {cfg.DATA.TRAIN_CROP_SIZE} gives crops of {crop} pixels by the factors of "
+            f"MULTIGRID; expected at least {SMALLEST_CROP}"
+        )
+    if multigrid.LONG_CYCLE and cfg.BN.NORM_TYPE != "batchnorm":
+        yield (
+            f"BN.NORM_TYPE is {cfg.BN.NORM_TYPE}, but MULTIGRID.LONG_CYCLE changes it by "
+            "MULTIGRID.BN_BASE_SIZE; set it to batchnorm"
+        )
+    if multigrid.LONG_CYCLE and solver.LR_POLICY != "steps_with_relative_lrs":
+        yield (
+            f"SOLVER.LR_POLICY is {solver.LR_POLICY}, but MULTIGRID.LONG_CYCLE follows SOLVER.STEPS; set it "
+            "to steps_with_relative_lrs"
+        )
+    if multigrid.LONG_CYCLE and not (
+        len(solver.STEPS) > 1 and _are_steps(solver.STEPS) and solver.STEPS[-1] < solver.MAX_EPOCH
+    ):
+        yield (
+            f"SOLVER.STEPS is {solver.STEPS}; with MULTIGRID.LONG_CYCLE, expected two or more ascending "
+            f"numbers from 0 and below SOLVER.MAX_EPOCH {solver.MAX_EPOCH}"
+        )
+
+
+def _are_steps(steps: Sequence[float]) -> bool:
+    return steps[0] == 0 and all(before < after for before, after in itertools.pairwise(steps))
+
+
 def _schedule_problems(cfg: Config) -> Iterator[str]:
-    solver = cfg.SOLVER
-    if solver.WARMUP_EPOCHS >= solver.MAX_EPOCH:
+    solver, multigrid = cfg.SOLVER, cfg.MULTIGRID
+    epochs, by = solver.MAX_EPOCH, ""
+    if multigrid.LONG_CYCLE or multigrid.SHORT_CYCLE:
+        epochs, by = int(epochs * multigrid.EPOCH_FACTOR), f", by MULTIGRID.EPOCH_FACTOR {epochs}"
+    if epochs <= solver.WARMUP_EPOCHS:
         yield (
             f"SOLVER.WARMUP_EPOCHS {solver.WARMUP_EPOCHS} leaves nothing of SOLVER.MAX_EPOCH "
-            f"{solver.MAX_EPOCH}"
+            f"{solver.MAX_EPOCH}{by}"
         )
     if len(solver.BETAS) != 2:
         yield f"SOLVER.BETAS is {solver.BETAS}; expected two numbers"
@@ -589,7 +663,7 @@ def _schedule_problems(cfg: Config) -> Iterator[str]:
     if solver.LR_POLICY == "cosine":
         if solver.COSINE_END_LR >= solver.BASE_LR:
             yield f"SOLVER.COSINE_END_LR {solver.COSINE_END_LR} is not below SOLVER.BASE_LR {solver.BASE_LR}"
-    elif not (
+    elif not multigrid.LONG_CYCLE and not (
         len(solver.STEPS) == len(solver.LRS) > 0
         and solver.STEPS[0] == 0
         and sorted(solver.STEPS) == solver.STEPS
@@ -613,6 +687,14 @@ def _is_inside(value: Any, interval: str) -> bool:
     least, most = map(float, interval[1:-1].split(","))
     return (least < value or (interval[0] == "[" and least == value)) and (
         value < most or (interval[-1] == "]" and value == most)
+    )
+
+
+def _is_pair(value: Any) -> bool:
+    return (
+        isinstance(value, list | tuple)
+        and len(value) == 2
+        and all(isinstance(number, int | float) and not isinstance(number, bool) for number in value)
     )
 
 
@@ -660,6 +742,10 @@ def _convert(default: Any, value: Any, key: str, source: str) -> Any:
         value = str(original)
     if isinstance(default, float) and isinstance(value, int) and not isinstance(value, bool):
         return float(value)
+    if key in PAIR_LISTS:
+        if isinstance(value, list | tuple) and all(map(_is_pair, value)):
+            return [[float(number) for number in pair] for pair in value]
+        raise InputError(f"{key} in {source} is {original!r}; expected pairs of numbers like [[0.5, 1]]")
     if isinstance(default, list) and isinstance(value, list | tuple):
         numbers = all(isinstance(item, int | float) and not isinstance(item, bool) for item in value)
         whole = all(isinstance(item, int) for item in default) and key not in NUMBER_LISTS

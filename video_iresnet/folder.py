@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import hashlib
 import json
 from collections.abc import Iterator, Sequence
@@ -13,6 +14,7 @@ from . import build
 from .changes import check_going_on, tested_values
 from .config import Config, needed_files
 from .data.dataset import ViewDataset
+from .data.loader import EpochBatches
 from .data.packed import PackedRecords
 from .data.records import file_sizes
 from .engine.checkpoint import (
@@ -89,6 +91,11 @@ class Run:
         self.stamp = {**environment, "config": _short(hashlib.sha256(cfg.dump().encode()).hexdigest())}
         self._is_stamped = False
         self._records: dict[str, PackedRecords] = {}
+
+    @functools.cached_property
+    def num_epochs(self) -> int:
+        """The number of epochs of the training."""
+        return build.build_phases(self.cfg)[-1].end_epoch
 
     def records(self, key: str, max_missing: float = 1.0) -> PackedRecords:
         """Return the records of a list, reading it once; see build_records."""
@@ -237,9 +244,9 @@ class Run:
         found = {name: self.stamp[name] for name in OF_RESULTS}
         return found | {"weights": _short(store.about["weights"]), "test_list": store.about["list"]}
 
-    def journal(self, steps_per_epoch: int) -> Journal:
+    def journal(self, batches: EpochBatches) -> Journal:
         """Return the log of the training, which continues at the current position."""
-        first_step = self.position.epoch * steps_per_epoch + self.position.step
+        first_step = batches.steps_before(self.position.epoch) + self.position.step
         stats = Stats(self.folder, first_step) if self.processes.is_main else None
         if stats:
             stats.text("config", self.cfg.dump(), first_step)
@@ -247,8 +254,8 @@ class Run:
         return Journal(
             stats,
             self.processes.device,
-            steps_per_epoch,
-            self.cfg.SOLVER.MAX_EPOCH,
+            batches,
+            self.num_epochs,
             self.cfg.LOG_PERIOD,
             self.processes.size,
             Trace(self.folder / "trace.json", *steps) if steps else Trace(),
@@ -257,11 +264,11 @@ class Run:
     def due(self, period: int) -> bool:
         """Whether the epoch is a multiple of `period`, or the last one."""
         epoch = self.position.epoch
-        return epoch == self.cfg.SOLVER.MAX_EPOCH or (epoch > 0 and epoch % period == 0)
+        return epoch == self.num_epochs or (epoch > 0 and epoch % period == 0)
 
     def is_complete(self) -> bool:
         """Whether all epochs are trained and the last one is validated."""
-        epoch, last = self.position.epoch, self.cfg.SOLVER.MAX_EPOCH
+        epoch, last = self.position.epoch, self.num_epochs
         return epoch > last or (epoch == last and self.position.validated())
 
     def interrupted(self, message: str) -> InterruptedRunError:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 import time
 from collections.abc import Callable, Collection, Mapping, Sequence
 from typing import Any
@@ -81,10 +80,10 @@ def train(run: Run) -> None:
         )
         run.end_if_asked("stopped; the training was complete before")
         return
-    if position.step >= batches.steps_per_epoch:
+    if position.step >= batches.steps(position.epoch):
         raise InputError(
             f"the checkpoint in {run.folder} is after step {position.step} of an epoch, but an epoch now has "
-            f"{batches.steps_per_epoch} steps; restore TRAIN.BATCH_SIZE and the list, or name another "
+            f"{batches.steps(position.epoch)} steps; restore TRAIN.BATCH_SIZE and the list, or name another "
             "OUTPUT_DIR"
         )
     batches.start = position.epoch, position.step
@@ -93,7 +92,7 @@ def train(run: Run) -> None:
     with processes.together():
         run.write_config()
         run.write_stamp()
-    journal = run.journal(batches.steps_per_epoch)
+    journal = run.journal(batches)
     agreement = Agreement(
         processes,
         run.stop,
@@ -104,12 +103,14 @@ def train(run: Run) -> None:
             cfg.SOLVER.SKIP_NONFINITE_STEPS,
         ),
     )
+    length, *phases = build.schedule_text(cfg, batches, processes.size).splitlines()
     log.info(
-        "training %s-%d (%.2fM parameters) on %d videos: %d epochs of %d steps of %d clips; %d process(es), "
-        "%s",
+        "training %s-%d (%.2fM parameters) on %d videos: %s; %d process(es), %s",
         cfg.MODEL.ARCH, cfg.RESNET.DEPTH, sum(p.numel() for p in network.parameters()) / 1e6, len(records),
-        cfg.SOLVER.MAX_EPOCH, batches.steps_per_epoch, cfg.TRAIN.BATCH_SIZE, processes.size, processes.device,
+        length, processes.size, processes.device,
     )  # fmt: skip
+    for line in phases:
+        log.info("%s", line)
     data = build.build_training_data(cfg, records)
     with clip_loader(data, batches, **build.loading(cfg, processes.device)) as loader:
         clips = iter(loader)
@@ -124,10 +125,12 @@ def train(run: Run) -> None:
                     run.save(step, BEST)
                 if run.due(cfg.TRAIN.CHECKPOINT_PERIOD):
                     run.save(step)
-            if position.epoch == cfg.SOLVER.MAX_EPOCH:
+            if position.epoch == run.num_epochs:
                 break
+            build.set_batch_norm(cfg, step.networks(), processes, position.epoch)
             if not train_epoch(step, clips, position, agreement, journal):
-                where = f"epoch {position.epoch + 1} after step {position.step} of {batches.steps_per_epoch}"
+                steps = batches.steps(position.epoch)
+                where = f"epoch {position.epoch + 1} after step {position.step} of {steps}"
                 raise run.interrupted(f"stopped in {where}; saved {run.save(step)}")
             if run.due(cfg.TRAIN.CHECKPOINT_PERIOD):
                 run.save(step)
@@ -150,12 +153,12 @@ def show_batch(run: Run, journal: Journal, batch: ClipBatch) -> None:
 
 def estimate_statistics(run: Run, step: Step, data: ClipDataset, batches: EpochBatches) -> None:
     """Replace the running statistics of batch normalization by precise ones, from the first training samples
-    of the coming epoch.
+    of the coming epoch, in batches of the last one.
     """
-    cfg = run.cfg
-    ahead = copy.copy(batches)
-    ahead.start = run.position.epoch, 0
-    number = min(cfg.BN.NUM_BATCHES_PRECISE, batches.steps_per_epoch)
+    cfg, last = run.cfg, run.position.epoch - 1
+    build.set_batch_norm(cfg, step.networks(), run.processes, last)
+    ahead = batches.after(last)
+    number = min(cfg.BN.NUM_BATCHES_PRECISE, ahead.steps(last + 1))
     loading = build.loading(cfg, run.processes.device)
     with clip_loader(data, ahead, **loading) as loader, run.processes.together():
         step.estimate_statistics(readable(iter(loader)), number)

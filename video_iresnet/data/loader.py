@@ -70,11 +70,8 @@ class EpochBatches(Sampler[list[SampleKey]]):
         self.start = start
         self.num_samples = num_samples
         self._shapes: ShapesOfEpoch = shapes if callable(shapes) else lambda epoch: shapes
+        self._before = [0]
         self._divisions: dict[tuple[BatchShape, ...], list[tuple[slice, BatchShape]]] = {}
-
-    @property
-    def steps_per_epoch(self) -> int:
-        return self.steps(0)
 
     def steps(self, epoch: int) -> int:
         """Return the number of steps of an epoch."""
@@ -82,12 +79,26 @@ class EpochBatches(Sampler[list[SampleKey]]):
 
     def steps_before(self, epoch: int) -> int:
         """Return the number of steps of all epochs before this one."""
-        return sum(self.steps(earlier) for earlier in range(epoch))
+        while len(self._before) <= epoch:
+            self._before.append(self._before[-1] + self.steps(len(self._before) - 1))
+        return self._before[epoch]
 
     def records_of(self, epoch: int, step: int) -> list[int]:
         """Return the records of a step on all processes."""
         part, _ = self._division(epoch)[step]
         return [int(record) for record in self._order(epoch)[part]]
+
+    def after(self, epoch: int) -> EpochBatches:
+        """Return the batches from the end of an epoch on, all in the last of its shapes."""
+        return EpochBatches(
+            self.num_records,
+            [self._shapes(epoch)[-1]],
+            seed=self.seed,
+            rank=self.rank,
+            world_size=self.world_size,
+            start=(epoch + 1, 0),
+            num_samples=self.num_samples,
+        )
 
     def _order(self, epoch: int) -> np.ndarray[Any, Any]:
         return generator(self.seed, Stream.ORDER, epoch).permutation(self.num_records)

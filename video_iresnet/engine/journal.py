@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 from tqdm import tqdm
 
+from ..data.loader import EpochBatches
 from ..runtime.devices import peak_memory
 from ..runtime.logging import Stats, log, memory
 from .checkpoint import Position
@@ -132,7 +133,7 @@ class Journal:
 
     stats: Stats | None
     device: torch.device
-    steps_per_epoch: int
+    batches: EpochBatches
     num_epochs: int
     log_period: int
     num_processes: int = 1
@@ -141,7 +142,7 @@ class Journal:
     def bar(self, position: Position) -> Any:
         """Return the progress bar of an epoch."""
         return tqdm(
-            total=self.steps_per_epoch,
+            total=self.batches.steps(position.epoch),
             initial=position.step,
             desc=f"epoch {position.epoch + 1}/{self.num_epochs}",
             leave=False,
@@ -163,13 +164,14 @@ class Journal:
         if self.stats is None or not sums[-1]:  # no clips: all these steps were skipped
             return
         times = meter.window.fields()
-        left = (self.num_epochs - position.epoch) * self.steps_per_epoch - position.step
+        done = self.batches.steps_before(position.epoch) + position.step
+        left = self.batches.steps_before(self.num_epochs) - done
         values = stats(sums)
         self.stats.write(
             {
                 "_type": "train_iter_",
                 "epoch": f"{position.epoch + 1}/{self.num_epochs}",
-                "iter": f"{position.step}/{self.steps_per_epoch}",
+                "iter": f"{position.step}/{self.batches.steps(position.epoch)}",
                 "eta": hours(left * times["dt"]),
                 "gpu_mem": gpu_memory(self.device),
                 "lr": learning_rate,
@@ -178,7 +180,7 @@ class Journal:
                 **times,
                 **values,
             },
-            position.epoch * self.steps_per_epoch + position.step,
+            done,
         )
         bar.set_postfix_str(
             f"loss {values['loss']:.3f}, {100 * times['dt_data'] / times['dt']:.0f}% waiting for data, run "
@@ -220,7 +222,7 @@ class Journal:
                     "RAM": memory(),
                     **values,
                 },
-                position.epoch * self.steps_per_epoch,
+                self.batches.steps_before(position.epoch),
             )
 
 

@@ -130,7 +130,8 @@ def train_epoch(
     Raises InputError on all processes if one has no batch, if too many steps are not finite, or if too many
     videos are unreadable.
     """
-    processes, num_steps = agreement.processes, journal.steps_per_epoch
+    processes, num_steps = agreement.processes, journal.batches.steps(position.epoch)
+    before = journal.batches.steps_before(position.epoch)
     step.train()
     meter = Meter(step.device, position.sums if processes.is_main else None)
     stopping = False
@@ -140,9 +141,11 @@ def train_epoch(
                 batch, error = _next_batch(batches, position.step)
             with meter.communicating():
                 stopping = agreement.reach(batch.failures, error)
-            done = position.epoch * num_steps + position.step
+            done = before + position.step
+            # Epochs of more and fewer steps make equal progress.
+            progress = (position.epoch * num_steps + position.step) / (num_steps * journal.num_epochs)
             try:
-                meter.add(step(batch, done, done / (num_steps * journal.num_epochs)))
+                meter.add(step(batch, done, progress))
             except torch.OutOfMemoryError:
                 agreement.reach([], InputError(step.advise_on_memory(batch)))
             journal.trace.step(done)

@@ -120,8 +120,8 @@ def _move_statistics(norm: _BatchNorm, mean: Tensor, variance: Tensor) -> None:
 
 
 def set_norm(network: nn.Module, kind: str, *, splits: int = 1, group: Any = None) -> None:
-    """Replace every batch normalization in a network by one of another kind with the same parameters and
-    buffers, so that optimizers and DistributedDataParallel go on. It may be called again.
+    """Replace every batch normalization in a network that is of another kind by one with the same parameters
+    and buffers, so that optimizers and DistributedDataParallel go on. It may be called again.
 
     `kind`: one of NORMS. `splits`: the parts of sub_batchnorm. `group`: the process group of sync_batchnorm;
     None: all processes. Raises ValueError for another kind.
@@ -136,6 +136,12 @@ def set_norm(network: nn.Module, kind: str, *, splits: int = 1, group: Any = Non
 
 def _of_kind(norm: _BatchNorm, kind: str, splits: int, group: Any) -> _BatchNorm:
     plain: Any = getattr(norm, "plain", type(norm))
+    if kind == "batchnorm" and type(norm) is plain:
+        return norm
+    if kind == "sub_batchnorm" and isinstance(norm, SubBatchNorm) and norm.splits == splits:
+        return norm
+    if kind == "sync_batchnorm" and isinstance(norm, SyncBatchNorm) and norm.process_group is group:
+        return norm
     options: dict[str, Any] = {
         "eps": norm.eps,
         "momentum": norm.momentum,
