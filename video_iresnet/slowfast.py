@@ -175,7 +175,7 @@ class _Theirs:
             return default
         if isinstance(value, tuple):
             value = list(value)
-        if isinstance(default, float) and type(value) is int:
+        if isinstance(default, float) and type(value) is int and abs(value) < 1e300:
             value = float(value)
         if type(value) is not type(default):
             raise InputError(f"{key} in {source} is {value!r}; expected a value such as {default!r}")
@@ -190,6 +190,14 @@ class _Theirs:
 
     def source(self, key: str) -> str:
         return self.given[key][1] if key in self.given else f"{self.path}, by default"
+
+    @property
+    def machines(self) -> int:
+        """The number of machines. Raises InputError."""
+        number = self["NUM_SHARDS"]
+        if not 1 <= number <= 1000000:
+            raise InputError(f"NUM_SHARDS in {self.source('NUM_SHARDS')} is {number}; expected 1 to 1000000")
+        return int(number)
 
     @property
     def dataset(self) -> _Dataset:
@@ -356,6 +364,8 @@ def _other_resnets(theirs: _Theirs) -> Iterator[tuple[str, str]]:
 def _same(theirs: _Theirs, ours: _Ours) -> None:
     for key, default in SAME.items():
         value, source = theirs.given.get(key, (default, theirs.path))
+        if key.startswith("MULTIGRID.") and key in ours.known and key not in theirs.given:
+            continue  # these defaults are the same
         if key in ours.known:
             ours.values[key] = (default if value is None else value), source
             if key in OTHERWISE and theirs["TRAIN.ENABLE"] and theirs[key]:
@@ -416,9 +426,8 @@ def _network(theirs: _Theirs, ours: _Ours) -> None:
             "RESNET.TEMPORAL_KERNELS": arch.kernels,
             "RESNET.TEMPORAL_POOL": arch.pool,
             "RESNET.ZERO_INIT_RESIDUAL": theirs["RESNET.ZERO_INIT_FINAL_BN"],
-            # with the short cycle, PySlowFast's ResNet averages the features
-            "MODEL.HEAD_PER_POSITION": theirs["MODEL.MODEL_NAME"] == "PTVResNet"
-            or not theirs["MULTIGRID.SHORT_CYCLE"],
+            # with the short cycle, it averages the features
+            "MODEL.HEAD_PER_POSITION": not theirs["MULTIGRID.SHORT_CYCLE"],
         }
     )
 
@@ -464,16 +473,16 @@ def _testing(theirs: _Theirs, ours: _Ours) -> None:
 
 
 def _training(theirs: _Theirs, ours: _Ours) -> None:
-    shards, samples = theirs["NUM_SHARDS"], theirs["AUG.NUM_SAMPLE"]
-    size = theirs["TRAIN.BATCH_SIZE"] * shards * samples
+    machines, samples = theirs.machines, theirs["AUG.NUM_SAMPLE"]
+    size = theirs["TRAIN.BATCH_SIZE"] * machines * samples
     ours.set({"TRAIN.BATCH_SIZE": size, "TRAIN.CHECKPOINT_INFLATE": "average"})
     if size != theirs["TRAIN.BATCH_SIZE"]:
         ours.tell(
             f"TRAIN.BATCH_SIZE {theirs['TRAIN.BATCH_SIZE']} is {size} here, which counts all machines "
-            f"(NUM_SHARDS {shards}) and samples (AUG.NUM_SAMPLE {samples})"
+            f"(NUM_SHARDS {machines}) and samples (AUG.NUM_SAMPLE {samples})"
         )
-    if shards > 1:
-        ours.tell(f"NUM_SHARDS {shards}: start torchrun on each machine, with NUM_GPUS processes")
+    if machines > 1:
+        ours.tell(f"NUM_SHARDS {machines}: start torchrun on each machine, with NUM_GPUS processes")
     if theirs["TRAIN.CHECKPOINT_FILE_PATH"]:
         if not theirs["TRAIN.CHECKPOINT_EPOCH_RESET"]:
             ours.tell("TRAIN.CHECKPOINT_FILE_PATH: the weights are read, and not the epoch and the optimizer")
@@ -497,7 +506,7 @@ def _training(theirs: _Theirs, ours: _Ours) -> None:
 
 
 def _schedule(theirs: _Theirs, ours: _Ours) -> None:
-    scale = theirs["NUM_SHARDS"] if theirs["SOLVER.BASE_LR_SCALE_NUM_SHARDS"] else 1
+    scale = theirs.machines if theirs["SOLVER.BASE_LR_SCALE_NUM_SHARDS"] else 1
     # steps from the last epoch on are never reached, and further rates never used
     steps = [step for step in theirs.numbers("SOLVER.STEPS") if step < theirs["SOLVER.MAX_EPOCH"]]
     ours.set(
