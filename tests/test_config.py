@@ -63,6 +63,7 @@ def test_every_key_is_read_and_every_key_read_exists() -> None:
 # What belongs to a machine, to a user's files or to a single run, and to every recipe here alike.
 RUN_CONTROLS = {
     "RNG_SEED", "NUM_GPUS", "LOG_PERIOD", "TRAIN.ENABLE", "TEST.ENABLE", "TRAIN.AUTO_RESUME",
+    "WANDB.ENABLE", "WANDB.PROJECT",
     "TRAIN.CHECKPOINTS_KEPT", "TEST.CHECKPOINT_FILE_PATH", "DATA.PATH_LABEL_SEPARATOR",
     "DATA.MAX_BAD_FRACTION", "SOLVER.MOMENTUM", "ALLOW_TF32", "TRAIN.PROFILE_STEPS",
     "TEST.EMA", "MODEL.FROZEN_BN",

@@ -281,7 +281,17 @@ def test_what_changes_the_numbers_is_another_test(
 
 def test_every_key_is_known_to_change_a_test_or_not() -> None:
     """A new key belongs to one or the other."""
-    training = ("TRAIN.", "SOLVER.", "BN.", "AUG.", "MIXUP.", "DATA.TRAIN_JITTER_", "DATA_LOADER.")
+    training = (
+        "WANDB.",
+        "MULTIGRID.",
+        "TRAIN.",
+        "SOLVER.",
+        "BN.",
+        "AUG.",
+        "MIXUP.",
+        "DATA.TRAIN_JITTER_",
+        "DATA_LOADER.",
+    )
     without = {
         "OUTPUT_DIR", "NUM_GPUS", "LOG_PERIOD",
         "TEST.ENABLE", "TEST.CHECKPOINT_FILE_PATH",  # the tensors count

@@ -155,6 +155,11 @@ def default_config() -> Config:
     # slow: error (end the run, naming them) or float32 (compute these layers in float32).
     cfg.TRAIN.HALF_PROBLEMS = "error"
 
+    cfg.WANDB = CfgNode()
+    # Also send the records of json_stats.log to Weights & Biases (pip install '.[wandb]').
+    cfg.WANDB.ENABLE = False
+    cfg.WANDB.PROJECT = "video_iresnet"
+
     cfg.TEST = CfgNode()
     cfg.TEST.ENABLE = True
     # Views per forward pass and process.
@@ -505,6 +510,8 @@ def _problems(cfg: Config) -> Iterator[str]:
     for key in ("DATA.MEAN", "DATA.STD"):
         if len(_get(cfg, key)) != 3:
             yield f"{key} is {_get(cfg, key)}; expected three numbers, one for each colour"
+    if cfg.WANDB.ENABLE and not cfg.WANDB.PROJECT.strip():
+        yield "WANDB.PROJECT is empty; name a project of Weights & Biases, or set WANDB.ENABLE False"
     yield from _network_problems(cfg)
     yield from _sampling_problems(cfg)
     if cfg.TRAIN.ENABLE:

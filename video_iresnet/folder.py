@@ -12,7 +12,7 @@ from typing import Any
 
 from . import build
 from .changes import check_going_on, tested_values
-from .config import Config, needed_files
+from .config import Config, leaves, needed_files
 from .data.dataset import ViewDataset
 from .data.loader import EpochBatches
 from .data.packed import PackedRecords
@@ -38,9 +38,12 @@ from .runtime.logging import Stats, log, setup_logging
 from .runtime.signals import StopRequest
 from .runtime.stamp import OF_RESULTS, Stamp, add_stamp, difference, lines
 from .runtime.storage import atomic_write, exclusive, make_output_dir, path_manager, remove_leftovers
+from .runtime.weights_and_biases import Send, sent_records
 
 # Files of an OUTPUT_DIR that are replaced as a whole.
-WRITTEN_WHOLE = ("config.yaml", "stamp.json", "first_batch.png", "results.json", "predictions.csv")
+WRITTEN_WHOLE = (
+    "config.yaml", "stamp.json", "wandb_id", "first_batch.png", "results.json", "predictions.csv",
+)  # fmt: skip
 
 
 @contextmanager
@@ -71,7 +74,12 @@ def opened(cfg: Config, stop: StopRequest) -> Iterator[Run]:
                 cfg.DATA.TRAIN_CROP_SIZE,
             )
         devices = processes.gather(device_name(processes.device))
-        yield Run(cfg, processes, folder, stop, environment(devices) if processes.is_main else {})
+        this = Run(cfg, processes, folder, stop, environment(devices) if processes.is_main else {})
+        with processes.together():
+            if cfg.WANDB.ENABLE and processes.is_main:
+                config = dict(leaves(cfg)) | {"stamp": this.stamp}
+                this.followers.append(held.enter_context(sent_records(cfg.WANDB.PROJECT, folder, config)))
+        yield this
 
 
 class Run:
@@ -89,6 +97,8 @@ class Run:
         # Saved in checkpoints: the class names, the fingerprint of the training list, and the stamp.
         self.contents: dict[str, Any] = {}
         self.stamp = {**environment, "config": _short(hashlib.sha256(cfg.dump().encode()).hexdigest())}
+        # Get each record of the run, on the main process.
+        self.followers: list[Send] = []
         self._is_stamped = False
         self._records: dict[str, PackedRecords] = {}
 
@@ -244,10 +254,14 @@ class Run:
         found = {name: self.stamp[name] for name in OF_RESULTS}
         return found | {"weights": _short(store.about["weights"]), "test_list": store.about["list"]}
 
+    def stats(self, first_step: int = 0) -> Stats:
+        """Return the records of the run."""
+        return Stats(self.folder, first_step, self.followers)
+
     def journal(self, batches: EpochBatches) -> Journal:
         """Return the log of the training, which continues at the current position."""
         first_step = batches.steps_before(self.position.epoch) + self.position.step
-        stats = Stats(self.folder, first_step) if self.processes.is_main else None
+        stats = self.stats(first_step) if self.processes.is_main else None
         if stats:
             stats.text("config", self.cfg.dump(), first_step)
         steps = self.cfg.TRAIN.PROFILE_STEPS if self.processes.is_main else []

@@ -35,7 +35,7 @@ from .report.contact_sheet import batch_sheet, noting_first, png
 from .report.results import table, write_predictions, write_results
 from .runtime.environment import usable_cores
 from .runtime.errors import InputError
-from .runtime.logging import Stats, log
+from .runtime.logging import log
 from .runtime.seeding import Stream, integer_seed
 from .runtime.signals import StopRequest
 from .runtime.storage import atomic_write
@@ -325,7 +325,7 @@ def _write_test(run: Run, store: ViewStore, records: Sequence[Record], more: dic
     if not is_kept:
         store.remove()
     accuracies = {key: numbers[key] for key in ("top1_acc", "top5_acc")}
-    Stats(run.folder).write({"_type": "test_final", "split": "test_final", **accuracies}, 0)
+    run.stats().write({"_type": "test_final", "split": "test_final", **accuracies}, 0)
     for line in table(numbers).splitlines():
         log.info("%s", line)
     log.info(

@@ -8,6 +8,7 @@ import os
 import socket
 import sys
 import time
+from collections.abc import Callable, Sequence
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
@@ -93,13 +94,19 @@ def setup_logging(output_dir: Path, rank: int) -> None:
 class Stats:
     """Records of a run: `json_stats: {...}` lines in json_stats.log, in PySlowFast's format (sorted keys,
     floats rounded to 5 decimals), and curves, texts and images in tensorboard/. `first_step`: where this run
-    starts; earlier curves are cut there (0: nowhere).
+    starts; earlier curves are cut there (0: nowhere). `others`: functions that get each record, and its step.
 
     Every record is complete at once, so there is nothing to close. TensorBoard's own writer uses a thread,
     whose disk errors cannot be caught.
     """
 
-    def __init__(self, output_dir: Path, first_step: int = 0) -> None:
+    def __init__(
+        self,
+        output_dir: Path,
+        first_step: int = 0,
+        others: Sequence[Callable[[dict[str, Any], int], None]] = (),
+    ) -> None:
+        self._others = others
         self._lines = _Appended(output_dir / "json_stats.log")
         folder = output_dir / "tensorboard"
         with suppress(OSError):  # the first curve reports it
@@ -117,6 +124,8 @@ class Stats:
         }
         line = f"json_stats: {simplejson.dumps(rounded, sort_keys=True, ignore_nan=True)}\n"
         self._lines.add(line.encode())
+        for other in self._others:
+            other(rounded, step)
         kind = stats["_type"].rstrip("_")
         values = [
             Summary.Value(tag=f"{kind}/{key}", simple_value=value)
