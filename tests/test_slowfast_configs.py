@@ -325,6 +325,11 @@ def test_what_is_told_is_told_once(load: Load) -> None:
     assert all("\n" not in note for note in notes)
     _, notes = load("TRAIN.DATASET ptvkinetics TEST.DATASET ptvkinetics DATA.INV_UNIFORM_SAMPLE True")
     told(notes, "DATA.INV_UNIFORM_SAMPLE True: takes effect")
+    _, notes = load("TEST.NUM_SPATIAL_CROPS 1 TEST.NUM_TEMPORAL_CLIPS [3,5]")
+    told(notes, "2 tests follow each other there, with 3, 5 clips")
+    assert not [note for note in notes if "the crop is the centre" in note]  # as there, on Kinetics
+    _, notes = load("TEST.NUM_SPATIAL_CROPS 3", SSV2)
+    assert not [note for note in notes if "the crop is the centre" in note]
     _, notes = load("TRAIN.ENABLE False")
     assert not [note for note in notes if "BN." in note or "validation" in note]
 
