@@ -15,7 +15,7 @@ from typing import Any
 
 import pytest
 import torch
-from conftest import DEMO, RunNet
+from conftest import DEMO, ROOT, RunNet
 from no_sync import no_sync
 from test_run_net import assert_same_weights, last_weights, stats_of
 from torch import Tensor, nn
@@ -551,6 +551,28 @@ def test_the_average_is_tested_unless_asked_otherwise(
     assert (tmp_path / "predictions.csv").read_text() != averaged
     assert run_net(*run) == 0
     assert (tmp_path / "predictions.csv").read_text() == averaged
+
+
+def test_fine_tuning_freezes_and_averages(small: list[str], tmp_path: Path, run_net: RunNet) -> None:
+    """The config for fine-tuning, from the weights of a run of the demo."""
+    start, tuned = tmp_path / "start", tmp_path / "tuned"
+    assert (
+        run_net(*small, "OUTPUT_DIR", str(start), "SOLVER.MAX_EPOCH", "1", "SOLVER.WARMUP_EPOCHS", "0") == 0
+    )
+    weights = str(list_checkpoints(start / "checkpoints")[-1])
+    lists = "DATA.TRAIN_LIST train.csv DATA.VAL_LIST val.csv DATA.TEST_LIST test.csv DATA.TEST_SHORT_SIDE 0"
+    run = [*small, *lists.split(), "DATA.PATH_PREFIX", "", "OUTPUT_DIR", str(tuned)]
+    config = str(ROOT / "configs/ucf101/iR3D18_finetune.yaml")
+    assert run_net(*run, "TRAIN.CHECKPOINT_FILE_PATH", weights, cfg=config) == 0
+    before = load_checkpoint(weights)["model_state"]
+    state = load_checkpoint(list_checkpoints(tuned / "checkpoints")[-1])
+    for kept in (state["model_state"], state["ema_state"]):
+        stages = {name.split(".")[0] for name in changed(before, kept)}
+        assert stages == {"layer2", "layer3", "layer4", "fc"}
+    assert changed(state["model_state"], state["ema_state"])
+    rates = [group["lr"] for group in state["optimizer_state"]["param_groups"]]
+    assert rates[0] / rates[-1] == pytest.approx(0.7**3)
+    assert json.loads((tuned / "results.json").read_text())["num_videos"] == 11
 
 
 def test_a_trace_of_chosen_steps_is_written(small: list[str], tmp_path: Path, run_net: RunNet) -> None:
