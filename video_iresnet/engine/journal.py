@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import tempfile
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -17,6 +18,7 @@ from tqdm import tqdm
 from ..data.loader import EpochBatches
 from ..runtime.devices import peak_memory
 from ..runtime.logging import Stats, log, memory
+from ..runtime.storage import atomic_write
 from .checkpoint import Position
 from .step import Outcome
 
@@ -123,7 +125,10 @@ class Trace:
             self._profiler.start()
         elif self._profiler is not None and done + 1 == self.last:
             self._profiler.stop()
-            self._profiler.export_chrome_trace(str(self.file))
+            with tempfile.TemporaryDirectory() as folder, atomic_write(self.file, "wb") as file:
+                path = Path(folder) / "trace.json"
+                self._profiler.export_chrome_trace(str(path))
+                file.write(path.read_bytes())
             self.file, self._profiler = None, None
 
 

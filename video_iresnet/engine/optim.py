@@ -35,8 +35,8 @@ def parameter_groups(
     """Return the parameters that are trained, in groups with a `weight_decay` and a `scale` of the rate.
 
     Batch normalization has its own weight decay; without `decay_1d` other vectors (biases) have none.
-    `layer_decay`: the factor of the learning rate from each level (see `levels`) to the one before it, as in
-    PySlowFast; the classifier keeps the full rate.
+    `layer_decay`: the factor of the learning rate from each level (see `levels`) to the one before it; the
+    classifier has the full rate.
     """
     parts: list[list[nn.Module]] = levels(network) if layer_decay != 1 else [[network]]
     groups: Groups = []
