@@ -388,6 +388,19 @@ def test_rates_scale_with_the_batch() -> None:
     assert build.build_schedule(config("SOLVER.BASE_LR 0.1"))(0.0) == pytest.approx(0.1)
 
 
+def test_the_log_tells_of_scaled_rates_accumulation_and_waiting(
+    small: list[str], tmp_path: Path, run_net: RunNet, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    keys = "SOLVER.REFERENCE_BATCH_SIZE 4 TRAIN.ACCUMULATION 2 SOLVER.MAX_EPOCH 1 SOLVER.WARMUP_EPOCHS 0"
+    monkeypatch.setattr("video_iresnet.engine.verdict.BOUND", 0.0)
+    assert run_net(*small, *keys.split(), "OUTPUT_DIR", str(tmp_path), "TEST.ENABLE", "False") == 0
+    log = (tmp_path / "stdout.log").read_text()
+    assert "2 parts of 4 clips make a step of a process; batch normalization sees 4 clips at a time" in log
+    assert "learning rates times 2, from a batch of 4 to 8 clips: 0.06 at the peak" in log
+    assert "% of the time is spent waiting for data: " in log
+    assert build.step_texts(config(), 1) == []
+
+
 def test_the_cosine_may_begin_after_the_warm_up() -> None:
     """PySlowFast's values for base 0.1, 196 epochs, 34 of warm-up from 0.01 (slowfast/utils/lr_policy.py)."""
     keys = "SOLVER.BASE_LR 0.1 SOLVER.MAX_EPOCH 196 SOLVER.WARMUP_EPOCHS 34 SOLVER.WARMUP_START_LR 0.01"

@@ -284,6 +284,23 @@ def schedule_text(cfg: Config, batches: EpochBatches, num_processes: int) -> str
     return f"{num_epochs} epochs, {batches.steps_before(num_epochs)} steps\n{lines}"
 
 
+def step_texts(cfg: Config, num_processes: int) -> list[str]:
+    """Describe what a training step does besides the ordinary, in lines."""
+    lines = []
+    if cfg.TRAIN.ACCUMULATION > 1:
+        clips = micro_batch(cfg, batch_shape(cfg), num_processes)
+        lines.append(
+            f"{cfg.TRAIN.ACCUMULATION} parts of {clips} clips make a step of a process; batch normalization "
+            f"sees {clips} clips at a time"
+        )
+    if (scale := rate_scale(cfg)) != 1:
+        lines.append(
+            f"learning rates times {scale:g}, from a batch of {cfg.SOLVER.REFERENCE_BATCH_SIZE} to "
+            f"{cfg.TRAIN.BATCH_SIZE} clips: {scale * cfg.SOLVER.BASE_LR:g} at the peak"
+        )
+    return lines
+
+
 def build_schedule(cfg: Config) -> schedule.Schedule:
     solver, scale, phases = cfg.SOLVER, rate_scale(cfg), build_phases(cfg)
     num_epochs = phases[-1].end_epoch

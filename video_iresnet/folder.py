@@ -28,11 +28,12 @@ from .engine.checkpoint import (
 )
 from .engine.journal import Journal, Trace
 from .engine.step import Step
+from .engine.verdict import loading_verdict
 from .engine.views import FORMAT, ViewStore, weights_hash
 from .models import ResNet, load_weights
 from .runtime.devices import prepare
 from .runtime.distributed import Processes
-from .runtime.environment import device_name, environment
+from .runtime.environment import device_name, environment, usable_cores
 from .runtime.errors import InputError, InterruptedRunError
 from .runtime.logging import Stats, log, setup_logging
 from .runtime.signals import StopRequest
@@ -273,6 +274,11 @@ class Run:
             self.cfg.LOG_PERIOD,
             self.processes.size,
             Trace(self.folder / "trace.json", *steps) if steps else Trace(),
+            functools.partial(
+                loading_verdict,
+                num_workers=self.cfg.DATA_LOADER.NUM_WORKERS,
+                usable_cores=max(1, usable_cores() // self.processes.local_size),
+            ),
         )
 
     def due(self, period: int) -> bool:

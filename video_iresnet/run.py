@@ -109,7 +109,7 @@ def train(run: Run) -> None:
         cfg.MODEL.ARCH, cfg.RESNET.DEPTH, sum(p.numel() for p in network.parameters()) / 1e6, len(records),
         length, processes.size, processes.device,
     )  # fmt: skip
-    for line in phases:
+    for line in [*phases, *build.step_texts(cfg, processes.size)]:
         log.info("%s", line)
     data = build.build_training_data(cfg, records)
     with clip_loader(data, batches, **build.loading(cfg, processes.device)) as loader:

@@ -134,7 +134,9 @@ class Trace:
 
 @dataclass(frozen=True)
 class Journal:
-    """The log of a training. Only the main process has `stats`, for records in PySlowFast's format."""
+    """The log of a training. Only the main process has `stats`, for records in PySlowFast's format.
+    `verdict`: the fraction of time spent waiting for data -> what to say of it.
+    """
 
     stats: Stats | None
     device: torch.device
@@ -143,6 +145,7 @@ class Journal:
     log_period: int
     num_processes: int = 1
     trace: Trace = field(default_factory=Trace)
+    verdict: Callable[[float], str | None] = lambda waiting: None
 
     def bar(self, position: Position) -> Any:
         """Return the progress bar of an epoch."""
@@ -199,6 +202,8 @@ class Journal:
             "epoch %d/%d: %s, %s, %.0f%% of it waiting for data",
             position.epoch, self.num_epochs, _text(values), hours(clock.seconds), 100 * fraction,
         )  # fmt: skip
+        if verdict := self.verdict(fraction):
+            log.info("%s", verdict)
         self._write("train_epoch", position, clock.seconds, values | {"waiting_fraction": fraction})
 
     def validation(self, position: Position, seconds: float, videos: str) -> None:
