@@ -66,40 +66,65 @@ def test_what_cannot_be_compiled_is_one_line(monkeypatch: pytest.MonkeyPatch) ->
         compiled(nn.Identity(), SIZE, Precision("cpu"), CPU)
 
 
-@pytest.mark.slow
-@needs_compiler
-@pytest.mark.parametrize("half", [None, torch.bfloat16])
-def test_logits_of_a_compiled_network(half: torch.dtype | None) -> None:
-    """Folded and with a layer in float32, for full and smaller batches, without another compilation."""
-    if half and not supports(CPU, half):
-        pytest.skip("this CPU has no bfloat16 convolutions")
-    torch.manual_seed(0)
-    network = create_model("iresnet", 18, width=4, num_classes=5).to(memory_format=torch.channels_last_3d)
-    folded = fold_batch_norm(network)
-    precision = Precision("cpu", half)
+def check_compiled(network: nn.Module, precision: Precision, tolerance: float) -> None:
+    """For full and smaller batches, without another compilation."""
     with torch.inference_mode(), precision.autocast():
         clips = torch.randn(SIZE).to(memory_format=torch.channels_last_3d)
-        if half:
-            keep_in_float32(folded, ["layer2.1.conv1"])
-        expected = folded(clips).float()
-    model = compiled(folded, SIZE, precision, CPU)
+        expected = network.eval()(clips).float()
+    model = compiled(network, SIZE, precision, CPU)
     with torch.inference_mode(), precision.autocast(), torch.compiler.set_stance("fail_on_recompile"):
         full = model(clips).float()
-        assert (full - expected).abs().max() < (0.02 if half else 1e-5) * expected.abs().max()
+        assert (full - expected).abs().max() < tolerance * expected.abs().max()
         for n in (3, 1):
             assert torch.equal(model(clips[:n]).float(), full[:n])
+        next(network.parameters()).add_(1)  # weights have become constants
+        assert torch.equal(model(clips).float(), full)
 
 
 @pytest.mark.slow
 @needs_compiler
-def test_testing_with_everything_on_has_the_same_logits() -> None:
+def test_logits_of_a_compiled_network() -> None:
+    torch.manual_seed(0)
+    network = create_model("iresnet", 18, width=4, num_classes=5).to(memory_format=torch.channels_last_3d)
+    check_compiled(fold_batch_norm(network), Precision("cpu"), 1e-5)
+
+
+@pytest.mark.slow
+@needs_compiler
+@pytest.mark.skipif(not supports(CPU, torch.bfloat16), reason="this CPU has no bfloat16 convolutions")
+def test_logits_of_a_network_compiled_in_half_precision() -> None:
+    """With a layer in float32."""
+    torch.manual_seed(0)
+    network = nn.Sequential(
+        nn.Conv3d(3, 4, 3),
+        nn.ReLU(),
+        nn.MaxPool3d(3, 2, 1),
+        nn.Conv3d(4, 4, 1),
+        nn.Flatten(),
+        nn.LazyLinear(3),
+    )
+    network(torch.zeros(SIZE))
+    keep_in_float32(network, ["3"])
+    check_compiled(network, Precision("cpu", torch.bfloat16), 0.02)
+
+
+def test_a_config_compiles_what_it_folds(monkeypatch: pytest.MonkeyPatch) -> None:
+    made: list[Any] = []
+
+    def compiled_by(network: nn.Module, *more: Any) -> nn.Module:
+        made.extend([network, *more])
+        return Sizes()
+
+    monkeypatch.setattr(build, "compiled", compiled_by)
     text = """RESNET.WIDTH_PER_GROUP 4 DATA.NUM_FRAMES 4 DATA.TEST_CROP_SIZE 32 DATA.TRAIN_CROP_SIZE 32
-    DATA.TRAIN_JITTER_SCALES [32,40] TEST.BATCH_SIZE 3 TEST.FOLD_BN True TEST.COMPILE True"""
-    cfg = load_config(DEMO, text.split())
-    network = build.build_network(cfg, CPU).eval()
-    tested = build.build_tested(cfg, network, Processes(use_gpu=False))
-    assert tested.float32_layers == []
-    assert tested.precision == Precision("cpu")
-    with torch.inference_mode():
-        clips = torch.randn(2, *SIZE[1:]).to(memory_format=torch.channels_last_3d)
-        assert (tested.network(clips) - network(clips)).abs().max() < 1e-5
+    DATA.TRAIN_JITTER_SCALES [32,40] TEST.BATCH_SIZE 3 TEST.FOLD_BN True TEST.COMPILE"""
+    for compiles in (True, False):
+        cfg = load_config(DEMO, [*text.split(), str(compiles)])
+        trained = build.build_network(cfg, CPU)
+        tested = build.build_tested(cfg, trained, Processes(use_gpu=False))
+        assert isinstance(tested.network, Sizes) is compiles
+        assert tested.arithmetic() == {"half": "None", "float32_layers": []}
+        folded = made[0] if compiles else tested.network
+        assert isinstance(folded.bn1, nn.Identity)
+        assert isinstance(trained.bn1, nn.BatchNorm3d)
+    assert made[1:] == [(3, 3, 4, 32, 32), Precision("cpu"), CPU]

@@ -252,6 +252,7 @@ def test_problem_layers_alone_compute_in_float32(emulated: None, logged: pytest.
     clone = copy.deepcopy(net)
     assert clone.get_submodule(name).weight is not net.get_submodule(name).weight
     keep_in_float32(clone, [name])  # the second time nothing changes
+    assert run_check(net) == []  # a layer in float32 is right
     for model in (net, clone):
         assert torch.equal(model.get_submodule(name)(inputs), exact[name])
         with Precision("cpu", HALF).autocast():

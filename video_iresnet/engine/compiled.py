@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import time
 from collections.abc import Sequence
-from typing import Any, cast
+from typing import cast
 
 import torch
+import torch._inductor.config
 from torch import Tensor, nn
 from torch.nn import functional as F
 
@@ -43,12 +44,12 @@ def compiled(
 
     Raises InputError if it cannot be compiled here.
     """
-    options: dict[str, Any] = {"freezing": True} if device.type == "cpu" else {}
-    program = torch.compile(network.eval(), dynamic=False, options=options)
+    program = torch.compile(network.eval(), dynamic=False)
     model = FullBatches(cast(nn.Module, program), size[0])
+    freezing = torch._inductor.config.patch(freezing=device.type == "cpu")
     begin = time.perf_counter()
     try:
-        with torch.inference_mode(), precision.autocast():
+        with torch.inference_mode(), precision.autocast(), freezing:
             model(torch.zeros(*size, device=device).to(memory_format=torch.channels_last_3d))
     except torch.OutOfMemoryError:
         raise

@@ -102,9 +102,11 @@ class InFloat32(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         kind = x.device.type
+        if not (torch.amp.is_autocast_available(kind) and torch.is_autocast_enabled(kind)):
+            return super().forward(x)  # type: ignore[no-any-return]
         with torch.autocast(kind, enabled=False):
             output: Tensor = super().forward(x.float())
-        return output.to(torch.get_autocast_dtype(kind)) if torch.is_autocast_enabled(kind) else output
+        return output.to(torch.get_autocast_dtype(kind))
 
 
 def keep_in_float32(network: nn.Module, names: Collection[str]) -> None:
