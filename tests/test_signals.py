@@ -248,7 +248,7 @@ def test_curves_that_do_not_fit_are_left_out(tmp_path: Path) -> None:
 FAULTS = {
     "nan": (1, "cross_entropy = tasks.F.cross_entropy\n"
         "patch.setattr(tasks.F, 'cross_entropy', lambda *a: cross_entropy(*a) * float('nan'))",
-        "the loss or the gradient was not finite in 1 step(s), the last in epoch 1, step 1"),
+        "the loss or the gradient was not finite in 1 step\\(s\\), the last in epoch 1, step 1"),
     "batch": (1, "none = train.ClipBatch(*2 * [train.torch.empty(0)], [])\n"
         "patch.setattr(train, '_next_batch', lambda *_: (none, InputError('no clip here')))", "no clip here"),
     "save": (0, "patch.setattr(folder, 'save_checkpoint', refuse('disk is full'))", "disk is full"),
