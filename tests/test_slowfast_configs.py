@@ -214,6 +214,20 @@ TRANSLATIONS: list[tuple[str, dict[str, Any]]] = [
 ]  # fmt: skip
 
 
+def test_multigrid(load: Load) -> None:
+    cfg, notes = load("BN.NORM_TYPE sync_batchnorm BN.NUM_SYNC_DEVICES 4 MULTIGRID.EVAL_FREQ 2", MULTIGRID)
+    assert (cfg.MULTIGRID.LONG_CYCLE, cfg.MULTIGRID.SHORT_CYCLE, cfg.MODEL.HEAD_PER_POSITION) == (
+        True,
+        True,
+        False,
+    )
+    assert cfg.BN.NORM_TYPE == "batchnorm"  # long cycles choose it, there too
+    assert "EVAL_FREQ" in told(notes, "MULTIGRID.LONG_CYCLE True: ")
+    steps = "SOLVER.STEPS [0,94,196] SOLVER.MAX_EPOCH 196"  # the last one counts
+    with pytest.raises(InputError, match=r"SOLVER.STEPS is .*196"):
+        load(steps, MULTIGRID)
+
+
 @pytest.mark.parametrize(("overrides", "expected"), TRANSLATIONS, ids=[line[0] for line in TRANSLATIONS])
 def test_what_keys_become(overrides: str, expected: dict[str, Any], load: Load) -> None:
     values = dict(leaves(load(overrides)[0]))
@@ -482,6 +496,18 @@ def test_a_run_on_videos_tells_once(shapes: Path, slow: str, tmp_path: Path) -> 
     results = json.loads((tmp_path / "out/results.json").read_text())
     assert (results["num_videos"], set(results["by_views"])) == (11, {"1x1", "1x3", "2x1", "2x3"})
     assert load_config(str(tmp_path / "out/config.yaml")).RESNET.TEMPORAL_KERNELS == "slow"
+
+
+def test_a_multigrid_run(shapes: Path, slow: str, tmp_path: Path, run_net: RunNet) -> None:
+    """Batches of four times as many clips and more, of fewer and smaller frames."""
+    (tmp_path / "multigrid.yaml").write_text(MULTIGRID)
+    more = f"""DATA.PATH_TO_DATA_DIR {shapes} DATA.PATH_PREFIX {shapes} OUTPUT_DIR {tmp_path}/out
+    DATA.TRAIN_JITTER_SCALES [64,72] DATA.TRAIN_CROP_SIZE 64 TRAIN.BATCH_SIZE 1 SOLVER.MAX_EPOCH 3
+    SOLVER.STEPS [0,1,2] TRAIN.EVAL_PERIOD 9 TEST.ENABLE False BN.USE_PRECISE_STATS False"""
+    assert run_net(*SHRUNK.split(), *more.split(), cfg=str(tmp_path / "multigrid.yaml")) == 0
+    log = (tmp_path / "out/stdout.log").read_text()
+    assert "training is complete: 4 epochs" in log
+    assert log.count("MULTIGRID.LONG_CYCLE True: validation follows") == 1
 
 
 def test_a_run_on_frames(slow: str, tmp_path: Path, run_net: RunNet) -> None:

@@ -57,13 +57,14 @@ SAME: dict[str, Any] = {
     "MULTIGRID.LONG_CYCLE": False, "MULTIGRID.SHORT_CYCLE": False, "MULTIGRID.EPOCH_FACTOR": 1.5,
     "MULTIGRID.SHORT_CYCLE_FACTORS": [0.5, 0.5**0.5],
     "MULTIGRID.LONG_CYCLE_FACTORS": [[0.25, 0.5**0.5], [0.5, 0.5**0.5], [0.5, 1], [1, 1]],
-    "MULTIGRID.BN_BASE_SIZE": 8, "MULTIGRID.EVAL_FREQ": 3,
+    "MULTIGRID.BN_BASE_SIZE": 8,
 }  # fmt: skip
 # What they do otherwise here, where they are on in a training.
 OTHERWISE = {
     "TRAIN.MIXED_PRECISION": "in float16 as there, and so is validation",
     "BN.USE_PRECISE_STATS": "before each validation, there before each checkpoint too",
     "MODEL.FROZEN_BN": "scales and shifts stand still too, there the statistics alone",
+    "MULTIGRID.LONG_CYCLE": "validation follows TRAIN.EVAL_PERIOD, there MULTIGRID.EVAL_FREQ",
 }
 # What these begin with counts in training alone.
 TRAINING = ("TRAIN.", "DATA.", "AUG.", "MIXUP.", "RESNET.", "BN.", "SOLVER.", "MULTIGRID.")
@@ -110,7 +111,8 @@ NO_EFFECT = (
     "MODEL.SINGLE_PATHWAY_ARCH", "MODEL.MULTI_PATHWAY_ARCH", "MODEL.DROPCONNECT_RATE", "MODEL.FC_INIT_STD",
     "RESNET.INPLACE_RELU",
     "SOLVER.STEP_SIZE", "SOLVER.WARMUP_FACTOR",
-    "MULTIGRID.LONG_CYCLE_SAMPLING_RATE", "MULTIGRID.DEFAULT_B", "MULTIGRID.DEFAULT_T", "MULTIGRID.DEFAULT_S",
+    "MULTIGRID.EVAL_FREQ", "MULTIGRID.LONG_CYCLE_SAMPLING_RATE", "MULTIGRID.DEFAULT_B", "MULTIGRID.DEFAULT_T",
+    "MULTIGRID.DEFAULT_S",
 )  # fmt: skip
 SECTIONS_WITHOUT_EFFECT = (
     "NONLOCAL", "SLOWFAST", "X3D", "MVIT", "DETECTION", "AVA", "CONTRASTIVE", "MASK", "VIS_MASK", "DEMO",
@@ -493,7 +495,8 @@ def _training(theirs: _Theirs, ours: _Ours) -> None:
     if theirs["MODEL.FP16_ALLREDUCE"] and "TRAIN.BF16_ALLREDUCE" in ours.known:
         ours.set({"TRAIN.BF16_ALLREDUCE": True})
         ours.tell("MODEL.FP16_ALLREDUCE True: gradients are averaged in bfloat16 (TRAIN.BF16_ALLREDUCE)")
-    norm = theirs["BN.NORM_TYPE"].removesuffix("_apex")
+    # long cycles choose the normalization themselves
+    norm = "batchnorm" if theirs["MULTIGRID.LONG_CYCLE"] else theirs["BN.NORM_TYPE"].removesuffix("_apex")
     ours.pass_on("BN.NORM_TYPE", norm, "batchnorm")
     if norm == "sync_batchnorm":
         devices = 0 if theirs["BN.GLOBAL_SYNC"] else theirs["BN.NUM_SYNC_DEVICES"]
@@ -507,8 +510,9 @@ def _training(theirs: _Theirs, ours: _Ours) -> None:
 
 def _schedule(theirs: _Theirs, ours: _Ours) -> None:
     scale = theirs.machines if theirs["SOLVER.BASE_LR_SCALE_NUM_SHARDS"] else 1
-    # steps from the last epoch on are never reached, and further rates never used
-    steps = [step for step in theirs.numbers("SOLVER.STEPS") if step < theirs["SOLVER.MAX_EPOCH"]]
+    steps = theirs.numbers("SOLVER.STEPS")
+    if not theirs["MULTIGRID.LONG_CYCLE"]:  # else steps from the last epoch on are never reached
+        steps = [step for step in steps if step < theirs["SOLVER.MAX_EPOCH"]]
     ours.set(
         {
             "SOLVER.BASE_LR": theirs["SOLVER.BASE_LR"] * scale,
