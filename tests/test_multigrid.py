@@ -8,6 +8,7 @@ import itertools
 import os
 import re
 import signal
+from collections.abc import Sequence
 from fractions import Fraction
 from pathlib import Path
 from typing import Any
@@ -17,6 +18,7 @@ import torch
 from conftest import DEMO, ROOT, RunNet, start
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 from test_run_net import assert_same_weights, stats_of
+from torch import nn
 
 from video_iresnet import build
 from video_iresnet.config import Config, load_config
@@ -361,6 +363,34 @@ def test_a_run_stopped_inside_a_cycle_goes_on_as_if_nothing_had_happened(
         [(s["loss"], s["lr"], s["iter"]) for s in stats_of(of, "train_iter_")] for of in (tmp_path, folder)
     )
     assert ours == theirs
+
+
+@pytest.mark.slow
+def test_a_compiled_network_is_compiled_for_each_size(
+    tiny: list[str], tmp_path: Path, run_net: RunNet, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Without code generation, which takes minutes here. Five sizes and normalizations are trained, and two
+    are validated, of which one has fewer videos.
+    """
+    graphs, options = [], []
+
+    def backend(graph: torch.fx.GraphModule, inputs: Sequence[torch.Tensor]) -> Any:
+        graphs.append(graph)
+        return graph.forward
+
+    def compile_network(network: nn.Module, **more: Any) -> None:
+        options.append(more)
+        original(network, backend=backend, **more)
+
+    original = nn.Module.compile
+    monkeypatch.setattr(nn.Module, "compile", compile_network)
+    monkeypatch.setattr(torch._dynamo.config, "recompile_limit", 8)
+    assert run_net(*tiny, "OUTPUT_DIR", str(tmp_path / "eager")) == 0
+    assert run_net(*tiny, "TRAIN.COMPILE", "True", "OUTPUT_DIR", str(tmp_path / "compiled")) == 0
+    assert_same_weights(tmp_path / "compiled", tmp_path / "eager")
+    assert options == [{"dynamic": False}]
+    assert torch._dynamo.config.recompile_limit == 20
+    assert 6 <= len(graphs) <= 7
 
 
 @pytest.mark.slow

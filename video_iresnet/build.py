@@ -136,7 +136,7 @@ def build_step(cfg: Config, network: ResNet, processes: Processes) -> Step:
     frozen = optim.freeze(network, cfg.MODEL.FROZEN_STAGES, cfg.MODEL.FROZEN_BN)
     average = Average(network, solver.EMA_DECAY) if solver.EMA_DECAY else None
     if train.COMPILE:
-        network.compile()
+        _compile(cfg, network, processes.size)
     step = Step(
         network,
         build_optimizer(cfg, network),
@@ -156,6 +156,20 @@ def build_step(cfg: Config, network: ResNet, processes: Processes) -> Step:
     # Last, because DistributedDataParallel takes no synchronized normalization on the CPU.
     set_batch_norm(cfg, step.networks(), processes, epoch=0)
     return step
+
+
+def _compile(cfg: Config, network: ResNet, num_processes: int) -> None:
+    """Compile a network; with multigrid, once for each size and normalization of its batches."""
+    phases = build_phases(cfg)
+    norms = [build_norm(cfg, phase.first_epoch, num_processes) for phase in phases]
+    kinds = {(shape, norm) for phase, norm in zip(phases, norms, strict=True) for shape in phase.shapes}
+    if len(kinds) == 1:
+        network.compile()
+        return
+    # Above its limit, torch.compile runs what it has not compiled as it is, which is slow. Normalization over
+    # processes divides a network into several functions; validation and precise statistics are more of them.
+    torch._dynamo.config.recompile_limit = 4 * len(kinds)
+    network.compile(dynamic=False)
 
 
 def build_task(cfg: Config, device: torch.device) -> SingleLabel:
