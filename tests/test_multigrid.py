@@ -193,6 +193,13 @@ def test_settings_that_do_not_fit_are_one_line(overrides: str, message: str) -> 
         kinetics("8x8", *overrides.split())
 
 
+def test_a_clip_keeps_a_frame() -> None:
+    """Networks of three stages have no temporal strides that would ask for more."""
+    stages = ["RESNET.STAGES", "3", "RESNET.DEPTH", "20", "RESNET.TEMPORAL_KERNELS", "full"]
+    with pytest.raises(InputError, match=r"which leaves nothing of DATA\.NUM_FRAMES"):
+        kinetics("8x8", *stages, "MULTIGRID.LONG_CYCLE_FACTORS", "[[0.05,1],[1,1]]")
+
+
 def test_the_largest_batch_must_fit_the_list() -> None:
     message = (
         r"TRAIN.BATCH_SIZE 64 makes batches of 1024 clips \(MULTIGRID\), which is more than the 1000 videos"

@@ -616,6 +616,8 @@ def _multigrid_problems(cfg: Config) -> Iterator[str]:
     if not long:
         yield "MULTIGRID.LONG_CYCLE_FACTORS is []; expected pairs of numbers like [[0.5, 1]]"
         return
+    if round(cfg.DATA.NUM_FRAMES * min([time for time, _ in long])) < 1:
+        yield f"MULTIGRID.LONG_CYCLE_FACTORS is {long}, which leaves nothing of DATA.NUM_FRAMES"
     smallest = min([crop for _, crop in long])
     if short and max(short) > smallest:
         yield (
