@@ -61,6 +61,11 @@ class _Dispatch(TorchDispatchMode):
         if waits:
             shapes = [tuple(tensor.shape) for tensor in tensors]
             raise WaitsForDeviceError(f"{packet} waits for the device, for {shapes}")
+        if func.namespace == "aten":  # in inference mode, composite operations arrive whole
+            with self:
+                result = func.decompose(*args, **kwargs)
+            if result is not NotImplemented:
+                return result
         return func(*args, **kwargs)
 
     def _copy_waits(self, source: torch.device, target: torch.device, non_blocking: bool) -> bool:

@@ -44,23 +44,27 @@ FINE: dict[str, Callable[[Tensor], Any]] = {
 }
 
 
+@pytest.mark.parametrize("inference", [False, True])
 @pytest.mark.parametrize("name", WAITING)
-def test_operations_that_wait_are_found(name: str) -> None:
-    x = torch.ones(3)
-    WAITING[name](x)
-    with pytest.raises(WaitsForDeviceError), no_sync():
+def test_operations_that_wait_are_found(name: str, inference: bool) -> None:
+    with torch.inference_mode(inference):
+        x = torch.ones(3)
         WAITING[name](x)
-    WAITING[name](x)
+        with pytest.raises(WaitsForDeviceError), no_sync():
+            WAITING[name](x)
+        WAITING[name](x)
 
 
+@pytest.mark.parametrize("inference", [False, True])
 @pytest.mark.parametrize("name", FINE)
-def test_operations_that_do_not_wait_are_fine(name: str) -> None:
-    with no_sync():
+def test_operations_that_do_not_wait_are_fine(name: str, inference: bool) -> None:
+    with torch.inference_mode(inference), no_sync():
         FINE[name](torch.ones(3))
 
 
-def test_copies_between_host_and_device() -> None:
-    with FakeTensorMode():
+@pytest.mark.parametrize("inference", [False, True])
+def test_copies_between_host_and_device(inference: bool) -> None:
+    with FakeTensorMode(), torch.inference_mode(inference):
         host, device = torch.ones(3), torch.ones(3, device="cuda")
         waiting: list[Callable[[], Any]] = [
             device.cpu,

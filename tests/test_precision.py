@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import json
+import math
 import re
 import time
 from collections.abc import Callable
@@ -135,12 +136,16 @@ class Scaled(torch.autograd.Function):
 class WrongWeightGradient(nn.Conv3d):
     """Infinite in half precision."""
 
-    factor = float("inf")
+    factor = math.inf
 
     def forward(self, x: Tensor) -> Tensor:
         factor = self.factor if torch.is_autocast_enabled("cpu") else 1.0
         weight = Scaled.apply(self.weight, factor)
         return nn.functional.conv3d(x, weight, None, self.stride, self.padding, self.dilation, self.groups)
+
+
+class NoWeightGradient(WrongWeightGradient):
+    factor = math.nan
 
 
 class WrongInputGradient(nn.Conv3d):
@@ -165,7 +170,8 @@ def with_layer(kind: type[nn.Conv3d], name: str) -> nn.Module:
 
 PROBLEMS = {
     WrongOutput: "the output of {} is off by 10.0 %, where rounding gives 0.2 %",
-    WrongWeightGradient: "the weight gradient of {} is off by inf %, where rounding gives 0.2 %",
+    WrongWeightGradient: "the weight gradient of {} is not finite",
+    NoWeightGradient: "the weight gradient of {} is not finite",
     WrongInputGradient: "the input gradient of {} is off by 10.0 %, where rounding gives 0.2 %",
     Slow: "{} takes 5\\d.* ms, where float32 takes [\\d.]+",
 }
@@ -260,6 +266,21 @@ def test_problem_layers_alone_compute_in_float32(emulated: None, logged: pytest.
             found = model.get_submodule(other)(inputs)
         assert found.dtype is HALF
         assert not torch.equal(found, exact[other].to(HALF))
+
+
+@pytest.mark.parametrize("training", [True, False])
+def test_problems_by_key(training: bool, emulated: None) -> None:
+    """Each kind of run is checked at its own size, and its own key turns half precision on."""
+    kind = "TRAIN" if training else "TEST"
+    text = f"""DATA.NUM_FRAMES 4 DATA.TRAIN_CROP_SIZE 48 DATA.TEST_CROP_SIZE 64 {kind}.MIXED_PRECISION True
+    TRAIN.HALF_PROBLEMS"""
+    processes, net = Processes(use_gpu=False), with_layer(WrongOutput, "layer2.1.conv1")
+    cfg = load_config(DEMO, [*text.split(), "error"])
+    with pytest.raises(InputError, match="input 1x8x4x6x6" if training else "input 1x8x4x8x8"):
+        build.check_precision(cfg, net, processes, training=training)
+    cfg = load_config(DEMO, [*text.split(), "float32"])
+    assert build.check_precision(cfg, net, processes, training=not training) == []
+    assert build.check_precision(cfg, net, processes, training=training) == ["layer2.1.conv1"]
 
 
 class SecondOfTwo(Processes):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import math
 import os
 import platform
 from collections.abc import Collection, Sequence
@@ -195,10 +196,8 @@ def _problems(results: Sequence[Measured], dtype: torch.dtype) -> dict[str, str]
         if kind == "wrong":
             part = wrong_parts(result, dtype)[0]
             error = result.errors[part]
-            text = (
-                f"the {part} of {result.layer} is off by {100 * error:.1f} %, where rounding gives "
-                f"{rounding:.1g} %"
-            )
+            off = f"off by {100 * error:.1f} %, where rounding gives {rounding:.1g} %"
+            text = f"the {part} of {result.layer} is {off if math.isfinite(error) else 'not finite'}"
         elif kind == "slow":
             exact, half = (1000 * seconds for seconds in result.seconds)
             text = f"{result.layer} takes {half:.3g} ms, where float32 takes {exact:.3g}"

@@ -228,6 +228,5 @@ class _Trial:
 
 
 def _error(expected: Tensor, found: Tensor) -> float:
-    """Return the relative L2 error, infinite where it is not a number."""
-    error = float((found.float() - expected).norm() / expected.norm())
-    return error if math.isfinite(error) else math.inf
+    """Return the relative L2 error, which need not be finite."""
+    return float((found.float() - expected).norm() / expected.norm())
