@@ -6,7 +6,8 @@ import copy
 import functools
 import math
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from typing import Any, NamedTuple
 
 import torch
@@ -21,8 +22,9 @@ ROUNDING, LARGEST_ERROR = 0.21, 8
 # Slow: longer than float32 by this factor, and all layers that are alike by this fraction of the network's
 # time and this number of seconds. Less is noise, or overheads that do not matter.
 SLOW, SLOW_FRACTION, SLOW_SECONDS = 1.25, 0.02, 1e-3
-# Times are the least of some rounds: at least two, and up to five within this number of seconds.
-ROUNDS, ROUND_SECONDS = (2, 5), 0.1
+# Times are the least of some rounds: at least two, and up to twenty within this number of seconds. Layers
+# that seem slow are measured again, up to three times.
+ROUNDS, ROUND_SECONDS, AGAIN = (2, 20), 0.1, 3
 OUTPUT, INPUT_GRADIENT, WEIGHT_GRADIENT = "output", "input gradient", "weight gradient"
 
 
@@ -110,11 +112,25 @@ def probe(
     modules = dict(network.named_modules())
     trials = [_Trial(layer, modules[layer.names[0]], device, dtype) for layer in layers]
     results = [trial.measure() for trial in trials]
-    # Other programs may have slowed a few runs.
-    return [
-        trial.measure(again=result) if verdict(result, results, dtype) == "slow" else result
-        for trial, result in zip(trials, results, strict=True)
-    ]
+    with _undisturbed(device):
+        for number in [*range(len(trials))] * AGAIN:
+            if verdict(results[number], results, dtype) == "slow":
+                results[number] = trials[number].measure()
+    return results
+
+
+@contextmanager
+def _undisturbed(device: torch.device) -> Iterator[None]:
+    """Use one thread on a CPU. With more, other programs on its cores slow half precision more than float32,
+    as it has more steps at which threads wait for each other.
+    """
+    threads = torch.get_num_threads()
+    if device.type == "cpu":
+        torch.set_num_threads(1)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(threads)
 
 
 def verdict(result: Measured, results: Sequence[Measured], dtype: torch.dtype) -> str:
@@ -164,8 +180,8 @@ class _Trial:
         self.dtype = dtype
         self._original = module
 
-    def measure(self, again: Measured | None = None) -> Measured:
-        """Compute and compare. `again`: an earlier measurement, whose times count too."""
+    def measure(self) -> Measured:
+        """Compute and compare."""
         module = self._module()
         rng = torch.Generator(self.device).manual_seed(1)
         inputs = self._random(self.layer.inputs, rng)
@@ -175,9 +191,8 @@ class _Trial:
         exact = functools.partial(self._compute, module, inputs.float(), gradient, autocast=False)
         half = functools.partial(self._compute, module, inputs, gradient, autocast=True)
         seconds, expected, found = self._times(exact, half)
-        if again:
-            seconds = (min(seconds[0], again.seconds[0]), min(seconds[1], again.seconds[1]))
-        return Measured(self.layer, {name: _error(expected[name], found[name]) for name in expected}, seconds)
+        errors = {name: _error(expected[name], found[name]) for name in expected}
+        return Measured(self.layer, errors, seconds)
 
     def _module(self) -> nn.Module:
         """Return a copy of the layer with random weights that half precision can hold."""
