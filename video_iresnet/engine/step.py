@@ -57,9 +57,8 @@ class Step:
     """Forward pass, loss, backward pass and update. Owns the network and the optimizer, and their state.
 
     `accumulation`: number of equal parts of a batch that pass one after the other; normalization sees each
-    part alone. `average`: a moving average of the network. `frozen`: names of modules that stay in
-    evaluation mode.
-    `keep_statistics`: restore the running statistics after a step that is not finite.
+    part alone. `average`: a moving average of the network. `frozen`: names of modules that stay in evaluation
+    mode. `keep_statistics`: restore the running statistics after a step that is not finite.
     """
 
     def __init__(
