@@ -24,14 +24,17 @@ from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
 from video_iresnet import build
 from video_iresnet.config import Config, load_config
+from video_iresnet.data.dataset import Failure
 from video_iresnet.data.loader import ClipBatch
 from video_iresnet.data.mixing import plain_targets
 from video_iresnet.engine import optim, schedule
 from video_iresnet.engine.checkpoint import list_checkpoints, load_checkpoint
 from video_iresnet.engine.step import Step
 from video_iresnet.engine.tasks import SingleLabel
+from video_iresnet.engine.train import readable
 from video_iresnet.models import ResNet, create_model
 from video_iresnet.runtime.distributed import Processes
+from video_iresnet.runtime.errors import InputError
 from video_iresnet.runtime.seeding import generator
 
 CPU = torch.device("cpu")
@@ -378,6 +381,23 @@ def test_precise_statistics_are_those_of_the_batches() -> None:
     before = state_of(frozen)
     frozen.estimate_statistics(iter(batches), 3)
     assert not changed(before, frozen.network.state_dict())
+
+
+def test_a_batch_without_clips_is_an_error_of_all_processes() -> None:
+    told: list[Exception | None] = []
+
+    class Others(Processes):
+        def raise_first(self, error: Exception | None) -> None:
+            told.append(error)
+            super().raise_first(error)
+
+    empty = ClipBatch(torch.empty(0), torch.empty(0), [Failure(3, "cut")])
+    batches = readable(iter([make_batch(), empty]), Others(use_gpu=False))
+    assert len(next(batches).clips) == 8
+    with pytest.raises(InputError, match=r"no clip for step 2: all videos tried cannot be read, .* cut"):
+        next(batches)
+    assert told[0] is None
+    assert isinstance(told[1], InputError)
 
 
 def test_rates_scale_with_the_batch() -> None:

@@ -204,7 +204,7 @@ def benchmark_train(options: argparse.Namespace) -> Iterator[Table]:
     records = build.build_records(cfg, "DATA.TRAIN_LIST")
     network = build.build_network(cfg, processes.device)
     build.check_precision(cfg, network, processes)
-    found = whole.training(cfg, records, build.build_step(cfg, network, processes), options.steps)
+    found = whole.training(cfg, records, build.build_step(cfg, network, processes), options.steps, processes)
     size = cfg.DATA.TRAIN_CROP_SIZE
     yield Table(
         f"Training {cfg.MODEL.ARCH}-{cfg.RESNET.DEPTH} on clips of {build.clip_text(cfg)} @{size}, "

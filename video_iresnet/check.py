@@ -99,7 +99,7 @@ def _training_lines(
     yield f"the first clips of the first batch: {_first_clips(cfg, records)}"
     build.check_precision(cfg, network, processes)
     step = build.build_step(share, network, processes)
-    found = whole.training(share, records, step, STEPS)
+    found = whole.training(share, records, step, STEPS, processes)
     # A step of multigrid training has as many pixels, whatever its size.
     num_epochs = build.build_phases(cfg)[-1].end_epoch
     total = batches.steps_before(num_epochs) * cfg.TRAIN.BATCH_SIZE / (found.both * num_processes)

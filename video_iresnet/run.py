@@ -160,8 +160,8 @@ def estimate_statistics(run: Run, step: Step, data: ClipDataset, batches: EpochB
     ahead = batches.after(last)
     number = min(cfg.BN.NUM_BATCHES_PRECISE, ahead.steps(last + 1))
     loading = build.loading(cfg, run.processes.device)
-    with clip_loader(data, ahead, **loading) as loader, run.processes.together():
-        step.estimate_statistics(readable(iter(loader)), number)
+    with clip_loader(data, ahead, **loading) as loader:
+        step.estimate_statistics(readable(iter(loader), run.processes), number)
 
 
 def validate(run: Run, step: Step, data: ViewDataset, journal: Journal) -> None:

@@ -182,12 +182,11 @@ def _no_garbage_collection() -> Iterator[None]:
         gc.enable()
 
 
-def readable(batches: Iterator[ClipBatch]) -> Iterator[ClipBatch]:
-    """Yield the batches. Raises InputError if one has no clips."""
+def readable(batches: Iterator[ClipBatch], processes: Processes) -> Iterator[ClipBatch]:
+    """Yield the batches. Raises InputError on all processes if that of one has no clips."""
     for number in itertools.count():
         batch, error = _next_batch(batches, number)
-        if error:
-            raise error
+        processes.raise_first(error)
         yield batch
 
 

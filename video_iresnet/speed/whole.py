@@ -37,13 +37,15 @@ class Training(NamedTuple):
     waiting: float
 
 
-def training(cfg: Config, records: PackedRecords, step: Step, num_steps: int) -> Training:
+def training(
+    cfg: Config, records: PackedRecords, step: Step, num_steps: int, processes: Processes
+) -> Training:
     """Train for some steps from videos; returns what bounds it. The step's weights change."""
     device, clips = step.device, cfg.TRAIN.BATCH_SIZE
     step.train()
     kept: list[ClipBatch] = []
     with _loader(cfg, records, device) as loader:
-        batches = readable(iter(loader))
+        batches = readable(iter(loader), processes)
         for _ in range(WARM_UP):
             kept.append(next(batches))
         begin = time.perf_counter()
@@ -58,7 +60,7 @@ def training(cfg: Config, records: PackedRecords, step: Step, num_steps: int) ->
 
     alone = measure({"step": lambda: one}, device, num_steps)["step"].seconds
     with _loader(cfg, records, device) as loader:
-        seconds, waiting = _train(step, readable(iter(loader)), num_steps)
+        seconds, waiting = _train(step, readable(iter(loader), processes), num_steps)
     return Training(
         clips * num_steps / loading, clips / alone, clips * num_steps / seconds, waiting / seconds
     )
