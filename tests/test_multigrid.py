@@ -391,12 +391,13 @@ def test_a_compiled_network_is_compiled_for_each_size(
 
     original = nn.Module.compile
     monkeypatch.setattr(nn.Module, "compile", compile_network)
-    monkeypatch.setattr(torch._dynamo.config, "recompile_limit", 8)
     assert run_net(*tiny, "OUTPUT_DIR", str(tmp_path / "eager")) == 0
-    assert run_net(*tiny, "TRAIN.COMPILE", "True", "OUTPUT_DIR", str(tmp_path / "compiled")) == 0
+    torch._dynamo.reset()  # what other tests have compiled
+    with torch._dynamo.config.patch(recompile_limit=8):
+        assert run_net(*tiny, "TRAIN.COMPILE", "True", "OUTPUT_DIR", str(tmp_path / "compiled")) == 0
+        assert torch._dynamo.config.recompile_limit == 20
     assert_same_weights(tmp_path / "compiled", tmp_path / "eager")
     assert options == [{"dynamic": False}]
-    assert torch._dynamo.config.recompile_limit == 20
     assert 6 <= len(graphs) <= 7
 
 
