@@ -186,7 +186,7 @@ def benchmark_model(options: argparse.Namespace) -> Iterator[Table]:
                 memory_used = f"{cost.memory / 2**30:.2f}" if device.type == "cuda" else "not measured"
                 numbers = f"{clips / cost.seconds:.2f}", f"{first.seconds / cost.seconds:.2f}"
                 lines.append((way, clips, *numbers, f"{100 * share:.0f} %", memory_used))
-        headers = ["way", "clips", "clips/s", "times as fast", "of the peak", "GiB"]
+        headers = ["way", "clips", "clips/s", "times as fast", "of the matrix product", "GiB"]
         yield Table(f"{title} of {name} of {size} pixels; {products}", headers, lines)
     if has_half:
         shape = 1, 3, cfg.DATA.NUM_FRAMES, *[cfg.DATA.TRAIN_CROP_SIZE] * 2
