@@ -21,7 +21,7 @@ lint: .venv/installed-dev
 	$(BIN)/mypy
 
 test: lint
-	$(BIN)/python -m pytest -n 2 --dist loadfile
+	$(BIN)/python -m pytest -n 3 --dist loadfile
 
 demo: .venv/installed data/moving_shapes/classes.txt
 	$(BIN)/python tools/run_net.py --cfg configs/demo/iR3D18.yaml

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import json
+import re
 from pathlib import Path
 
 import pytest
@@ -124,4 +125,5 @@ def test_a_process_that_hangs_ends_the_others_soon_after_the_first_step(tmp_path
     process = start(str(script), launcher=(*TORCHRUN, "--nproc-per-node", "2"))
     output, _ = process.communicate(timeout=60)
     assert process.returncode
-    assert "process 0 gave up after 1 s" in output
+    # Not after the 6 s of the other process; the time itself depends on the machine.
+    assert re.search(r"process 0 gave up after [0-4] s", output), output
