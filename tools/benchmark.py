@@ -1,17 +1,19 @@
 """Benchmarks, as ratios within one run, in Markdown tables with date, machine and command.
 
 python tools/benchmark.py data --cfg CONFIG.yaml [--videos A.mp4 B.mp4 ...] [--repeats 30] [KEY VALUE ...]
-Time a training sample by stage, in one thread; compare it with the plain way of other projects, also after
-data_prep/transcode.py; then time a whole test video. Default: the first videos of the training list. python
-tools/benchmark.py memory [--records 100000] Memory of a process and its two decoding workers over an epoch,
-with packed records and with a list. python tools/benchmark.py model --cfg CONFIG.yaml [--clips 8,16,...]
-[--repeats 40] [--compile] [KEY VALUE ...] Training steps and test views of a network, from an ordinary loop
-to the fastest, with random clips, beside torchvision's r3d_18; and the half-precision errors of its
-convolutions. python tools/benchmark.py train --cfg CONFIG.yaml [--steps 40] [KEY VALUE ...] Training from the
-videos of the training list: loading alone, the step alone, both, and the time of waiting. python
-tools/benchmark.py test --cfg CONFIG.yaml [--videos A.mp4 B.mp4 ...] [KEY VALUE ...] Testing from videos,
-against one view at a time. Default: the first videos of the test list. All take --out FILE.json, which holds
-the same numbers.
+    Time a training sample by stage, in one thread, and a whole test video; compare them with the plain way of
+    other projects, also after data_prep/transcode.py. Default: the first videos of the training list.
+python tools/benchmark.py memory [--records 100000]
+    Memory of a process and its two decoding workers over an epoch, with packed records and with a list.
+python tools/benchmark.py model --cfg CONFIG.yaml [--clips 8,16,...] [--repeats 30] [--compile] [KEY VALUE]
+    Training steps and test views of a network, from an ordinary loop to the fastest, with random clips,
+    beside torchvision's r3d_18; and the half-precision errors of its convolutions.
+python tools/benchmark.py train --cfg CONFIG.yaml [--steps 40] [KEY VALUE ...]
+    Training from the videos of the training list: loading alone, the step alone, both, and the waiting.
+python tools/benchmark.py test --cfg CONFIG.yaml [--videos A.mp4 B.mp4 ...] [KEY VALUE ...]
+    Testing from videos, against one view at a time. Default: the first videos of the test list.
+
+All take --out FILE.json for the same numbers as JSON.
 """
 
 from __future__ import annotations
