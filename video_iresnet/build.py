@@ -481,6 +481,11 @@ def build_test_data(cfg: Config, records: Sequence[Record]) -> ViewDataset:
     )
 
 
+def videos_at_once(cfg: Config, data: ViewDataset) -> int:
+    """Return the number of videos per group in testing, whose views fit into a batch."""
+    return max(1, int(cfg.TEST.BATCH_SIZE) // (data.num_clips * data.num_crops))
+
+
 def build_targets(cfg: Config) -> Targets:
     """Return the function that makes the targets of a batch."""
     mixup = cfg.MIXUP

@@ -11,7 +11,7 @@ from collections.abc import Iterator
 import torch
 
 from . import build
-from .config import Config, changed_yaml, needed_files
+from .config import Config, changed_yaml, check_files, needed_files
 from .data.loader import collate_clips
 from .data.packed import PackedRecords
 from .engine.complexity import complexity
@@ -21,7 +21,6 @@ from .report.contact_sheet import batch_sheet, png
 from .runtime.devices import peak_memory, prepare
 from .runtime.distributed import Processes
 from .runtime.errors import InputError
-from .runtime.storage import path_manager
 from .speed import whole
 
 CLIPS = 8  # in the picture of the first batch
@@ -37,12 +36,11 @@ def check(cfg: Config) -> Iterator[str]:
     what would end the run.
     """
     yield changed_yaml(cfg).rstrip()
-    for key, path in needed_files(cfg).items():
-        if not path_manager.exists(path):
-            raise InputError(f"{key}: {path} does not exist; correct it, or DATA.PATH_TO_DATA_DIR")
-    keys = [*(["DATA.TRAIN_LIST", "DATA.VAL_LIST"] if cfg.TRAIN.ENABLE else [])]
-    keys += ["DATA.TEST_LIST"] if cfg.TEST.ENABLE else []
-    lists = {key: build.build_records(cfg, key, cfg.DATA.MAX_BAD_FRACTION) for key in keys}
+    check_files(cfg)
+    # As in a run, only the training list is limited in what may be missing.
+    limits = {"DATA.TRAIN_LIST": cfg.DATA.MAX_BAD_FRACTION}
+    keys = [key for key in needed_files(cfg) if key.endswith("_LIST")]
+    lists = {key: build.build_records(cfg, key, limits.get(key, 1.0)) for key in keys}
     for key, records in lists.items():
         yield from _list_lines(cfg, key, records)
     processes = Processes(use_gpu=cfg.NUM_GPUS > 0)

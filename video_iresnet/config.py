@@ -20,7 +20,7 @@ from .models.norm import NORMS
 from .models.resnet import GROUPED_DEPTHS, temporal_pattern
 from .runtime.errors import InputError
 from .runtime.plain_yaml import dump_yaml, literal, parse_yaml
-from .runtime.storage import open_text
+from .runtime.storage import open_text, path_manager
 from .slowfast import is_slowfast, translate
 
 Config: TypeAlias = CfgNode
@@ -484,6 +484,16 @@ def needed_files(cfg: Config) -> dict[str, str]:
     if cfg.DATA.CLASS_NAMES:
         files["DATA.CLASS_NAMES"] = os.path.join(folder, cfg.DATA.CLASS_NAMES)
     return files
+
+
+def check_files(cfg: Config) -> None:
+    """Raise InputError if a file that a run reads does not exist."""
+    for key, path in needed_files(cfg).items():
+        if not path_manager.exists(path):
+            raise InputError(
+                f"{key}: {path} does not exist; correct it, or DATA.PATH_TO_DATA_DIR "
+                f"({cfg.DATA.PATH_TO_DATA_DIR!r})"
+            )
 
 
 def validate(cfg: Config) -> None:

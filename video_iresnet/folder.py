@@ -12,7 +12,7 @@ from typing import Any
 
 from . import build
 from .changes import check_going_on, tested_values
-from .config import Config, leaves, needed_files
+from .config import Config, check_files, leaves
 from .data.dataset import ViewDataset
 from .data.loader import EpochBatches
 from .data.packed import PackedRecords
@@ -53,12 +53,7 @@ def opened(cfg: Config, stop: StopRequest) -> Iterator[Run]:
     processes = Processes(use_gpu=cfg.NUM_GPUS > 0)
     with ExitStack() as held:
         with processes.together():
-            for key, path in needed_files(cfg).items():
-                if not path_manager.exists(path):
-                    raise InputError(
-                        f"{key}: {path} does not exist; correct it, or DATA.PATH_TO_DATA_DIR "
-                        f"({cfg.DATA.PATH_TO_DATA_DIR!r})"
-                    )
+            check_files(cfg)
             folder = make_output_dir(cfg.OUTPUT_DIR)
             if processes.is_main:
                 held.enter_context(exclusive(folder))

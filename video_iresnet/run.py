@@ -219,7 +219,7 @@ def test(run: Run) -> None:
         run.write_stamp()
         store = run.view_store(model, data, records, list(checks), weights.class_names, tested.arithmetic())
         if processes.is_main:
-            store.forget_failed(_group_size(cfg, data))
+            store.forget_failed(build.videos_at_once(cfg, data))
     with processes.together():
         done = store.records()
     trained = read_position(weights.info)
@@ -275,7 +275,7 @@ def _evaluate(
     cfg = run.cfg
     with view_loader(
         data,
-        videos_at_once=_group_size(cfg, data),
+        videos_at_once=build.videos_at_once(cfg, data),
         rank=run.processes.rank,
         world_size=run.processes.size,
         done=done,
@@ -293,11 +293,6 @@ def _evaluate(
             processes=run.processes,
             stop=run.stop,
         )
-
-
-def _group_size(cfg: Config, data: ViewDataset) -> int:
-    """Return the number of videos per group, whose views fit into a batch."""
-    return max(1, int(cfg.TEST.BATCH_SIZE) // (data.num_clips * data.num_crops))
 
 
 def _check_failures(errors: Sequence[str], records: Sequence[Record]) -> None:

@@ -125,7 +125,8 @@ class Step:
         for number, part in enumerate(parts, start=1):
             with self._gradients_reduced(number == len(parts)):
                 loss, part_sums = self._forward(*part)
-                self._scaler.scale(loss * (len(part[0]) / len(inputs))).backward()  # type: ignore[no-untyped-call]
+                fraction = len(part[0]) / len(inputs)
+                self._scaler.scale(loss * fraction).backward()  # type: ignore[no-untyped-call]
             sums.append(part_sums)
         return self._update(torch.stack(sums).sum(0))
 

@@ -91,10 +91,9 @@ def testing(cfg: Config, records: Sequence[Record], processes: Processes) -> flo
     device = processes.device
     data = build.build_test_data(cfg, records)
     tested = build.build_tested(cfg, build.build_network(cfg, device).eval(), processes)
-    videos_at_once = max(1, cfg.TEST.BATCH_SIZE // (data.num_clips * data.num_crops))
-    loading = build.loading(cfg, device)
+    size, loading = build.videos_at_once(cfg, data), build.loading(cfg, device)
     begin = time.perf_counter()
-    with view_loader(data, videos_at_once=videos_at_once, rank=0, world_size=1, **loading) as loader:
+    with view_loader(data, videos_at_once=size, rank=0, world_size=1, **loading) as loader:
         evaluate(
             tested.network,
             loader,
