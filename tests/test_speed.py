@@ -16,6 +16,7 @@ from video_iresnet import build
 from video_iresnet.check import check
 from video_iresnet.config import load_config
 from video_iresnet.engine.complexity import complexity
+from video_iresnet.models import ResNet
 from video_iresnet.runtime.distributed import Processes
 from video_iresnet.speed import model, timing, whole
 
@@ -167,6 +168,48 @@ def test_a_check_says_what_a_run_would_be(
     assert re.search(r"testing: \d+\.\d\d s for a video with 2x3 views", output)
     assert not (tmp_path / "none").exists()
     assert sorted(shapes.rglob("*")) == before
+
+
+def test_a_check_without_enough_memory_is_one_line(
+    small: list[str], run_net: RunNet, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    forward = ResNet.forward
+
+    def limited(self: ResNet, x: torch.Tensor) -> torch.Tensor:
+        if self.training and len(x) > 2:
+            raise torch.OutOfMemoryError("CUDA out of memory")
+        return forward(self, x)
+
+    monkeypatch.setattr(ResNet, "forward", limited)
+    assert run_net(*small, "--check") == 1
+    assert re.fullmatch(
+        r"error: cpu has not enough memory for 4 clips .* but for 2: [^\n]*\n", capsys.readouterr().err
+    )
+
+
+def test_a_check_misses_as_much_as_a_run(
+    small: list[str], shapes: Path, run_net: RunNet, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Absent test videos are a warning in both; absent training videos end both."""
+    for name in ("train", "test"):
+        lines = (shapes / f"{name}.csv").read_text().splitlines()
+        (shapes / f"{name}_absent.csv").write_text("\n".join(["absent.mp4 0", *lines[1:]]) + "\n")
+    run = [*small, "--check"]
+    assert run_net("DATA.TEST_LIST", "test_absent.csv", *run) == 0
+    assert run_net("DATA.TRAIN_LIST", "train_absent.csv", *run) == 1
+    assert "1 of the 24 videos of DATA.TRAIN_LIST do not exist" in capsys.readouterr().err
+
+
+def test_half_precision_is_measured_as_it_would_train(
+    small: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Layers that are wrong in half precision compute in float32, as with TRAIN.HALF_PROBLEMS float32."""
+    cfg = load_config(DEMO, small)
+    checked = []
+    monkeypatch.setattr(build, "check_precision", lambda cfg, *_: checked.append(cfg.TRAIN.MIXED_PRECISION))
+    for variant in (model.Variant(), model.Variant(half=True)):
+        variant.step(cfg, Processes(use_gpu=False))
+    assert checked == [False, True]
 
 
 def test_a_check_names_what_is_wrong(

@@ -74,6 +74,7 @@ class Variant:
         network = build.build_model(cfg).to(processes.device)
         if self.channels_last:
             network = network.to(memory_format=torch.channels_last_3d)
+        build.check_precision(cfg, network, processes)
         step = build.build_step(cfg, network, processes)
         step.train()
         return step

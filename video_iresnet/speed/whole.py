@@ -19,6 +19,7 @@ from ..engine.step import Step
 from ..engine.train import readable
 from ..runtime.devices import synchronize
 from ..runtime.distributed import Processes
+from ..runtime.errors import InputError
 from ..runtime.signals import StopRequest
 from .data import plain_views
 from .timing import measure
@@ -40,7 +41,9 @@ class Training(NamedTuple):
 def training(
     cfg: Config, records: PackedRecords, step: Step, num_steps: int, processes: Processes
 ) -> Training:
-    """Train for some steps from videos; returns what bounds it. The step's weights change."""
+    """Train for some steps from videos; returns what bounds it. The step's weights change. Raises InputError
+    with what fits if the memory does not suffice.
+    """
     device, clips = step.device, cfg.TRAIN.BATCH_SIZE
     step.train()
     kept: list[ClipBatch] = []
@@ -58,6 +61,10 @@ def training(
         done, batch = next(endless)
         return step(batch, done, 0.5)
 
+    try:
+        one()
+    except torch.OutOfMemoryError:
+        raise InputError(step.advise_on_memory(kept[0])) from None
     alone = measure({"step": lambda: one}, device, num_steps)["step"].seconds
     with _loader(cfg, records, device) as loader:
         seconds, waiting = _train(step, readable(iter(loader), processes), num_steps)
