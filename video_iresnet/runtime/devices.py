@@ -1,4 +1,4 @@
-"""What a GPU needs besides tensors: copies beside its computations, and events that time it."""
+"""Devices: copies beside a GPU's computations, settings of the process, memory."""
 
 from __future__ import annotations
 
