@@ -10,7 +10,7 @@ from torch import Tensor
 from torch.utils.data import Dataset
 
 from ..runtime.seeding import Stream, generator
-from .decode import DecodeError, OpenVideo
+from .decode import DecodeError, OpenVideo, Reader
 from .functional import resize, short_side_size, spread_crops
 from .records import Record
 from .sampling import Sampler, Timeline
@@ -166,17 +166,24 @@ class ViewDataset(Dataset[VideoViews]):
 
     def _views(self, record: int) -> VideoViews:
         with self.open_video(self.records[record]) as reader:
-            clips = self.sampler.uniform_clips(
-                Timeline(len(reader), reader.fps), self.num_frames, self.num_clips
+            return self.views_of(reader, record, 0, len(reader))
+
+    def views_of(self, reader: Reader, record: int, first: int, end: int) -> VideoViews:
+        """Return all views of frames [first, end) of a video. Raises DecodeError."""
+        clips = [
+            [first + index for index in clip]
+            for clip in self.sampler.uniform_clips(
+                Timeline(end - first, reader.fps), self.num_frames, self.num_clips
             )
-            wanted = sorted({index for clip in clips for index in clip})
-            frames = torch.empty(0, dtype=torch.uint8)
-            for first in range(0, len(wanted), FRAMES_AT_ONCE):
-                chunk = reader.read(wanted[first : first + FRAMES_AT_ONCE])
-                chunk = resize(chunk, *short_side_size(chunk.shape[1], chunk.shape[2], self.short_side))
-                if first == 0:
-                    frames = torch.empty(len(wanted), *chunk.shape[1:], dtype=torch.uint8)
-                frames[first : first + len(chunk)] = chunk
+        ]
+        wanted = sorted({index for clip in clips for index in clip})
+        frames = torch.empty(0, dtype=torch.uint8)
+        for start in range(0, len(wanted), FRAMES_AT_ONCE):
+            chunk = reader.read(wanted[start : start + FRAMES_AT_ONCE])
+            chunk = resize(chunk, *short_side_size(chunk.shape[1], chunk.shape[2], self.short_side))
+            if start == 0:
+                frames = torch.empty(len(wanted), *chunk.shape[1:], dtype=torch.uint8)
+            frames[start : start + len(chunk)] = chunk
         position = {index: p for p, index in enumerate(wanted)}
         crops = spread_crops(frames.shape[1], frames.shape[2], self.crop_size, self.num_crops)
         return VideoViews(record, frames, [[position[index] for index in clip] for clip in clips], crops, "")

@@ -84,8 +84,18 @@ def evaluate(
             try:
                 group = next(groups, None)
                 if group is not None:
-                    views = _all_views(group, orders, crop_size, processes.device)
-                    sink(_split(group, list(orders), _outputs(model, views, batch_size, task, precision)))
+                    sink(
+                        outputs_of_views(
+                            model,
+                            group,
+                            task,
+                            precision=precision,
+                            crop_size=crop_size,
+                            batch_size=batch_size,
+                            orders=orders,
+                            device=processes.device,
+                        )
+                    )
             except InputError as caught:
                 error = caught
             left, stops, errors = processes.sum(
@@ -96,6 +106,22 @@ def evaluate(
             if stops or not left:
                 return not left
             progress.update()
+
+
+def outputs_of_views(
+    model: nn.Module,
+    group: list[VideoViews],
+    task: Task,
+    *,
+    precision: Precision,
+    crop_size: int,
+    batch_size: int,
+    orders: Mapping[str, FrameOrder],
+    device: torch.device,
+) -> list[VideoOutputs]:
+    """Return what the task keeps of all views of a group of videos, in each order of frames."""
+    views = _all_views(group, orders, crop_size, device)
+    return _split(group, list(orders), _outputs(model, views, batch_size, task, precision))
 
 
 def _all_views(
