@@ -17,6 +17,7 @@ with a warning; --test-fraction 0.2 holds out videos for testing.
 from __future__ import annotations
 
 import argparse
+import itertools
 import os
 import re
 import shlex
@@ -48,9 +49,9 @@ from video_iresnet.prep.lists import (
     write_split,
 )
 from video_iresnet.runtime.errors import InputError
+from video_iresnet.runtime.root import ROOT, script_words
 from video_iresnet.runtime.storage import read_lines
 
-ROOT = Path(__file__).resolve().parents[1]
 CONFIG = "configs/own/iR3D18.yaml"
 HMDB_USE = {"1": "train", "2": "test"}  # 0: in neither
 Video = tuple[str, str]  # its class, and its name or path
@@ -268,11 +269,9 @@ def print_next_command(out: Path, num_classes: int, splits: Collection[str]) -> 
             "with --val-fraction before choosing anything by the validation"
         )
     python = "python" if shutil.which("python") == sys.executable else sys.executable
-    script, config = (
-        name if Path.cwd() == ROOT else str(ROOT / name) for name in ("tools/run_net.py", CONFIG)
-    )
-    words = [word for pair in overrides.items() for word in pair]
-    print(f"next: {shlex.join([python, script, '--cfg', config, *words])}")
+    script = "tools/run_net.py" if Path.cwd() == ROOT else str(ROOT / "tools/run_net.py")
+    words = [*script_words(script), "--cfg", CONFIG, *itertools.chain(*overrides.items())]
+    print(f"next: {shlex.join([python, *words])}")
 
 
 def _same_class(paths: Sequence[str], name: str, names: Sequence[str]) -> list[str]:

@@ -33,6 +33,7 @@ ALLOWED = {
         "models",
         "runtime",
     },
+    "__main__": {"runtime"},
     "data_prep": {"run", "prep", "build", "report", "engine", "data", "models", "runtime"},
     "config": {"slowfast", "models", "runtime"},
     "slowfast": {"models", "runtime"},

@@ -31,6 +31,7 @@ from video_iresnet.config import load_with_notes
 from video_iresnet.models import WeightsError
 from video_iresnet.run import run
 from video_iresnet.runtime.distributed import group_of_run
+from video_iresnet.runtime.root import script_words
 from video_iresnet.runtime.signals import StopRequest, follow_launcher
 
 
@@ -113,7 +114,7 @@ def _command(arguments: list[str]) -> str:
     """Return the command of this run."""
     world_size = os.environ.get("LOCAL_WORLD_SIZE")
     launcher = ["torchrun", "--nproc-per-node", world_size] if world_size else ["python"]
-    return shlex.join([*launcher, sys.argv[0], *arguments])
+    return shlex.join([*launcher, *script_words(sys.argv[0]), *arguments])
 
 
 if __name__ == "__main__":

@@ -20,6 +20,7 @@ from .models.norm import NORMS
 from .models.resnet import GROUPED_DEPTHS, temporal_pattern
 from .runtime.errors import InputError
 from .runtime.plain_yaml import dump_yaml, literal, parse_yaml
+from .runtime.root import ROOT
 from .runtime.storage import open_text, path_manager
 from .slowfast import is_slowfast, translate
 
@@ -386,6 +387,9 @@ def default_config() -> Config:
 def load_config(path: str, overrides: Sequence[str] = ()) -> Config:
     """Return the defaults, changed by a YAML file (and its `_BASE_`) and then by `KEY VALUE` overrides. The
     file may be PySlowFast's (see load_with_notes). Raises InputError.
+
+    A `path` like configs/own/iR3D18.yaml that does not exist means the file of the clone or the installed
+    package.
     """
     return load_with_notes(path, overrides)[0]
 
@@ -398,6 +402,7 @@ def load_with_notes(path: str, overrides: Sequence[str] = ()) -> tuple[Config, l
         raise InputError(f"override {overrides[-1]} has no value; expected KEY VALUE pairs")
     changes = [(key, (text, COMMAND_LINE)) for key, text in zip(overrides[::2], overrides[1::2], strict=True)]
     cfg, notes = default_config(), list[str]()
+    path = _found(path)
     given = _read_values(path, last_wins=True)
     if is_slowfast(given):
         given, notes = translate(given | dict(changes), dict(leaves(cfg)), path)
@@ -437,6 +442,16 @@ def parse_config(text: object) -> Config | None:
         if key in known:
             _set(cfg, key, value, "the checkpoint's config")
     return cfg
+
+
+def _found(path: str) -> str:
+    """Return the path of a config; see load_config."""
+    if os.path.exists(path) or not path.startswith(f"configs{os.sep}"):
+        return path
+    ours = ROOT / path
+    if not ours.is_file():
+        raise InputError(f"config {path} does not exist, neither here nor in {ROOT}; correct --cfg")
+    return str(ours)
 
 
 def _read_values(

@@ -14,7 +14,8 @@ from pathlib import Path
 import av
 import torch
 
-PACKAGE = Path(__file__).resolve().parents[1]
+from .root import PACKAGE
+
 # The libraries of FFmpeg that decide what is decoded.
 DECODING = ("libavcodec", "libavformat", "libswscale")
 LONGEST_GIT = 20.0  # seconds, for a large repository on a slow disk
