@@ -19,7 +19,7 @@ from ..data.decode.pyav import PyAVReader
 from ..data.decode.reader import DecodeError
 from ..data.records import Record, read_records
 from ..runtime.errors import InputError, reason
-from ..runtime.storage import atomic_write, remove_leftovers
+from ..runtime.storage import Output, atomic_write, remove_leftovers
 from .jobs import run_jobs
 from .lists import ANY_LABEL, held_folder, replace_list, write_csv
 from .pictures import Pictures, timed_frames
@@ -115,22 +115,6 @@ def is_made(job: Job, stamp: dict[str, Any]) -> bool:
             f"{job.target} was made from another video than {job.source}; name another --out for this list"
         )
     return same_content
-
-
-class Output:
-    """A file for PyAV to write to. It keeps the error of a failed write, which PyAV may lose."""
-
-    def __init__(self, file: IO[bytes]) -> None:
-        self.seek, self.tell = file.seek, file.tell
-        self._write = file.write
-        self.error: OSError | None = None
-
-    def write(self, data: bytes) -> int:
-        try:
-            return self._write(data)
-        except OSError as error:
-            self.error = error
-            raise
 
 
 def encode(reader: PyAVReader, file: IO[bytes], settings: Settings, comment: str) -> int:

@@ -73,6 +73,22 @@ def atomic_write(path: str | Path, mode: str = "w") -> Iterator[IO[Any]]:
             os.unlink(temporary)
 
 
+class Output:
+    """A file for a library to write to. It keeps the error of a failed write, which PyAV may lose."""
+
+    def __init__(self, file: IO[bytes]) -> None:
+        self.seek, self.tell = file.seek, file.tell
+        self._write = file.write
+        self.error: OSError | None = None
+
+    def write(self, data: bytes) -> int:
+        try:
+            return self._write(data)
+        except OSError as error:
+            self.error = error
+            raise
+
+
 def append_whole(path: Path, data: bytes) -> None:
     """Append bytes to a file: all of them or, with an OSError, none."""
     with open(path, "ab", buffering=0) as file:
