@@ -335,7 +335,7 @@ def test_an_absent_library_is_one_clear_line(backend: str, monkeypatch: pytest.M
     monkeypatch.setitem(sys.modules, backend, None)
     monkeypatch.setitem(sys.modules, "torchcodec.decoders", None)
     monkeypatch.delitem(sys.modules, f"video_iresnet.data.decode.{backend}", raising=False)
-    with pytest.raises(InputError, match=f"pip install {backend}") as caught:
+    with pytest.raises(InputError, match=rf"pip install .*{backend}") as caught:
         open_video(Record("a.mp4", "a.mp4", 0), backend)
     assert "\n" not in str(caught.value)
 
@@ -347,7 +347,7 @@ def test_torchcodec_without_ffmpeg_is_one_clear_line(monkeypatch: pytest.MonkeyP
     monkeypatch.delitem(sys.modules, "video_iresnet.data.decode.torchcodec", raising=False)
     with pytest.raises(
         InputError,
-        match="no shared libraries of FFmpeg; pip install torchcodec, and install FFmpeg's shared libraries",
+        match=r"no shared libraries of FFmpeg\); pip install .*, and install FFmpeg's shared libraries",
     ):
         load_backend("torchcodec")
 

@@ -378,7 +378,7 @@ def test_without_scikit_image_nothing_is_begun(
     write_video(tmp_path / "in/a.mp4", 10)
     monkeypatch.setitem(sys.modules, "skimage.metrics", None)
     assert run(script, tmp_path / "in", ["a.mp4"], "--compare", "1") == 1
-    assert "pip install '.[prep]'" in capsys.readouterr().err
+    assert "pip install 'video_iresnet[prep]'" in capsys.readouterr().err
     assert not (tmp_path / "out").exists()
     assert run(script, tmp_path / "in", ["a.mp4"]) == 0
 

@@ -157,7 +157,7 @@ def default_config() -> Config:
     cfg.TRAIN.HALF_PROBLEMS = "error"
 
     cfg.WANDB = CfgNode()
-    # Also send the records of json_stats.log to Weights & Biases (pip install '.[wandb]').
+    # Also send the records of json_stats.log to Weights & Biases (pip install 'video_iresnet[wandb]').
     cfg.WANDB.ENABLE = False
     cfg.WANDB.PROJECT = "video_iresnet"
 

@@ -16,7 +16,7 @@ from typing import Any, TypeVar
 from tqdm import tqdm
 
 from ..runtime.environment import usable_cores
-from ..runtime.errors import InputError, reason
+from ..runtime.errors import InputError, missing_extra, reason
 from ..runtime.signals import follow_parent, starting_workers
 
 Item = TypeVar("Item")
@@ -122,7 +122,7 @@ def _on_ray(
     try:
         ray: Any = importlib.import_module("ray")
     except ImportError as error:
-        raise InputError("--ray needs a package that is not here: pip install ray") from error
+        raise missing_extra("--ray", "ray", error) from error
     try:
         host, _, port = address.removeprefix("ray://").rpartition(":")
         if port.isdigit():  # Ray itself tries for minutes

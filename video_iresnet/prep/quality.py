@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 from ..data.decode.pyav import PyAVReader
 from ..data.decode.reader import DecodeError
-from ..runtime.errors import InputError
+from ..runtime.errors import missing_extra
 from .jobs import run_jobs
 from .pictures import Pictures, timed_frames
 from .transcode import Job
@@ -65,9 +65,7 @@ def structural_similarity() -> Any:
     try:
         return importlib.import_module("skimage.metrics").structural_similarity
     except ImportError as error:
-        raise InputError(
-            "--compare needs scikit-image, which is not installed; pip install '.[prep]', or leave it out"
-        ) from error
+        raise missing_extra("--compare", "prep", error, ", or leave it out") from error
 
 
 def compare_some(

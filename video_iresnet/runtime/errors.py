@@ -32,6 +32,16 @@ def reason(error: BaseException) -> str:
     return text.splitlines()[0].rstrip(".:")
 
 
+def missing_extra(what: str, extra: str, error: BaseException, more: str = "") -> InputError:
+    """Return the error for a package of an extra of pyproject.toml that cannot be imported. `what` needs it;
+    `more` is what else helps, from its comma on.
+    """
+    return InputError(
+        f"{what} needs a package that cannot be loaded ({reason(error)}); "
+        f"pip install 'video_iresnet[{extra}]'{more}"
+    )
+
+
 def printable(text: str) -> str:
     """Return the text as one line for a terminal or a log. Unprintable characters (control characters, line
     ends, surrogates, direction marks) are escaped, and a long line is cut in the middle.

@@ -10,7 +10,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, TypeAlias
 
-from .errors import InputError, reason
+from .errors import missing_extra, reason
 from .logging import log
 from .storage import atomic_write
 
@@ -47,10 +47,7 @@ def sent_records(project: str, folder: Path, config: Mapping[str, Any]) -> Itera
     try:
         import wandb
     except ImportError as error:
-        raise InputError(
-            f"WANDB.ENABLE needs a package that cannot be loaded ({reason(error)}); pip install '.[wandb]', "
-            "or set WANDB.ENABLE False"
-        ) from error
+        raise missing_extra("WANDB.ENABLE", "wandb", error, ", or set WANDB.ENABLE False") from error
     guard = _Guard()
     run = guard(lambda: _start(wandb, project, folder, config))
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from ...runtime.errors import InputError, reason
+from ...runtime.errors import InputError, missing_extra, reason
 from ..records import Record
 from .frames import FrameReader
 from .pyav import PyAVReader
@@ -22,10 +22,8 @@ def _torchcodec() -> Backend:
     try:
         from .torchcodec import TorchCodecReader
     except (ImportError, OSError, RuntimeError) as error:  # RuntimeError: installed, but without FFmpeg
-        raise InputError(
-            f"the decoder torchcodec cannot be loaded: {reason(error)}; pip install torchcodec, and install "
-            "FFmpeg's shared libraries"
-        ) from error
+        more = ", and install FFmpeg's shared libraries"
+        raise missing_extra("the decoder torchcodec", "torchcodec", error, more) from error
     return TorchCodecReader
 
 
