@@ -75,7 +75,7 @@ def report(options: argparse.Namespace) -> None:
     predictions = outcome.predictions[name]
     error = aggregate.calibration_error(predictions, outcome.labels)
     print(f"{numbers['protocol']}: {table(numbers)}\nexpected calibration error: {error:.2f}\n")
-    print(f"{views_table(stores, pooling)}\n")
+    print(f"{views_table(numbers['by_number_of_clips'])}\n")
     print(class_table(*aggregate.per_class(predictions, outcome.labels, about["num_classes"]), about))
 
 
@@ -87,17 +87,12 @@ def protocol(text: str | None) -> Protocol | None:
     return (int(match[1]), int(match[2])) if match else None
 
 
-def views_table(stores: list[ViewStore], pooling: Pooling) -> str:
+def views_table(by_number_of_clips: Mapping[str, Mapping[str, float]]) -> str:
     """Return a table of the accuracy by number of views."""
-    about = stores[0].about
-    clips, crops = (min(store.about[key] for store in stores) for key in ("num_clips", "num_crops"))
-    protocols = [(m, c) for c in sorted({1, crops}) for m in range(1, clips + 1)]
-    selections = {f"{m}x{c}": ("", (m, c)) for m, c in protocols}
-    outcome = aggregate.predict(stores, selections, about["num_videos"], about["num_classes"], pooling)
     rows = []
-    for name, (m, c) in zip(selections, protocols, strict=True):
-        measured = aggregate.accuracy(outcome.predictions[name], outcome.labels)
-        rows.append((name, m * c, measured.top1, measured.top5))
+    for name, measured in by_number_of_clips.items():
+        clips, crops = map(int, name.split("x"))
+        rows.append((name, clips * crops, measured["top1_acc"], measured["top5_acc"]))
     return tabulate(rows, headers=["protocol", "views", "top-1", "top-5"], floatfmt=".2f")
 
 

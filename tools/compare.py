@@ -15,7 +15,7 @@ import itertools
 import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 from video_iresnet.runtime.ending import exit_code  # isort: skip, so Ctrl-C ends slow imports in one line
@@ -23,56 +23,20 @@ from video_iresnet.runtime.ending import exit_code  # isort: skip, so Ctrl-C end
 from tabulate import tabulate
 
 from video_iresnet.changes import decides
-from video_iresnet.config import leaves, parse_config
-from video_iresnet.report.compare import (
-    Answer,
-    Pair,
-    compare,
-    differences,
-    in_words,
-    read_answers,
-    read_origin,
-    read_results,
-)
+from video_iresnet.config import config_of_run, leaves
+from video_iresnet.report.compare import RunFolder, compare_pair, differences, names_of, read_run
 from video_iresnet.report.results import write_results
 from video_iresnet.runtime.errors import InputError, printable
-from video_iresnet.runtime.storage import open_text
 
 SHOWN = 5  # videos named per run; --json names all
 LONGEST = 48  # characters of a value in a table
 ACCURACIES = ("top1_acc", "top5_acc")
 
 
-class RunFolder(NamedTuple):
-    """What a run left behind: `results` and `answers` are empty if it was not tested."""
-
-    name: str
-    folder: Path
-    config: dict[str, Any]
-    origin: dict[str, Any]
-    results: dict[str, Any]
-    answers: list[Answer]
-
-
 def read(folder: Path, name: str) -> RunFolder:
     """Raises InputError, with the file."""
-    path = folder / "config.yaml"
-    if not path.exists():
-        raise InputError(f"{folder} holds no config.yaml; name the OUTPUT_DIR of a run")
-    with open_text(str(path)) as file:
-        config = parse_config(file.read())
-    if config is None:
-        raise InputError(f"{path} is no config of a run of this project; name the OUTPUT_DIR of a run")
-    results = read_results(folder / "results.json")
-    answers = read_answers(folder / "predictions.csv") if results else []
-    keys = {key: value for key, value in leaves(config) if key != "OUTPUT_DIR"}
-    return RunFolder(name, folder, keys, read_origin(folder, results), results, answers)
-
-
-def names_of(folders: Sequence[Path]) -> list[str]:
-    """Return the names of folders, or their paths where names are equal."""
-    names = [folder.resolve().name for folder in folders]
-    return names if len(set(names)) == len(names) else [str(folder) for folder in folders]
+    keys = {key: value for key, value in leaves(config_of_run(folder)) if key != "OUTPUT_DIR"}
+    return read_run(folder, name, keys)
 
 
 def report(options: argparse.Namespace) -> None:
@@ -132,16 +96,6 @@ def numbers(results: Mapping[str, Any]) -> dict[str, Any]:
     names = [*ACCURACIES, *(f"{name}_interval" for name in ACCURACIES)]
     names += ["num_videos", "num_failed", "protocol", "temporal_checks"]
     return {name: results[name] for name in names if name in results}
-
-
-def compare_pair(first: RunFolder, second: RunFolder) -> dict[str, Any]:
-    """Return the test of a pair, or why there is none."""
-    found: dict[str, Any] = {"first": first.name, "second": second.name}
-    try:
-        pair: Pair = compare(first.answers, second.answers)
-    except InputError as error:
-        return found | {"problem": str(error)}
-    return found | pair._asdict() | {"meaning": in_words(pair, first.name, second.name)}
 
 
 def print_pairs(pairs: Sequence[Mapping[str, Any]], names: Sequence[str]) -> None:

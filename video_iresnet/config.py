@@ -10,6 +10,7 @@ import itertools
 import math
 import os
 from collections.abc import Iterator, Sequence
+from pathlib import Path
 from typing import Any, TypeAlias
 
 from fvcore.common.config import CfgNode
@@ -442,6 +443,18 @@ def parse_config(text: object) -> Config | None:
         if key in known:
             _set(cfg, key, value, "the checkpoint's config")
     return cfg
+
+
+def config_of_run(folder: Path) -> Config:
+    """Return the config of a run from config.yaml in its OUTPUT_DIR. Raises InputError."""
+    path = folder / "config.yaml"
+    if not path.exists():
+        raise InputError(f"{folder} holds no config.yaml; name the OUTPUT_DIR of a run")
+    with open_text(str(path)) as file:
+        config = parse_config(file.read())
+    if config is None:
+        raise InputError(f"{path} is no config of a run of this project; name the OUTPUT_DIR of a run")
+    return config
 
 
 def _found(path: str) -> str:

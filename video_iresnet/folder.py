@@ -44,6 +44,7 @@ from .runtime.weights_and_biases import Send, sent_records
 # Files of an OUTPUT_DIR that are replaced as a whole.
 WRITTEN_WHOLE = (
     "config.yaml", "stamp.json", "wandb_id", "first_batch.png", "results.json", "predictions.csv",
+    "report.html",
 )  # fmt: skip
 
 

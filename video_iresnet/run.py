@@ -32,7 +32,9 @@ from .engine.views import VideoOutputs, ViewStore
 from .folder import Run, opened
 from .models import load_weights
 from .report.contact_sheet import batch_sheet, noting_first, png
+from .report.page import write_page
 from .report.results import table, write_predictions, write_results
+from .report.strips import strips_of
 from .runtime.environment import usable_cores
 from .runtime.errors import InputError
 from .runtime.logging import log
@@ -250,7 +252,7 @@ def test(run: Run) -> None:
             _write_test(
                 run,
                 store,
-                records,
+                data,
                 {
                     "checkpoint": str(path),
                     "epoch": weights.info.get("epoch"),
@@ -307,10 +309,10 @@ def _check_failures(errors: Sequence[str], records: Sequence[Record]) -> None:
         )
 
 
-def _write_test(run: Run, store: ViewStore, records: Sequence[Record], more: dict[str, Any]) -> None:
-    """Write results.json, predictions.csv and a record in json_stats.log; log the table."""
+def _write_test(run: Run, store: ViewStore, data: ViewDataset, more: dict[str, Any]) -> None:
+    """Write results.json, predictions.csv, a record in json_stats.log and the page; log the table."""
     numbers, outcome = results([store])
-    _check_failures(outcome.errors, records)
+    _check_failures(outcome.errors, data.records)
     is_kept = run.cfg.TEST.STORED_VIEWS != "off"
     numbers |= more | {"views": str(store.folder.relative_to(run.folder)) if is_kept else ""}
     numbers["stamp"] = run.stamp_of_results(store)
@@ -329,3 +331,7 @@ def _write_test(run: Run, store: ViewStore, records: Sequence[Record], more: dic
         run.folder / "predictions.csv",
         run.folder,
     )
+    try:
+        log.info("page: %s", write_page(run.folder, strips_of(data)))
+    except InputError as error:
+        log.warning("%s", error)

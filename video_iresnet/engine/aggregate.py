@@ -92,6 +92,12 @@ def smaller_protocols(protocol: Protocol) -> dict[str, Selection]:
     return {f"{m}x{c}": ("", (m, c)) for m, c in chosen}
 
 
+def every_number_of_clips(protocol: Protocol) -> dict[str, Selection]:
+    """Return the protocols of 1 to all clips: with a single crop, then with all crops."""
+    clips, crops = protocol
+    return {f"{m}x{c}": ("", (m, c)) for c in sorted({1, crops}) for m in range(1, clips + 1)}
+
+
 def pool(views: Arrays, pooling: Pooling = MEAN) -> Numbers:
     """{probabilities (clips, crops, K), normalizer (clips, crops)} -> (K,) scores.
 
@@ -161,9 +167,15 @@ def predict(
         names.append(first.name)
         labels.append(first.label)
         errors.append(next((video.error for video in videos if video.error), ""))
+        orders = {frames for frames, _ in selections.values() if not errors[i]}
+        found = {frames: [video.outputs.get(frames, {}) for video in videos] for frames in orders}
+        finite = {
+            frames: arrays
+            for frames, arrays in found.items()
+            if all(some and _is_finite(some) for some in arrays)
+        }
         for name, (frames, protocol) in selections.items():
-            arrays = [video.outputs.get(frames, {}) for video in videos]
-            if errors[i] or not all(some and _is_finite(some) for some in arrays):
+            if not (arrays := finite.get(frames)):
                 continue
             scores = np.mean([pool(views_of(some, protocol), pooling) for some in arrays], axis=0)
             prediction = best(to_probabilities(scores, pooling))
@@ -268,7 +280,8 @@ def results(
         store.check_complete()
         _check_about(store.about, first, protocol)
     checks = [name for name in first["checks"] if all(name in store.about["checks"] for store in stores)]
-    selections = smaller_protocols(protocol) | {name: (name, protocol) for name in checks}
+    selections = smaller_protocols(protocol) | every_number_of_clips(protocol)
+    selections |= {name: (name, protocol) for name in checks}
     outcome = predict(stores, selections, first["num_videos"], first["num_classes"], pooling)
     by_views = {name: accuracy(outcome.predictions[name], outcome.labels) for name in selections}
     *_, name = smaller_protocols(protocol)
@@ -287,6 +300,7 @@ def results(
         "num_failed": sum(map(bool, outcome.errors)),
         "num_classes": first["num_classes"],
         "by_views": {key: _percent(by_views[key]) for key in smaller_protocols(protocol)},
+        "by_number_of_clips": {key: _percent(by_views[key]) for key in every_number_of_clips(protocol)},
         "temporal_checks": {key: _percent(by_views[key]) for key in checks},
         "protocol": text if pooling == MEAN else f"{text}, {pooling.how} of {pooling.of}",
     }, outcome

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import csv
-import json
 import math
 import os
 from collections import Counter
@@ -11,9 +9,10 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from ..runtime.errors import InputError, reason
+from ..engine.aggregate import hits
+from ..runtime.errors import InputError
 from ..runtime.stamp import read_stamps
-from ..runtime.storage import open_text
+from .results import read_predictions, read_results
 
 SIGNIFICANT = 0.05
 OWN = ("since", "config")  # what each run's stamp has of its own: the config names its OUTPUT_DIR
@@ -25,6 +24,19 @@ class Answer(NamedTuple):
     video: str
     label: int
     is_right: bool
+
+
+class RunFolder(NamedTuple):
+    """What a run left behind: the keys of its config, and what else its numbers depended on; `results` and
+    `answers` are empty if it was not tested.
+    """
+
+    name: str
+    folder: Path
+    config: Mapping[str, Any]
+    origin: dict[str, Any]
+    results: dict[str, Any]
+    answers: list[Answer]
 
 
 class Pair(NamedTuple):
@@ -43,32 +55,25 @@ class Pair(NamedTuple):
 
 def read_answers(path: Path) -> list[Answer]:
     """Read predictions.csv. Raises InputError."""
-    with open_text(str(path)) as file:
-        rows = csv.DictReader(file)
-        try:
-            return [
-                Answer(row["video"], int(row["label"]), not row["error"] and row["label"] == row["top1"])
-                for row in rows
-            ]
-        except (KeyError, TypeError, ValueError, csv.Error) as error:
-            raise InputError(
-                f"{path} is no predictions.csv of a test (line {rows.line_num}: {reason(error)}); run the "
-                "test again"
-            ) from error
+    videos = read_predictions(path)
+    right = hits(videos.predictions, videos.labels)[:, 0]
+    return [
+        Answer(name, label, is_right)
+        for name, label, is_right in zip(videos.names, videos.labels.tolist(), right.tolist(), strict=True)
+    ]
 
 
-def read_results(path: Path) -> dict[str, Any]:
-    """Read results.json; empty if there is none. Raises InputError."""
-    if not path.exists():
-        return {}
-    with open_text(str(path)) as file:
-        try:
-            results = json.load(file)
-            return {**results, "top1_acc": float(results["top1_acc"])}
-        except (KeyError, TypeError, ValueError, RecursionError) as error:
-            raise InputError(
-                f"{path} is no results.json of a test ({reason(error)}); run the test again"
-            ) from error
+def read_run(folder: Path, name: str, config: Mapping[str, Any]) -> RunFolder:
+    """Read what a run with this config left in its OUTPUT_DIR. Raises InputError, with the file."""
+    results = read_results(folder / "results.json")
+    answers = read_answers(folder / "predictions.csv") if results else []
+    return RunFolder(name, folder, config, read_origin(folder, results), results, answers)
+
+
+def names_of(folders: Sequence[Path]) -> list[str]:
+    """Return the names of folders, or their paths where names are equal."""
+    names = [folder.resolve().name for folder in folders]
+    return names if len(set(names)) == len(names) else [str(folder) for folder in folders]
 
 
 def read_origin(folder: Path, results: Mapping[str, Any]) -> dict[str, Any]:
@@ -136,6 +141,16 @@ def compare(first: Sequence[Answer], second: Sequence[Answer]) -> Pair:
         [answer.video for key, answer in theirs.items() if key not in ours],
         [answer.video for key, answer in ours.items() if key not in theirs],
     )
+
+
+def compare_pair(first: RunFolder, second: RunFolder) -> dict[str, Any]:
+    """Return the test of two runs as a dictionary, or why there is none."""
+    found: dict[str, Any] = {"first": first.name, "second": second.name}
+    try:
+        pair = compare(first.answers, second.answers)
+    except InputError as error:
+        return found | {"problem": str(error)}
+    return found | pair._asdict() | {"meaning": in_words(pair, first.name, second.name)}
 
 
 def _names(answers: Sequence[Answer]) -> list[str]:

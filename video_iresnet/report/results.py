@@ -3,14 +3,26 @@
 from __future__ import annotations
 
 import csv
+import json
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
+import numpy as np
 import simplejson
 from tabulate import tabulate
 
-from ..engine.aggregate import TOP, Outcome, Predictions
-from ..runtime.storage import atomic_write
+from ..engine.aggregate import TOP, Numbers, Outcome, Prediction, Predictions, stack
+from ..runtime.errors import InputError, reason
+from ..runtime.storage import atomic_write, open_text
+
+
+class TestedVideos(NamedTuple):
+    """What predictions.csv holds of N videos; `errors`: why a video failed, or empty."""
+
+    names: list[str]
+    labels: Numbers
+    predictions: Predictions
+    errors: list[str]
 
 
 def write_results(path: Path, results: dict[str, Any]) -> None:
@@ -32,6 +44,44 @@ def write_predictions(path: Path, outcome: Outcome, predictions: Predictions) ->
         for name, label, classes, probabilities, error in rows:
             cells = [*classes, *(f"{probability:.6f}" for probability in probabilities)]
             writer.writerow([name, label, *([""] * len(cells) if error else cells), error])
+
+
+def read_predictions(path: Path) -> TestedVideos:
+    """Read predictions.csv. Raises InputError."""
+    names, labels, errors = [], [], []
+    predictions: list[Prediction | None] = []
+    with open_text(str(path)) as file:
+        rows = csv.DictReader(file)
+        try:
+            for row in rows:
+                names.append(row["video"])
+                labels.append(int(row["label"]))
+                errors.append(row["error"] or "")
+                ranks = [rank for rank in range(1, TOP + 1) if f"top{rank}" in row]
+                classes = [row[f"top{rank}"] for rank in ranks]
+                values = [row[f"prob{rank}"] for rank in ranks]
+                found = Prediction(np.array(classes, int), np.array(values, float)) if classes[0] else None
+                predictions.append(found)
+        except (KeyError, IndexError, TypeError, ValueError, csv.Error) as error:
+            raise InputError(
+                f"{path} is no predictions.csv of a test (line {rows.line_num}: {reason(error)}); run the "
+                "test again"
+            ) from error
+    return TestedVideos(names, np.array(labels, int), stack(predictions), errors)
+
+
+def read_results(path: Path) -> dict[str, Any]:
+    """Read results.json; empty if there is none. Raises InputError."""
+    if not path.exists():
+        return {}
+    with open_text(str(path)) as file:
+        try:
+            results = json.load(file)
+            return {**results, "top1_acc": float(results["top1_acc"])}
+        except (KeyError, TypeError, ValueError, RecursionError) as error:
+            raise InputError(
+                f"{path} is no results.json of a test ({reason(error)}); run the test again"
+            ) from error
 
 
 def table(results: dict[str, Any]) -> str:
