@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 import sys
 from collections.abc import Callable
@@ -11,6 +12,7 @@ import pytest
 from conftest import ROOT
 
 from video_iresnet.data.decode import load_backend
+from video_iresnet.inference.page import import_gradio
 from video_iresnet.prep.jobs import run_jobs
 from video_iresnet.prep.quality import structural_similarity
 from video_iresnet.runtime.errors import InputError
@@ -28,6 +30,7 @@ EXTRAS: dict[str, tuple[str, Callable[[], object]]] = {
         "ray",
         lambda: list(run_jobs(square, [1], workers=1, ray_address="auto", description="")),
     ),
+    "serve": ("gradio", lambda: import_gradio(Path("."))),
     "torchcodec": ("torchcodec", lambda: load_backend("torchcodec")),
     "wandb": ("wandb", lambda: sent_records("p", Path("."), {}).__enter__()),
 }
@@ -36,6 +39,7 @@ EXTRAS: dict[str, tuple[str, Callable[[], object]]] = {
 @pytest.mark.parametrize("extra", EXTRAS)
 def test_a_missing_package_names_its_extra(extra: str, monkeypatch: pytest.MonkeyPatch) -> None:
     module, use = EXTRAS[extra]
+    monkeypatch.setattr("os.environ", os.environ.copy())
     monkeypatch.setitem(sys.modules, module, None)
     monkeypatch.delitem(sys.modules, "video_iresnet.data.decode.torchcodec", raising=False)
     with pytest.raises(InputError) as caught:
