@@ -28,8 +28,8 @@ SECTIONS = {
 }  # fmt: skip
 # Plots of a training: title -> the curves with their names.
 TRAINING = {
-    "loss": {"train_iter loss": "steps", "train_epoch loss": "epochs"},
-    "error, percent": {
+    "loss": {"train_iter loss": "at log lines", "train_epoch loss": "means of epochs"},
+    "error in percent": {
         "train_epoch top1_err": "training, top-1", "train_epoch top5_err": "training, top-5",
         "val_epoch top1_err": "validation, top-1", "val_epoch top5_err": "validation, top-5",
     },
@@ -37,7 +37,7 @@ TRAINING = {
 }  # fmt: skip
 TRAININGS = {  # of several runs
     "loss": {"train_epoch loss": ""},
-    "top-1 error in validation, percent": {"val_epoch top1_err": ""},
+    "top-1 error of validation in percent": {"val_epoch top1_err": ""},
     "learning rate": {"train_iter lr": ""},
 }
 

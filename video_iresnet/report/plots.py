@@ -22,8 +22,9 @@ SERIES = ("#010211", "#010212", "#010213", "#010214", "#010215", "#010216")
 VARIABLES = {INK: "--ink", FAINT: "--faint"} | {color: f"--series-{i}" for i, color in enumerate(SERIES, 1)}
 MARKERS, STYLES = "osD^vP", ("-", "--", ":", "-.")
 NARROW, WIDE = 4.8, 9.6  # inches
-RIGHT, WRONG = (37, 99, 235), (194, 65, 12)  # the colours of the cells of a matrix
-OPACITY = 0.8  # of a full cell with a number on it, which can be read then
+LONGEST = 36  # characters in a legend
+RIGHT, WRONG = (59, 130, 246), (234, 88, 12)  # the colours of the cells of a matrix
+OPACITY = 0.65  # of a full cell with a number on it, which can be read then
 
 
 class Line(NamedTuple):
@@ -45,12 +46,14 @@ def lines(name: str, about: str, drawn: Sequence[Line], x_label: str, y_label: s
         axes.set_xlabel(x_label)
         axes.set_ylabel(y_label)
         if "percent" in y_label:
-            axes.set_ylim(top=min(axes.get_ylim()[1], 101))
+            axes.set_ylim(top=min(axes.get_ylim()[1], 100.4))
+        axes.xaxis.get_major_locator().set_params(integer=True)
         axes.grid(color=FAINT, linewidth=0.5)
         if len(drawn) > 1:
-            figure.legend(loc="outside upper center", ncols=2 if len(drawn) < 7 else 1, frameon=False)
+            longest = max(len(_label(line)) for line in drawn)
+            figure.legend(loc="outside upper center", ncols=2 if longest <= LONGEST / 2 else 1, frameon=False)
 
-    return _svg(name, about, draw, NARROW, 3.0 + 0.1 * len(drawn))
+    return _svg(name, about, draw, NARROW, 3.0 + 0.2 * len(drawn))
 
 
 def ranks(name: str, about: str, drawn: Sequence[Line], y_label: str) -> Markup:
@@ -96,7 +99,11 @@ def matrix(name: str, about: str, fractions: Numbers) -> Markup:
 
 
 def _label(line: Line) -> str:
-    return line.name if not line.name.startswith("_") else f"\u200b{line.name}"  # matplotlib would hide it
+    """Return the name of a line as a legend shows it, cut in the middle if it is long."""
+    name = line.name
+    if len(name) > LONGEST:
+        name = f"{name[: LONGEST // 2 - 1]}...{name[-LONGEST // 2 + 2 :]}"
+    return f"\u200b{name}" if name.startswith("_") else name  # matplotlib would hide it
 
 
 def _look(i: int, has_markers: bool) -> dict[str, Any]:
@@ -128,7 +135,8 @@ def _svg(name: str, about: str, draw: Callable[[Any], None], width: float, heigh
         warnings.filterwarnings("ignore", "Glyph .* missing from")  # the browser has others
         matplotlib.rcdefaults()
         matplotlib.rcParams.update(style)
-        figure = Figure(figsize=(width, height), layout="constrained")
+        figure: Any = Figure(figsize=(width, height), layout="constrained")
+        figure.get_layout_engine().set(w_pad=0.08, h_pad=0.06)
         FigureCanvasSVG(figure)
         draw(figure)
         file = io.StringIO()
