@@ -520,7 +520,7 @@ def test_exporting_leaves_out_what_is_no_text(
     """Such as a second set of tensors."""
     state = latest(whole)
     torch.save(state | {"ema": {"weights": {"w": torch.ones(2)}}}, tmp_path / "a.pyth")
-    export = load_script("tools/export_weights.py").main
+    export = load_script("tools/export.py").main
     out = tmp_path / "a.safetensors"
     assert export(["--checkpoint", str(tmp_path / "a.pyth"), "--out", str(out)]) == 0
     assert "tensors, 8 class names; left out: ema\n" in capsys.readouterr().out

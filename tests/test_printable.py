@@ -39,7 +39,7 @@ def test_errors_are_one_printable_line(capsys: pytest.CaptureFixture[str], tmp_p
         "tools/run_net.py": ["--cfg", f"{tmp_path}/{HOSTILE}.yaml"],
         "tools/complexity.py": ["--cfg", f"{tmp_path}/{HOSTILE}.yaml"],
         "tools/show_clips.py": ["--cfg", f"{tmp_path}/{HOSTILE}.yaml", "--out", str(tmp_path / "a.png")],
-        "tools/export_weights.py": ["--checkpoint", f"{tmp_path}/{HOSTILE}", "--out", str(tmp_path / "a")],
+        "tools/export.py": ["--checkpoint", f"{tmp_path}/{HOSTILE}", "--out", str(tmp_path / "a.pt2")],
     }.items():
         assert load_script(script).main(arguments) == 1
         text = capsys.readouterr().err

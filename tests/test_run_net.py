@@ -656,7 +656,7 @@ def test_weights_of_other_class_names_are_noted(
 def test_exported_weights_test_as_the_checkpoint_does(
     trained: Path, small: list[str], tmp_path: Path, run_net: RunNet, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    export = load_script("tools/export_weights.py").main
+    export = load_script("tools/export.py").main
     checkpoint, out = (
         str(trained / "checkpoints/checkpoint_epoch_00002.pyth"),
         str(tmp_path / "w.safetensors"),
@@ -665,7 +665,7 @@ def test_exported_weights_test_as_the_checkpoint_does(
     assert "122 tensors, 8 class names" in capsys.readouterr().out
     assert export(["--checkpoint", checkpoint, "--out", out]) == 1
     assert re.fullmatch(
-        r"error: --out \S* exists; name another file, or remove it\n", capsys.readouterr().err
+        r"error: --out \S* exists; name another one, or remove it\n", capsys.readouterr().err
     )
     assert (
         run_net(

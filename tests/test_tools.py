@@ -191,7 +191,7 @@ TOOLS = {
     "compare": ("report", ["a", "b"]),
     "complexity": ("table", ["--cfg", DEMO]),
     "depth": ("compare", []),
-    "export_weights": ("export", ["--checkpoint", "a.pyth", "--out", "b"]),
+    "export": ("export", ["--checkpoint", "a.pyth", "--out", "b"]),
     "show_clips": ("show", ["--cfg", DEMO]),
 }
 
