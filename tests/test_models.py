@@ -380,6 +380,22 @@ def test_features_are_the_outputs_of_the_stages() -> None:
     assert torch.equal(net.fc(maps[-1].mean((2, 3, 4))), net(clips))
 
 
+@pytest.mark.parametrize(("arch", "temporal"), [("iresnet", "full"), ("resnet", "i3d"), ("resstage", "c2d")])
+def test_a_network_can_be_divided_at_each_stage(arch: str, temporal: str) -> None:
+    net = create_model(arch, 18, width=4, num_classes=3, temporal_kernels=temporal).eval()
+    clips = torch.randn(2, 3, 8, 64, 64)
+    names = ["stem", "stage1", "stage2", "stage3", "stage4"]
+    assert net.stage_names == names
+    parts = [net.features_of(name, clips) for name in names]
+    assert all(torch.equal(x, y) for x, y in zip(parts[1:], net.features(clips), strict=True))
+    assert all(torch.equal(net.logits_from(*part), net(clips)) for part in zip(names, parts, strict=True))
+    assert [tuple(x.shape[2:]) for x in parts] == [
+        (8 // time, 64 // height, 64 // width) for time, height, width in net.plan.strides
+    ]
+    with pytest.raises(ValueError, match="unknown stage 'fc'; expected one of stem, stage1"):
+        net.features_of("fc", clips)
+
+
 def test_copies_and_pickles_compute_the_same() -> None:
     net = create_model("iresnet", 50, width=4, num_classes=3).eval()
     clips = torch.randn(1, 3, 4, 32, 32)

@@ -100,16 +100,23 @@ class Plan(NamedTuple):
     head_window: Size | None
 
     @property
+    def strides(self) -> list[Size]:
+        """Return the total strides (t, h, w) after the stem and after each stage."""
+        pool = (1, 2, 2) if self.stem.pool else ONE
+        parts = [[self.stem.stride, pool], *([spec.stride for spec in specs] for specs in self.stages)]
+        parts[2].append((self.temporal_pool, 1, 1))  # between stages 1 and 2
+        done: list[Size] = []
+        totals = []
+        for part in parts:
+            done += part
+            time, height, width = (math.prod(along) for along in zip(*done, strict=True))
+            totals.append((time, height, width))
+        return totals
+
+    @property
     def stride(self) -> Size:
         """Return the total stride (t, h, w) of the last features."""
-        strides = [
-            self.stem.stride,
-            (1, 2, 2) if self.stem.pool else ONE,
-            (self.temporal_pool, 1, 1),
-            *(spec.stride for stage in self.stages for spec in stage),
-        ]
-        time, height, width = (math.prod(along) for along in zip(*strides, strict=True))
-        return time, height, width
+        return self.strides[-1]
 
     def trained_on(self, clip: Size) -> Plan:
         """Return the plan whose head classifies every window as large as the features of a (t, h, w) clip."""
@@ -191,17 +198,46 @@ class ResNet(nn.Module):
     def stages(self) -> list[Stage]:
         return [module for module in self.children() if isinstance(module, Stage)]
 
+    @property
+    def stage_names(self) -> list[str]:
+        """Return the names of what `features_of` can compute: stem, stage1, stage2, ..."""
+        return ["stem", *(f"stage{number}" for number in range(1, len(self.plan.stages) + 1))]
+
     def features(self, x: Tensor) -> list[Tensor]:
         """(B, 3, T, H, W) -> the outputs of the stages, (B, C, t, h, w) each, finest first."""
-        x = self.maxpool(F.relu(self.bn1(self.conv1(x))))
+        x = self._stem(x)
         maps: list[Tensor] = []
         for stage in self.stages:
             x = stage(self.temporal_pool(x) if len(maps) == 1 else x)
             maps.append(x)
         return maps
 
+    def features_of(self, stage: str, x: Tensor) -> Tensor:
+        """(B, 3, T, H, W) -> the output (B, C, t, h, w) of one of `stage_names`, computing no more
+        than that. Raises ValueError for another name.
+        """
+        return self._between(0, self._number(stage), self._stem(x))
+
+    def logits_from(self, stage: str, x: Tensor) -> Tensor:
+        """The output (B, C, t, h, w) of one of `stage_names` -> (B, num_classes) logits."""
+        return self._head(self._between(self._number(stage), len(self.stages), x))
+
     def forward(self, x: Tensor) -> Tensor:
         return self._head(self.features(x)[-1])
+
+    def _number(self, stage: str) -> int:
+        names = self.stage_names
+        _check(stage in names, f"unknown stage {stage!r}; expected one of {', '.join(names)}")
+        return names.index(stage)
+
+    def _between(self, done: int, end: int, x: Tensor) -> Tensor:
+        """Apply the stages after the first `done`, to stage `end`; the stem is number 0."""
+        for number, stage in enumerate(self.stages[done:end], start=done):
+            x = stage(self.temporal_pool(x) if number == 1 else x)
+        return x
+
+    def _stem(self, x: Tensor) -> Tensor:
+        return self.maxpool(F.relu(self.bn1(self.conv1(x))))  # type: ignore[no-any-return]
 
     def _head(self, x: Tensor) -> Tensor:
         """(B, C, t, h, w) features -> (B, num_classes) logits; with a window, the logarithms of mean
