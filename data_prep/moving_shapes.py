@@ -97,8 +97,12 @@ def smooth_noise(rng: np.random.Generator, height: int, width: int) -> NDArray[n
     return np.asarray(top * (1 - v) + bottom * v)
 
 
-def render(scene: Scene, motion: tuple[int, int, int, int], frame: int) -> NDArray[np.uint8]:
-    """Draw a frame (height, width, 3): a bright rounded star with a dark sector, which shows its angle."""
+def outline(
+    scene: Scene, motion: tuple[int, int, int, int], frame: int
+) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
+    """Return how much of each pixel the shape covers, and the pixel's direction from the shape's centre
+    against the shape's own angle, (height, width) each.
+    """
     x, y, turn, growth = (scene.start + np.array(motion) * scene.cycles_per_frame * frame) % 1
     radius = min(scene.height, scene.width) * RADIUS[0] * (RADIUS[1] / RADIUS[0]) ** growth
     dy = (np.arange(scene.height) - y * scene.height + scene.height / 2) % scene.height - scene.height / 2
@@ -107,10 +111,15 @@ def render(scene: Scene, motion: tuple[int, int, int, int], frame: int) -> NDArr
     distance = np.hypot(dy, dx)
     angle = np.arctan2(dy, dx) - np.float32(2 * math.pi * turn)
     edge = radius * (1 + scene.bulge * np.cos(scene.corners * angle)) / (1 + abs(scene.bulge))
-    cover = np.clip(edge - distance + 0.5, 0, 1)[..., None]
+    return np.clip(edge - distance + 0.5, 0, 1), angle
+
+
+def render(scene: Scene, motion: tuple[int, int, int, int], frame: int) -> NDArray[np.uint8]:
+    """Draw a frame (height, width, 3): a bright rounded star with a dark sector, which shows its angle."""
+    cover, angle = outline(scene, motion, frame)
     sector = (np.cos(angle) > 0.3)[..., None]
     shape = np.where(sector, *scene.colours[::-1].astype(np.float32))
-    return np.rint(scene.background * (1 - cover) + shape * cover).astype(np.uint8)
+    return np.rint(scene.background * (1 - cover[..., None]) + shape * cover[..., None]).astype(np.uint8)
 
 
 def write_video(path: Path, scene: Scene, motion: tuple[int, int, int, int]) -> None:
@@ -145,12 +154,17 @@ class Job(NamedTuple):
         return f"{self.split}_{self.number:04d}.mp4"
 
 
+def drawn(job: Job) -> tuple[Scene, tuple[int, int, int, int]]:
+    """Return the scene and the motion of a video."""
+    rng = np.random.default_rng([job.seed, job.number // len(MOTIONS), *job.split.encode()])
+    return draw_scene(rng), list(MOTIONS.values())[job.number % len(MOTIONS)]
+
+
 def write_one(job: Job) -> None:
     """Write a video, unless it exists."""
     path = job.folder / "videos" / job.name
     if not path.exists():
-        rng = np.random.default_rng([job.seed, job.number // len(MOTIONS), *job.split.encode()])
-        write_video(path, draw_scene(rng), list(MOTIONS.values())[job.number % len(MOTIONS)])
+        write_video(path, *drawn(job))
 
 
 def write_data_set(folder: Path, sizes: dict[str, int], seed: int, workers: int = 0) -> None:

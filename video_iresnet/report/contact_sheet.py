@@ -16,11 +16,13 @@ NARROWEST = 480  # pixels, for the titles
 
 
 class Row:
-    """A clip (T, S, S, 3) uint8 with a title and, if known, the numbers of its frames. Longer clips than
-    `max_frames` are thinned out.
+    """A clip (T, S, S, 3) uint8 with a title and, if known, the numbers or times of its frames. Longer clips
+    than `max_frames` are thinned out.
     """
 
-    def __init__(self, clip: Tensor, title: str, indices: Sequence[int] = (), max_frames: int = 16) -> None:
+    def __init__(
+        self, clip: Tensor, title: str, indices: Sequence[int | str] = (), max_frames: int = 16
+    ) -> None:
         step = -(-len(clip) // max_frames)
         self.clip, self.title, self.indices = clip[::step], title, list(indices)[::step]
 
