@@ -222,7 +222,10 @@ def test_a_change_of_accuracy_is_seen(shapes: Path, trained: Trained, by_onnx: E
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (["--out", "a.onx"], "--out is a.onx; expected a name that ends in .onnx, .pt2 or .safetensors"),
+        (
+            ["--out", "a.onx"],
+            "--out is a.onx; expected a name in .onnx, .pt2 or .safetensors, or a folder's without",
+        ),
         (
             ["--out", "a.pt2", "--precision", "int8"],
             "int8 is offered for ONNX alone; name a file that ends in .onnx",

@@ -664,9 +664,7 @@ def test_exported_weights_test_as_the_checkpoint_does(
     assert export(["--checkpoint", checkpoint, "--out", out]) == 0
     assert "122 tensors, 8 class names" in capsys.readouterr().out
     assert export(["--checkpoint", checkpoint, "--out", out]) == 1
-    assert re.fullmatch(
-        r"error: --out \S* exists; name another one, or remove it\n", capsys.readouterr().err
-    )
+    assert re.fullmatch(r"error: --out \S* exists; name another one, or remove it\n", capsys.readouterr().err)
     assert (
         run_net(
             *small,

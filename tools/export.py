@@ -1,15 +1,18 @@
-"""Export a trained network: python tools/export.py --checkpoint FILE --out FILE [...].
+"""Export a trained network: python tools/export.py --checkpoint FILE --out NAME [...].
 
 The name of --out says what is written:
 
     .onnx         an ONNX graph, for ONNX Runtime and others (pip install '.[onnx]')
     .pt2          a program for torch.export.load
     .safetensors  the weights alone, with class names and config, which everything here reads as a checkpoint
+    (none)        a folder for the Hugging Face Hub (pip install '.[hub]'): weights, config, and a model card
+                  with the figures of the run; fill in its licence, then `hf upload OWNER/NAME FOLDER`
 
     python tools/export.py --checkpoint output/demo --out demo.onnx
     python tools/export.py --checkpoint output/demo --out demo_int8.onnx --precision int8 \\
         --videos data/moving_shapes/test.csv
     python tools/export.py --checkpoint output/demo/checkpoints/checkpoint_best.pyth --out demo.safetensors
+    python tools/export.py --checkpoint output/demo --out hub/demo
 
 ONNX and .pt2 take any number of clips of the test's size and return logits. The file says in JSON what its
 classes are and how clips are made: under the key video_iresnet of ONNX' metadata, or in the extra file
@@ -22,6 +25,7 @@ from __future__ import annotations
 
 import argparse
 import sys
+import tempfile
 from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
@@ -50,8 +54,12 @@ def export(options: argparse.Namespace) -> None:
         raise InputError(f"--{given[0]} is for .onnx and .pt2, and --out is {out}; leave it out")
     elif out.suffix == ".safetensors":
         write_weights(options.checkpoint, out)
+    elif not out.suffix:
+        write_folder(options.checkpoint, out)
     else:
-        raise InputError(f"--out is {out}; expected a name that ends in .onnx, .pt2 or .safetensors")
+        raise InputError(
+            f"--out is {out}; expected a name in .onnx, .pt2 or .safetensors, or a folder's without"
+        )
 
 
 def write_graph(options: argparse.Namespace, out: Path) -> None:
@@ -78,14 +86,28 @@ def write_weights(checkpoint: str, out: Path) -> None:
     print(f"{out}: {len(weights.tensors)} tensors, {len(weights.class_names)} class names{without}")
 
 
+def write_folder(checkpoint: str, out: Path) -> None:
+    """Write a folder for the Hugging Face Hub."""
+    from video_iresnet.inference.hub import HubClassifier
+
+    classifier = HubClassifier(read_trained(checkpoint, "cpu"))
+    out.parent.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(prefix=f".{out.name}.", dir=out.parent) as folder:
+        whole = Path(folder, out.name)
+        classifier.save_pretrained(whole)
+        whole.rename(out)
+    names = ", ".join(sorted(path.name for path in out.iterdir()))
+    print(f"{classifier.trained}\n{out}: {names}; fill in the licence in README.md")
+
+
 def main(arguments: list[str]) -> int:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument(
-        "--checkpoint", required=True, help="a checkpoint, or for .onnx and .pt2 also the OUTPUT_DIR of a run"
+        "--checkpoint", required=True, help="a checkpoint, or, but for .safetensors, the OUTPUT_DIR of a run"
     )
-    parser.add_argument("--out", required=True, help="the file to write; an existing one is not overwritten")
+    parser.add_argument("--out", required=True, help="what to write; nothing that exists is overwritten")
     parser.add_argument(
         "--input",
         choices=INPUTS,

@@ -15,6 +15,7 @@ from ..config import Config, parse_config, validate
 from ..engine.checkpoint import list_checkpoints, read_position, read_tested
 from ..models import ResNet, load_weights
 from ..runtime.errors import InputError
+from .pretrained import is_pretrained, read_pretrained
 
 
 @dataclass(frozen=True)
@@ -46,18 +47,19 @@ class Trained:
 def read_trained(
     path: str | os.PathLike[str], device: str | torch.device | None = None, *, averaged: bool = True
 ) -> Trained:
-    """Read a checkpoint, one exported to safetensors, or the latest checkpoint of a run's OUTPUT_DIR.
+    """Read a checkpoint, one exported to safetensors, the latest checkpoint of a run's OUTPUT_DIR, or a
+    folder of the Hugging Face Hub (see pretrained.py).
 
     `device`: by default a GPU if there is one. `averaged`: take the moving average of the weights, if there
     is one. Raises InputError or WeightsError if the file is no checkpoint of this project or is damaged.
     """
-    file = _file(path)
-    weights = read_tested(file, averaged)
+    weights = read_pretrained(Path(path)) if is_pretrained(path) else read_tested(_file(path), averaged)
+    file = weights.name
     cfg = parse_config(weights.info.get("cfg"))
     if cfg is None:
         raise InputError(
             f"{file} holds no config of a training of this project, which says what network it is and what "
-            "clips it takes; expected a checkpoint that tools/run_net.py wrote"
+            "clips it takes; expected what tools/run_net.py or tools/export.py wrote"
         )
     cfg.TRAIN.ENABLE, cfg.TEST.ENABLE = False, True
     try:
