@@ -68,21 +68,21 @@ def check(
             raise InputError(_unsupported(processes.device, precision.dtype, training))
         if processes.rank % processes.local_size == 0:
             results = _measured(network, size, processes.device, precision.dtype, training)
-    problems: dict[str, str] = {}
-    for found in processes.gather(_problems(results, precision.dtype)):
-        problems |= found
-    if problems and not keep_float32:
-        raise InputError(_refusal(problems, processes.device, precision.dtype, training))
-    if problems:
-        keep_in_float32(network, problems)
+    bad: dict[str, str] = {}
+    for found in processes.gather(problems(results, precision.dtype)):
+        bad |= found
+    if bad and not keep_float32:
+        raise InputError(_refusal(bad, processes.device, precision.dtype, training))
+    if bad:
+        keep_in_float32(network, bad)
         log.warning(
             "computing in float32 what is wrong or slow in %s: %s",
             _name(precision.dtype),
-            ", ".join(problems),
+            ", ".join(bad),
         )
     elif results:
         log.info("%s%s", _summary(results, precision.dtype), _release(processes.device))
-    return list(problems)
+    return list(bad)
 
 
 def supports(device: torch.device, dtype: torch.dtype) -> bool:
@@ -186,7 +186,7 @@ def cudnn_version() -> int:
     return int(torch.backends.cudnn.version() or 0)  # type: ignore[no-untyped-call]
 
 
-def _problems(results: Sequence[Measured], dtype: torch.dtype) -> dict[str, str]:
+def problems(results: Sequence[Measured], dtype: torch.dtype) -> dict[str, str]:
     """Return {name of a convolution: what is wrong with it}, the wrong ones first."""
     found: dict[str, dict[str, str]] = {"wrong": {}, "slow": {}}
     rounding = 100 * ROUNDING * torch.finfo(dtype).eps

@@ -33,6 +33,7 @@ class OtherReader(PyAVReader):
     def __init__(self, path: str) -> None:
         super().__init__(path)
         self._read_other: Read | None = None
+        self.left_because = ""  # why PyAV reads instead
         try:
             if self.is_counted:
                 raise UnfitError("its packets carry no times")
@@ -79,12 +80,12 @@ class OtherReader(PyAVReader):
 
     def _leave_to_pyav(self, error: Exception) -> None:
         self._read_other = None
+        self.left_because = (str(error).strip().splitlines() or [type(error).__name__])[0]
         if self.name not in noted:
             noted.add(self.name)
-            reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
             log.warning(
                 "%s does not read %s exactly (%s); pyav reads it, and others like it",
                 self.name,
                 self.path,
-                reason,
+                self.left_because,
             )
