@@ -99,17 +99,16 @@ def memory_limit() -> float | None:
 def disk(folder: Path) -> Iterator[Finding]:
     """The disk of the runs: whether it can be written, and what is free."""
     existing = next(path for path in (folder.absolute(), *folder.absolute().parents) if path.exists())
-    name = f"disk of {folder}"
     try:
         with tempfile.TemporaryFile(dir=existing) as file:
             file.write(b"\0")
     except OSError as error:
         found = f"{existing} cannot be written ({error.strerror})"
-        yield Finding(name, PROBLEM, found, "name another OUTPUT_DIR")
+        yield Finding("disk", PROBLEM, found, "name another OUTPUT_DIR")
         return
     usage = shutil.disk_usage(existing)
     remedy = "free some space, or name an OUTPUT_DIR on another disk"
-    yield _sized(name, usage.free / GIB, usage.total / GIB, FREE_DISK, remedy)
+    yield _sized("disk", usage.free / GIB, usage.total / GIB, FREE_DISK, remedy, f" at {existing}")
 
 
 def shared_memory(folder: Path) -> Iterator[Finding]:
@@ -135,10 +134,12 @@ def open_files(folder: Path) -> Iterator[Finding]:
         yield Finding("open files", WARNING, f"up to {limit}", "ask for a higher limit (nofile)")
 
 
-def _sized(name: str, free: float, total: float, limits: tuple[float, float], remedy: str) -> Finding:
+def _sized(
+    name: str, free: float, total: float, limits: tuple[float, float], remedy: str, where: str = ""
+) -> Finding:
     """Judge free space. `limits`: GiB below which there is a warning, and a problem."""
     status = PROBLEM if free < limits[1] else WARNING if free < limits[0] else OK
-    return Finding(name, status, f"{free:.2f} GiB free of {total:.2f}", "" if status == OK else remedy)
+    return Finding(name, status, f"{free:.2f} GiB free of {total:.2f}{where}", "" if status == OK else remedy)
 
 
 CHECKS: tuple[Check, ...] = (python, torch_versions, cores, memory, disk, shared_memory, open_files)
