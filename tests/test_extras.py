@@ -12,7 +12,9 @@ import pytest
 from conftest import ROOT
 
 from video_iresnet.data.decode import load_backend
+from video_iresnet.inference.export import export_onnx
 from video_iresnet.inference.page import import_gradio
+from video_iresnet.inference.trained import Trained
 from video_iresnet.prep.jobs import run_jobs
 from video_iresnet.prep.quality import structural_similarity
 from video_iresnet.runtime.errors import InputError
@@ -25,6 +27,7 @@ def square(number: int) -> int:
 
 # extra: (the module that is missing, what needs it)
 EXTRAS: dict[str, tuple[str, Callable[[], object]]] = {
+    "onnx": ("onnxruntime", lambda: export_onnx(Trained.__new__(Trained))),
     "prep": ("skimage.metrics", structural_similarity),
     "ray": (
         "ray",
@@ -40,6 +43,7 @@ EXTRAS: dict[str, tuple[str, Callable[[], object]]] = {
 def test_a_missing_package_names_its_extra(extra: str, monkeypatch: pytest.MonkeyPatch) -> None:
     module, use = EXTRAS[extra]
     monkeypatch.setattr("os.environ", os.environ.copy())
+    monkeypatch.setattr(os, "environ", dict(os.environ))  # which Gradio's import changes
     monkeypatch.setitem(sys.modules, module, None)
     monkeypatch.delitem(sys.modules, "video_iresnet.data.decode.torchcodec", raising=False)
     with pytest.raises(InputError) as caught:
@@ -48,9 +52,10 @@ def test_a_missing_package_names_its_extra(extra: str, monkeypatch: pytest.Monke
     assert re.fullmatch(line, str(caught.value))
 
 
-@pytest.mark.skipif(sys.version_info < (3, 11), reason="tomllib is in the standard library from 3.11 on")
-def test_every_extra_is_tested() -> None:
-    import tomllib
-
-    project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
-    assert set(project["optional-dependencies"]) - {"dev"} == set(EXTRAS)
+def test_every_extra_that_code_names_is_tested() -> None:
+    used = set()
+    for path in (ROOT / "video_iresnet").rglob("*.py"):
+        used |= set(re.findall(r'missing_extra\(\s*"[^"]+",\s*"(\w+)"', path.read_text()))
+    assert used == set(EXTRAS)
+    defined = (ROOT / "pyproject.toml").read_text().partition("[project.optional-dependencies]")[2]
+    assert used <= set(re.findall(r"^(\w+) = \[", defined, re.MULTILINE))

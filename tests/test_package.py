@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import subprocess
 import sys
 import tarfile
@@ -93,6 +94,21 @@ def test_words_that_start_a_script(monkeypatch: pytest.MonkeyPatch) -> None:
     assert root.script_words("tools/run_net.py") == ["tools/run_net.py"]
     monkeypatch.setattr(root, "IS_INSTALLED", True)
     assert root.script_words("/x/tools/run_net.py") == ["-m", "video_iresnet", "run_net"]
+
+
+def test_the_image_holds_what_it_runs() -> None:
+    """Its commands and config exist, and the wheel's files are not ignored."""
+    text = (ROOT / "Dockerfile").read_text()
+    assert (
+        set(re.findall(r"video-iresnet ([a-z_]+) ", text))
+        == {"moving_shapes", "run_net"}
+        <= {*root.scripts()}
+    )
+    for config in re.findall(r"configs/[\w/.]+", text):
+        load_config(config)
+    kept = set(re.findall(r"^!(.+)$", (ROOT / ".dockerignore").read_text(), re.MULTILINE))
+    wheel = re.findall(r"^only-include = \[(.+)\]", (ROOT / "pyproject.toml").read_text(), re.MULTILINE)[0]
+    assert kept == {*re.findall(r'"(\w+)"', wheel), "pyproject.toml", "README.md", "LICENSE"}
 
 
 @pytest.fixture(scope="module")

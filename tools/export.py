@@ -2,7 +2,7 @@
 
 The name of --out says what is written:
 
-    .onnx         an ONNX graph, for ONNX Runtime and others (pip install '.[onnx]')
+    .onnx         an ONNX graph, for ONNX Runtime and others (pip install 'video_iresnet[onnx]')
     .pt2          a program for torch.export.load
     .safetensors  the weights alone, with class names and config, which everything here reads as a checkpoint
     (none)        a folder for the Hugging Face Hub (pip install '.[hub]'): weights, config, and a model card

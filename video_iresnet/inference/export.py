@@ -18,7 +18,7 @@ from torch.export import ExportedProgram
 from ..data.functional import normalize
 from ..models import fold_batch_norm
 from ..runtime.environment import code_version
-from ..runtime.errors import InputError, reason
+from ..runtime.errors import InputError, missing_extra
 from .trained import Trained
 
 INPUTS = {"uint8": torch.uint8, "float32": torch.float32}
@@ -103,9 +103,7 @@ def export_onnx(
         import onnxruntime
         import onnxscript  # noqa: F401  torch.onnx needs it
     except ImportError as error:
-        raise InputError(
-            f"ONNX needs a package that cannot be loaded ({reason(error)}); pip install '.[onnx]'"
-        ) from error
+        raise missing_extra("ONNX", "onnx", error) from error
     program = _program(trained, input_type, precision)
     written = torch.onnx.export(
         program,
