@@ -57,13 +57,17 @@ def show(options: argparse.Namespace) -> None:
             raise InputError(f"{path} exists; name another --out")
     classifier = load(options.checkpoint, options.device, clips=1, crops=1)
     label = None if options.label is None else class_number(options.label, classifier.class_names)
-    with PyAVReader(options.video) as reader:
-        seen = seen_clip(classifier, reader, options.begin, options.end)
-        explanation = explain(classifier, seen, label, options.stage)
-        other = heat_of_random_weights(classifier.trained.network, explanation) if options.sanity else None
-        with atomic_write(picture, "wb") as file:
-            file.write(png(strip(explanation, other)))
-        write_movie(movie, heated_pictures(classifier, reader, explanation), rate=reader.fps)
+    try:
+        with PyAVReader(options.video) as reader:
+            seen = seen_clip(classifier, reader, options.begin, options.end)
+            explanation = explain(classifier, seen, label, options.stage)
+            write_movie(movie, heated_pictures(classifier, reader, explanation), rate=reader.fps)
+    except DecodeError as error:
+        raise InputError(f"{options.video} cannot be read: {error}") from error
+    network = classifier.trained.network
+    other = heat_of_random_weights(network, explanation) if options.sanity else None
+    with atomic_write(picture, "wb") as file:
+        file.write(png(strip(explanation, other)))
     guess = explanation.guess
     print(
         f"{printable(guess.name)}: {guess.probability:.2%} from {seen.times[0]:.2f} s to "
@@ -92,7 +96,7 @@ def main(arguments: list[str]) -> int:
     parser.add_argument("--sanity", action="store_true", help="compare with random weights")
     parser.add_argument("--device", help="such as cpu or cuda:1 (default: a GPU if there is one)")
     options = parser.parse_args(arguments)
-    return exit_code(lambda: show(options), DecodeError, WeightsError)
+    return exit_code(lambda: show(options), WeightsError)
 
 
 if __name__ == "__main__":
