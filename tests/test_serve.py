@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.util
+import io
 import os
 import shutil
 import signal
@@ -18,7 +19,7 @@ import av
 import numpy as np
 import pytest
 import torch
-from conftest import DEMO, VARIABLE, load_script, small_overrides, start, write_video
+from conftest import DEMO, VARIABLE, copy_video, load_script, small_overrides, start, write_video
 
 from video_iresnet import build
 from video_iresnet.config import load_config
@@ -160,7 +161,25 @@ def test_an_answer_is_that_of_the_classifier(classifier: Classifier, tmp_path: P
         for one, other in zip(answer.windows, windows, strict=True)
     )
     assert [done for done, _ in told] == sorted(done for done, _ in told)
-    assert told[-1][0] < 1
+    assert told[-1][0] == 1
+
+
+def test_the_movie_shows_the_best_window(classifier: Classifier, tmp_path: Path) -> None:
+    copy = write_video(tmp_path / "a.mp4", 75)
+    path = copy_video(copy, tmp_path / "uploads/a1/a.mp4")
+    answer = desk_of(classifier, tmp_path / "uploads").answer(str(path), lambda *_: None)
+    label = answer.whole.top(1)[0].label
+    best = max(answer.windows, key=lambda window: window.probabilities[label])
+    seen = answer.explanation.seen
+    assert answer.explanation.guess.label == label
+    centre = Classifier(classifier.trained, clips=1, crops=1)
+    (same,) = (w for w in centre.windows(copy, 7 / 25, 3.5 / 25) if w.begin == best.begin)
+    assert answer.explanation.guess.probability == pytest.approx(same.probabilities[label], rel=1e-4)
+    assert (seen.times[0], seen.times[-1]) == pytest.approx((best.begin, best.end - 1 / 25))
+    with av.open(io.BytesIO(answer.movie)) as container:
+        assert container.streams.video[0].codec_context.name == "h264"
+        assert len(list(container.decode(video=0))) == 7  # all frames of a clip
+    assert not list((tmp_path / "uploads").iterdir())
 
 
 def test_long_videos_have_no_more_windows(classifier: Classifier, tmp_path: Path) -> None:
@@ -208,10 +227,11 @@ def test_lines_show_the_classes_of_the_highest_mean() -> None:
     names = list("abcdefg")
     first = Prediction(0.0, 1.0, np.array([0.0, 0.1, 0.6, 0.1, 0.1, 0.05, 0.05]), names)
     second = Prediction(0.5, 1.5, np.array([0.0, 0.7, 0.0, 0.1, 0.05, 0.1, 0.05]), names)
-    points = Answer(first, [first, second], 1.5).points()
+    unseen: Any = None
+    points = Answer(first, [first, second], 1.5, unseen, b"").points()
     assert list(dict.fromkeys(point.name for point in points)) == ["b", "c", "d", "e", "f"]
     assert points[:4] == [Point(0, 0.1, "b"), Point(0.5, 0.1, "b"), Point(1, 0.7, "b"), Point(1.5, 0.7, "b")]
-    alone = Answer(first, [first], 1.0).points()
+    alone = Answer(first, [first], 1.0, unseen, b"").points()
     assert [point.seconds for point in alone[:3]] == [0, 0.5, 1]
 
 
@@ -313,6 +333,15 @@ class Browser:
         self.page.wait_for_selector("video[src], video source[src]", state="attached")
         self.classify()
 
+    def record(self, milliseconds: int) -> None:
+        self.page.get_by_role("button", name="Capture from camera").click()
+        self.page.get_by_text("Click to Access Webcam").click()
+        self.page.get_by_role("button", name="start recording").click()
+        self.page.wait_for_timeout(milliseconds)
+        self.page.get_by_text("Stop", exact=True).click()
+        self.page.wait_for_selector("video[src]:not([src=''])", state="attached")
+        self.classify()
+
 
 def status(address: str, **headers: str) -> int:
     try:
@@ -346,6 +375,14 @@ def test_in_a_browser(site: Site, browser: Browser, classifier: Classifier, tmp_
     expected = classifier(video).top(5)
     assert page.locator("dt").all_inner_texts() == [guess.name for guess in expected]
     assert page.locator("dd").all_inner_texts()[:5] == [f"{100 * g.probability:.0f}%" for g in expected]
+    assert page.locator(".legend li").count() == 5
+    film = page.locator(".movie video")
+    assert page.wait_for_function("document.querySelector('.movie video').duration > 0.2")
+    assert film.evaluate("film => [film.videoWidth, film.videoHeight]") == [576, 288]
+    assert (
+        f"Where the network sees {expected[0].name}: the centre of the clip from"
+        in page.locator(".movie").inner_text()
+    )
     rows = page.locator("tbody tr")
     windows = list(classifier.windows(video, 7 / 25, 3.5 / 25))
     assert rows.count() == len(windows)
@@ -368,6 +405,10 @@ def test_in_a_browser(site: Site, browser: Browser, classifier: Classifier, tmp_
     large.write_bytes(bytes(2**20 + 1))
     page.set_input_files("input[type=file]", str(large))
     page.get_by_text("exceed the maximum allowed size").wait_for()
+    page.reload()
+    browser.record(2000)
+    page.get_by_text("Classes over time as a table").wait_for()
+    assert rows.count() >= 1
     assert site.files() == []
     assert page.title() == "Classify a video"
     assert not [url for url in browser.requests if not url.startswith((site.address, "data:", "blob:"))]

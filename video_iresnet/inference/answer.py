@@ -1,8 +1,9 @@
-"""What a page shows of a video that someone sent: its classes, as a whole and over time."""
+"""What is said of a video that someone sent: its classes, over time too, and where one of them is seen."""
 
 from __future__ import annotations
 
 import contextlib
+import tempfile
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,6 +14,8 @@ import numpy as np
 from ..data.decode.pyav import PyAVReader
 from ..data.decode.reader import DecodeError
 from ..data.sampling import Timeline
+from .explanation import Explanation, explain, heated_pictures, seen_clip
+from .movie import write_movie
 from .predictor import Classifier, Prediction, frame_times, frame_windows
 from .upload import Limits, open_upload
 
@@ -33,11 +36,19 @@ class Point(NamedTuple):
 
 @dataclass(frozen=True)
 class Answer:
-    """The classes of a whole video and of its windows. `seconds`: its duration."""
+    """The classes of a whole video and of its windows. `seconds`: its duration. `explanation`: of its most
+    probable class in the window where that is most probable; `movie`: the same as an MP4 file.
+    """
 
     whole: Prediction
     windows: Sequence[Prediction]
     seconds: float
+    explanation: Explanation
+    movie: bytes
+
+    def shown(self) -> list[str]:
+        """Return the names of the lines, the most probable class first."""
+        return list(dict.fromkeys(point.name for point in self.points()))
 
     def points(self) -> list[Point]:
         """Return lines of the classes that are most probable on average over the windows: a point in the
@@ -82,9 +93,23 @@ class Desk:
         whole = self.classifier.classify(reader, times, 0, len(reader), self.classifier.whole)
         windows = []
         for number, (first, end) in enumerate(ranges):
-            tell((number + 1) / (len(ranges) + 1), f"classifying part {number + 1} of {len(ranges)}")
+            tell((number + 1) / (len(ranges) + 2), f"classifying part {number + 1} of {len(ranges)}")
             windows.append(self.classifier.classify(reader, times, first, end, self.classifier.part))
-        return Answer(whole, windows, times[-1])
+        tell(1.0, "drawing where the class is seen")
+        explanation, movie = self._explain(reader, whole.top(1)[0].label, windows)
+        return Answer(whole, windows, times[-1], explanation, movie)
+
+    def _explain(
+        self, reader: PyAVReader, label: int, windows: Sequence[Prediction]
+    ) -> tuple[Explanation, bytes]:
+        """Explain a class in the window where it is most probable."""
+        best = max(windows, key=lambda window: float(window.probabilities[label]))
+        centre = Classifier(self.classifier.trained, clips=1, crops=1)
+        explanation = explain(centre, seen_clip(centre, reader, best.begin, best.end), label)
+        with tempfile.TemporaryDirectory(dir=self.folder) as folder:
+            path = Path(folder, "movie.mp4")
+            write_movie(path, heated_pictures(centre, reader, explanation), rate=reader.fps)
+            return explanation, path.read_bytes()
 
     def remove(self, path: str | Path) -> None:
         """Delete a file below the folder, and the folder that it alone was in."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import importlib
 import os
 import signal
@@ -15,7 +16,7 @@ import jinja2
 
 from ..data.decode.reader import DecodeError
 from ..runtime.errors import InputError, missing_extra
-from .answer import GUESSES, Answer, Desk, Point
+from .answer import GUESSES, Answer, Desk
 from .local import LocalRequests
 from .predictor import Classifier
 from .upload import MEGABYTE, Limits
@@ -85,7 +86,7 @@ def build_page(gradio: Any, desk: Desk, closing: threading.Event) -> Any:
             if path is None:
                 raise DecodeError("choose or record a video first")
             answer = desk.answer(path, tell)
-        except DecodeError as error:
+        except (DecodeError, InputError) as error:
             refusal = gradio.HTML(render("refusal", reason=error), visible=True)
             return {**empty, message: refusal, results: gradio.Column(visible=False)}
         rows = [vars(window) | {"guesses": window.top(IN_TABLE)} for window in answer.windows]
@@ -95,6 +96,8 @@ def build_page(gradio: Any, desk: Desk, closing: threading.Event) -> Any:
             results: gradio.Column(visible=True),
             top: {guess.name: guess.probability for guess in answer.whole.top(GUESSES)},
             plot: _plot(gradio, answer),
+            legend: render("legend", colors=dict(zip(answer.shown(), COLORS, strict=False))),
+            movie: _movie(answer),
             table: render("windows", rows=rows),
         }
 
@@ -115,14 +118,19 @@ def build_page(gradio: Any, desk: Desk, closing: threading.Event) -> Any:
             with gradio.Column():
                 top = gradio.Label(label="Classes of the whole video", num_top_classes=GUESSES)
         with gradio.Column(visible=False) as results:
-            plot = gradio.LinePlot(label="Classes over time", **dict(zip("xy", Point._fields, strict=False)))
+            with gradio.Row():
+                with gradio.Column():
+                    plot = gradio.LinePlot(label="Classes over time", x="seconds", y="probability")
+                    legend = gradio.HTML()
+                with gradio.Column():
+                    movie = gradio.HTML(container=True)
             table = gradio.HTML()
         views, window = classifier.whole.protocol, classifier.part.protocol
         gradio.HTML(render("network", views=views, window=window, names=classifier.class_names))
         button.click(
             classify,
             video,
-            [video, message, results, top, plot, table],
+            [video, message, results, top, plot, legend, movie, table],
             show_progress_on=top,
             concurrency_limit=1,
             api_visibility="private",
@@ -131,18 +139,26 @@ def build_page(gradio: Any, desk: Desk, closing: threading.Event) -> Any:
 
 
 def _plot(gradio: Any, answer: Answer) -> Any:
-    points = answer.points()
-    names = list(dict.fromkeys(point.name for point in points))
+    """Return the lines of the classes, without a legend: Gradio's cuts long names off."""
+    names, points = answer.shown(), answer.points()
     return gradio.LinePlot(
         importlib.import_module("pandas").DataFrame(points),
         color="name",
-        color_title="",
         color_map=dict(zip(names, COLORS, strict=False)),
+        colors_in_legend=[],
+        color_title=" ",
         x_lim=[0, answer.seconds],
         y_lim=[0, 1],
         x_axis_format="~g",
         y_axis_format=".0%",
     )
+
+
+def _movie(answer: Answer) -> str:
+    """Return the movie as an element that holds it, so that no file has to wait for the browser."""
+    explanation, data = answer.explanation, base64.b64encode(answer.movie).decode()
+    times = explanation.seen.times
+    return render("movie", explanation=explanation, begin=times[0], end=times[-1], data=data)
 
 
 def render(macro: str, **values: object) -> str:
