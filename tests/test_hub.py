@@ -32,6 +32,7 @@ HOSTILE = ["up | down", "`rm`\n---\nlicense: mit", "<script>alert(1)</script>", 
 NAMES = [*HOSTILE, "Füße 動画", "*bold*", "\x1b[31m"]
 RESULTS: dict[str, Any] = {
     "top1_acc": 61.25, "top5_acc": 87.5, "top1_acc_interval": [51.5, 70.75],
+    "top1_acc_readable": 61.25, "top5_acc_readable": 87.5,
     "num_videos": 96, "num_failed": 0, "num_classes": 8, "protocol": "2x3 @32, clips of 4x2",
     "by_views": {"1x1": {"top1_acc": 58.5, "top5_acc": 81.0}, "2x3": {"top1_acc": 61.25, "top5_acc": 87.5}},
     "temporal_checks": {"reversed": {"top1_acc": 13.75, "top5_acc": 44.5}},
@@ -157,7 +158,7 @@ def test_results_that_are_damaged_are_one_clear_line(run_folder: Path, tmp_path:
     del results["by_views"]
     path.write_text(json.dumps(results))
     with pytest.raises(
-        InputError, match=r"results.json lacks figures of a test \('by_views'\); run the test"
+        InputError, match=r"results.json is no results.json of a test \('by_views'\); run the test"
     ):
         HubClassifier(read_trained(run_folder, "cpu")).save_pretrained(tmp_path / "out")
 

@@ -285,11 +285,15 @@ def test_predictions_are_read_as_written(eight: Path) -> None:
     ("change", "message"),
     [
         ({"num_classes": 3}, "8 class names for 3 classes"),
-        ({"num_classes": 3, "class_names": []}, "predictions.csv does not fit results.json"),
-        ({"num_videos": 95}, "predictions.csv does not fit results.json"),
-        ({"by_views": 3, "by_number_of_clips": None}, "results.json is not as a test writes it"),
-        ({"temporal_checks": {"reversed": 5}}, "results.json is not as a test writes it"),
-        ({"top5_acc": "x"}, "results.json is not as a test writes it"),
+        ({"num_classes": 0, "class_names": []}, "0 class names for 0 classes"),
+        ({"num_classes": 3, "class_names": []}, "predictions.csv has other videos or classes"),
+        ({"num_videos": 95}, "predictions.csv has other videos or classes"),
+        ({"by_views": 3}, "is no results.json of a test"),
+        ({"by_number_of_clips": {"3by3": {"top1_acc": 1, "top5_acc": 2}}}, "is no results.json of a test"),
+        ({"by_number_of_clips": {"0x3": {"top1_acc": 1, "top5_acc": 2}}}, "a protocol 0x3"),
+        ({"temporal_checks": {"reversed": 5}}, "is no results.json of a test"),
+        ({"top5_acc": "x"}, "is no results.json of a test"),
+        ({"top1_acc_interval": [1]}, "is no results.json of a test"),
     ],
 )
 def test_files_that_do_not_fit(change: dict[str, object], message: str, eight: Path, tmp_path: Path) -> None:

@@ -15,6 +15,8 @@ from ..engine.aggregate import TOP, Numbers, Outcome, Prediction, Predictions, s
 from ..runtime.errors import InputError, reason
 from ..runtime.storage import atomic_write, open_text
 
+ACCURACIES = ("top1_acc", "top5_acc", "top1_acc_readable", "top5_acc_readable")
+
 
 class TestedVideos(NamedTuple):
     """What predictions.csv holds of N videos; `errors`: why a video failed, or empty."""
@@ -71,17 +73,52 @@ def read_predictions(path: Path) -> TestedVideos:
 
 
 def read_results(path: Path) -> dict[str, Any]:
-    """Read results.json; empty if there is none. Raises InputError."""
+    """Read results.json; empty if there is none. What an older version did not write is empty. Raises
+    InputError.
+    """
     if not path.exists():
         return {}
     with open_text(str(path)) as file:
         try:
-            results = json.load(file)
-            return {**results, "top1_acc": float(results["top1_acc"])}
-        except (KeyError, TypeError, ValueError, RecursionError) as error:
+            return _checked(json.load(file))
+        except (AttributeError, KeyError, TypeError, ValueError, OverflowError, RecursionError) as error:
             raise InputError(
                 f"{path} is no results.json of a test ({reason(error)}); run the test again"
             ) from error
+
+
+def _checked(results: dict[str, Any]) -> dict[str, Any]:
+    """Return the contents of results.json with the numbers that are read from there; any error means that a
+    test did not write them.
+    """
+    found: dict[str, Any] = {name: float(results[name]) for name in ACCURACIES}
+    found |= {name: int(results[name]) for name in ("num_videos", "num_failed", "num_classes")}
+    for name in ACCURACIES[:2]:
+        interval = [float(end) for end in results.get(f"{name}_interval") or ()]
+        if len(interval) not in (0, 2):
+            raise ValueError(f"{name}_interval of {len(interval)} numbers")
+        found[f"{name}_interval"] = interval
+    tables = {key: results[key] for key in ("by_views", "temporal_checks")}
+    tables["by_number_of_clips"] = results.get("by_number_of_clips", {})
+    for key, measurements in tables.items():
+        found[key] = {
+            name: {accuracy: float(measured[accuracy]) for accuracy in ACCURACIES[:2]}
+            for name, measured in measurements.items()
+        }
+    for name in [*found["by_views"], *found["by_number_of_clips"]]:
+        clips_and_crops(name)
+    names = [str(name) for name in results.get("class_names") or []]
+    if len(names) not in (0, found["num_classes"]) or found["num_classes"] < 1:
+        raise ValueError(f"{len(names)} class names for {found['num_classes']} classes")
+    return {**results, **found, "class_names": names}
+
+
+def clips_and_crops(protocol: str) -> tuple[int, int]:
+    """10x3 -> (10, 3). Raises ValueError."""
+    clips, crops = (int(number) for number in protocol.split("x"))
+    if clips < 1 or crops < 1:
+        raise ValueError(f"a protocol {protocol}")
+    return clips, crops
 
 
 def table(results: dict[str, Any]) -> str:

@@ -9,12 +9,11 @@ from typing import Any
 import numpy as np
 
 from ..engine.aggregate import TOP, per_class
-from ..runtime.errors import InputError, printable
+from ..runtime.errors import printable
 from .compare import RunFolder, compare_pair, differences
 from .curves import read_curves
 from .page import TRAININGS, render, training_plots
-from .results import read_predictions
-from .test_parts import Values, class_names, view_lines, view_plot
+from .test_parts import Values, class_names, read_test_videos, view_lines, view_plot
 
 SECTIONS = {
     "results": "Results", "pairs": "Pairs", "views": "Number of views", "classes": "Classes",
@@ -30,7 +29,7 @@ def runs_page(runs: Sequence[RunFolder], decides: Callable[[str], str]) -> str:
     """
     runs = [run._replace(name=printable(run.name)) for run in runs]
     tested = [run for run in runs if run.results]
-    checks = list(dict.fromkeys(name for run in tested for name in run.results.get("temporal_checks", {})))
+    checks = list(dict.fromkeys(name for run in tested for name in run.results["temporal_checks"]))
     config = differences([run.config for run in runs])
     origin = differences([run.origin for run in runs])
     return render(
@@ -60,11 +59,11 @@ def _shown(value: Any) -> str:
 
 
 def _result(run: RunFolder, checks: Sequence[str]) -> Values:
-    measured = run.results.get("temporal_checks", {})
+    measured = run.results["temporal_checks"]
     return {
         "name": run.name,
         "accuracies": [
-            (run.results.get(key), run.results.get(f"{key}_interval")) for key in ("top1_acc", "top5_acc")
+            (run.results[key], run.results[f"{key}_interval"]) for key in ("top1_acc", "top5_acc")
         ],
         "checks": [measured.get(name, {}).get("top1_acc") for name in checks],
         "others": [_shown(run.results.get(key)) for key in ("num_videos", "num_failed", "protocol")],
@@ -105,9 +104,7 @@ def _classes(tested: Sequence[RunFolder]) -> Values:
     alike = [run for run in tested if known[run.name] == names]
     measured = []
     for run in alike:
-        videos = read_predictions(run.folder / "predictions.csv")
-        if not 0 <= videos.labels.min(initial=0) <= videos.labels.max(initial=0) < len(names):
-            raise InputError(f"predictions.csv of {run.folder} does not fit its results.json; test again")
+        videos = read_test_videos(run.folder, run.results)
         _, percent = per_class(videos.predictions, videos.labels, len(names))
         measured.append([None if np.isnan(value) else value for value in percent[:, 0].tolist()])
     rows = []

@@ -3,17 +3,19 @@
 from __future__ import annotations
 
 import base64
+import math
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from ..engine.aggregate import TOP, Numbers, per_class
-from ..runtime.errors import InputError, printable, reason
+from ..runtime.errors import InputError, printable
 from . import plots
 from .mistakes import confused_pairs, confusion, row_fractions, worst_mistakes
 from .plots import Line
-from .results import TestedVideos
+from .results import TestedVideos, clips_and_crops, read_predictions
 from .strips import ReadStrip
 
 ALL_CLASSES = 20  # so many are shown with names and numbers; of more, the extremes and a picture
@@ -26,25 +28,11 @@ Values = dict[str, Any]
 
 
 def test_parts(results: Mapping[str, Any], videos: TestedVideos, read_strip: ReadStrip) -> Values:
-    """Return the values that the template of a run takes of a test. Raises InputError where the files do not
-    fit each other or lack what a test writes.
-    """
-    try:
-        num_classes = int(results["num_classes"])
-        names = class_names(results)
-        values = _accuracies(results) | {"num_classes": num_classes, "chance": 100 / num_classes}
-    except (KeyError, IndexError, TypeError, ValueError, AttributeError, ZeroDivisionError) as error:
-        raise InputError(f"results.json is not as a test writes it ({reason(error)}); test again") from error
-    largest = max(videos.labels.max(initial=-1), videos.predictions.classes.max(initial=-1))
-    if (
-        not 0 < len(videos.names) == results["num_videos"]
-        or largest >= num_classes
-        or videos.labels.min() < 0
-    ):
-        raise InputError("predictions.csv does not fit results.json in videos or classes; test again")
-    counts = confusion(videos, num_classes)
+    """Return the values that the template of a run takes of a test."""
+    names = class_names(results)
+    counts = confusion(videos, len(names))
     return (
-        values
+        _accuracies(results)
         | _classes(videos, counts, names)
         | _confusion(counts, names)
         | _mistakes(videos, names, read_strip)
@@ -55,65 +43,72 @@ def test_parts(results: Mapping[str, Any], videos: TestedVideos, read_strip: Rea
     )  # fmt: skip
 
 
+def read_test_videos(folder: Path, results: Mapping[str, Any]) -> TestedVideos:
+    """Read the predictions.csv of a test with these results. Raises InputError where they do not fit each
+    other.
+    """
+    videos = read_predictions(folder / "predictions.csv")
+    numbers = [*videos.labels, *videos.predictions.classes[:, 0]]
+    fits = 0 < len(videos.names) == results["num_videos"]
+    if not fits or max(numbers) >= results["num_classes"] or videos.labels.min() < 0:
+        raise InputError(
+            f"{folder / 'predictions.csv'} has other videos or classes than results.json; run the test again"
+        )
+    return videos
+
+
 def class_names(results: Mapping[str, Any]) -> list[str]:
     """Return the names of all classes with their numbers, which stand alone where the names are not known."""
-    known = results.get("class_names") or [""] * int(results["num_classes"])
-    if len(known) != results["num_classes"]:
-        raise ValueError(f"{len(known)} class names for {results['num_classes']} classes")
-    return [f"{number} {printable(str(name))}".strip() for number, name in enumerate(known)]
-
-
-def views_of(protocol: str) -> tuple[int, int]:
-    """10x3 -> 10 clips, 30 views."""
-    clips, crops = (int(number) for number in protocol.split("x"))
-    return clips, clips * crops
+    known = results["class_names"] or [""] * results["num_classes"]
+    return [f"{number} {printable(name)}".strip() for number, name in enumerate(known)]
 
 
 def view_lines(results: Mapping[str, Any], accuracy: str, name: str = "") -> list[Line]:
     """Return the accuracy by number of views as a line for each number of crops."""
     lines: dict[int, tuple[list[int], list[float]]] = {}
-    for protocol, measured in results.get("by_number_of_clips", {}).items():
-        clips, views = views_of(protocol)
-        x, y = lines.setdefault(views // clips, ([], []))
-        x.append(views)
-        y.append(float(measured[accuracy]))
+    for protocol, measured in results["by_number_of_clips"].items():
+        clips, crops = clips_and_crops(protocol)
+        x, y = lines.setdefault(crops, ([], []))
+        x.append(clips * crops)
+        y.append(measured[accuracy])
     return [Line(f"{name} {crops} crop{'s' * (crops > 1)}".strip(), x, y) for crops, (x, y) in lines.items()]
 
 
 def _accuracies(results: Mapping[str, Any]) -> Values:
-    five = f"top-{min(TOP, int(results['num_classes']))}"
-    figures = [
-        {"name": name, "value": float(results[key]), "interval": results.get(f"{key}_interval")}
-        for name, key in (("top-1", "top1_acc"), (five, "top5_acc"))
-    ]
-    by_protocol = results.get("by_number_of_clips") or results["by_views"]
-    own = {"own order": {key: results[key] for key in ("top1_acc", "top5_acc")}}
+    size, by_clips = results["num_classes"], results["by_number_of_clips"]
+    five = f"top-{min(TOP, size)}"
+    keys = {"top-1": "top1_acc", five: "top5_acc"}
     checks = results["temporal_checks"]
-    stamp = results.get("stamp") or {}
-    epoch = results.get("epoch")  # the last complete one, counted from 0
-    after = f"after {epoch + 1} epochs" if isinstance(epoch, int) else None
-    weights = f"weights {stamp['weights']}" if "weights" in stamp else None
-    plotted = (("top1_acc", "top-1"), ("top5_acc", five))
+    orders = {"own order": results, **checks} if checks else {}
+    epoch, stamp = results.get("epoch"), results.get("stamp") or {}
+    after = f"after {epoch + 1} epochs" if isinstance(epoch, int) else ""  # it is the last one, from 0 on
+    weights = f"weights {stamp['weights']}" if "weights" in stamp else ""
+    tested = [str(words) for words in (results.get("checkpoint"), after, weights) if words]
     return {
         "five": five,
-        "figures": figures,
+        "num_classes": size,
+        "chance": 100 / size,
+        "figures": [
+            {"name": name, "value": results[key], "interval": results[f"{key}_interval"]}
+            for name, key in keys.items()
+        ],
         "readable": [results["top1_acc_readable"], results["top5_acc_readable"]],
-        "num_videos": int(results["num_videos"]),
-        "num_failed": int(results["num_failed"]),
-        "protocol": printable(str(results["protocol"])),
-        "tested": printable(", ".join(str(it) for it in (results.get("checkpoint"), after, weights) if it)),
+        "num_videos": results["num_videos"],
+        "num_failed": results["num_failed"],
+        "protocol": printable(str(results.get("protocol"))),
+        "tested": printable(", ".join(tested)),
         "view_rows": [
-            _row(name, measured) | {"views": views_of(name)[1]} for name, measured in by_protocol.items()
+            _row(name, measured) | {"views": math.prod(clips_and_crops(name))}
+            for name, measured in (by_clips or results["by_views"]).items()
         ],
         "view_plots": [
-            view_plot(key, name, view_lines(results, key)) for key, name in plotted
-            if len(results.get("by_number_of_clips", {})) > 1
+            view_plot(key, name, view_lines(results, key)) for name, key in keys.items() if len(by_clips) > 1
         ],
         "check_rows": [
             _row(printable(name), measured) | {"change": measured["top1_acc"] - results["top1_acc"]}
-            for name, measured in ({**own, **checks} if checks else {}).items()
+            for name, measured in orders.items()
         ],
-    }  # fmt: skip
+    }
 
 
 def view_plot(key: str, name: str, lines: Sequence[Line]) -> Values:
@@ -125,7 +120,7 @@ def view_plot(key: str, name: str, lines: Sequence[Line]) -> Values:
 
 
 def _row(name: str, measured: Mapping[str, float]) -> Values:
-    return {"name": name, "top1": float(measured["top1_acc"]), "top5": float(measured["top5_acc"])}
+    return {"name": name, "top1": measured["top1_acc"], "top5": measured["top5_acc"]}
 
 
 def _classes(videos: TestedVideos, counts: Numbers, names: Sequence[str]) -> Values:
