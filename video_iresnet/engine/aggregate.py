@@ -30,6 +30,10 @@ class Pooling(NamedTuple):
     how: str = "mean"
     of: str = "probabilities"
 
+    def read(self, arrays: Arrays) -> Arrays:
+        """Return those of a video's arrays that are needed."""
+        return arrays if self.of == "logits" else {"probabilities": arrays["probabilities"]}
+
 
 MEAN = Pooling()
 
@@ -170,14 +174,16 @@ def predict(
         orders = {frames for frames, _ in selections.values() if not errors[i]}
         found = {frames: [video.outputs.get(frames, {}) for video in videos] for frames in orders}
         finite = {
-            frames: arrays
+            frames: [pooling.read(some) for some in arrays]
             for frames, arrays in found.items()
             if all(some and _is_finite(some) for some in arrays)
         }
         for name, (frames, protocol) in selections.items():
             if not (arrays := finite.get(frames)):
                 continue
-            scores = np.mean([pool(views_of(some, protocol), pooling) for some in arrays], axis=0)
+            pooled = [pool(views_of(some, protocol), pooling) for some in arrays]
+            # The mean of one would be the same, but cost a fifth of the time.
+            scores = np.mean(pooled, axis=0) if len(pooled) > 1 else pooled[0]
             prediction = best(to_probabilities(scores, pooling))
             predictions[name].classes[i], predictions[name].probabilities[i] = prediction
     return Outcome(names, np.array(labels), errors, predictions)
