@@ -81,7 +81,7 @@ def build_page(gradio: Any, desk: Desk, closing: threading.Event) -> Any:
                 raise gradio.Error("The server is being stopped.", print_exception=False)
             progress(done, desc=what)
 
-        empty = dict.fromkeys((video, top, plot, table))  # the upload is gone in any case
+        empty = dict.fromkeys((video, top, plot, legend, movie, table))  # the upload is gone in any case
         try:
             if path is None:
                 raise DecodeError("choose or record a video first")
