@@ -184,7 +184,7 @@ def test_the_accuracy_of_both_is_shown(
     shapes: Path, checkpoint: Path, trained: Trained, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     """On a list of one's own; a video that cannot be read counts as wrong for both."""
-    out, videos = tmp_path / "a.pt2", tmp_path / "list.csv"
+    out, videos = tmp_path / "new/a.pt2", tmp_path / "list.csv"
     (tmp_path / "empty.mp4").touch()
     (tmp_path / "classes.txt").write_text("\n".join(NAMES))
     rows = [line.rsplit(maxsplit=1) for line in (shapes / "test.csv").read_text().splitlines()]

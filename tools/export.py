@@ -19,6 +19,8 @@ classes are and how clips are made: under the key video_iresnet of ONNX' metadat
 video_iresnet.json of .pt2. It is read back and compared with the network on clips of random pixels; in
 float32, one whose logits differ by more than 1e-4 (relative to the largest, where that is above 1) is not
 written. --videos also compares the accuracy on a list of videos.
+
+float16 halves a file and int8 makes it a quarter; on CPUs, neither need be faster, so measure.
 """
 
 from __future__ import annotations
@@ -48,6 +50,7 @@ def export(options: argparse.Namespace) -> None:
     out = Path(options.out)
     if out.exists():
         raise InputError(f"--out {out} exists; name another one, or remove it")
+    out.parent.mkdir(parents=True, exist_ok=True)
     if out.suffix in GRAPHS:
         write_graph(options, out)
     elif given := [name for name, default in OF_GRAPHS.items() if getattr(options, name) != default]:
@@ -91,7 +94,6 @@ def write_folder(checkpoint: str, out: Path) -> None:
     from video_iresnet.inference.hub import HubClassifier
 
     classifier = HubClassifier(read_trained(checkpoint, "cpu"))
-    out.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(prefix=f".{out.name}.", dir=out.parent) as folder:
         whole = Path(folder, out.name)
         classifier.save_pretrained(whole)
