@@ -5,7 +5,7 @@
 For the centre clip of each test video and the class that the network predicts: how often the greatest heat
 lies on the shape or within a stride of the stage from it, and what part of all heat lies on the shape, beside
 the part of the clip that the shape covers, which is what a uniform heat would have. `--random`: the mean of
-so many networks with weights drawn anew.
+so many networks with weights drawn anew, and the rank correlation of their heat with the trained one's.
 """
 
 from __future__ import annotations
@@ -25,7 +25,13 @@ from torch.nn import functional as F
 from video_iresnet.data.decode.pyav import PyAVReader
 from video_iresnet.data.functional import crop, resize, short_side_size
 from video_iresnet.inference import Classifier, load
-from video_iresnet.inference.explanation import Seen, explain, heat_of_random_weights, seen_clip
+from video_iresnet.inference.explanation import (
+    Seen,
+    explain,
+    heat_of_random_weights,
+    rank_correlation,
+    seen_clip,
+)
 
 
 class Measured(NamedTuple):
@@ -67,18 +73,29 @@ def clips(classifier: Classifier, folder: Path) -> Iterator[tuple[Seen, Tensor]]
 
 def table(classifier: Classifier, folder: Path, num_random: int) -> str:
     network = classifier.trained.network
-    found: dict[tuple[str, str], list[Measured]] = {}
+    found: dict[tuple[str, str], list[tuple[float, ...]]] = {}
     for seen, mask in clips(classifier, folder):
         for stage, (_, stride, _) in zip(network.stage_names, network.plan.strides, strict=True):
             explanation = explain(classifier, seen, stage=stage)
-            found.setdefault(("trained", stage), []).append(measure(explanation.heat, mask, stride))
+            found.setdefault(("trained", stage), []).append((*measure(explanation.heat, mask, stride), 1.0))
             for seed in range(num_random):
                 heat = heat_of_random_weights(network, explanation, seed)
-                found.setdefault(("random", stage), []).append(measure(heat, mask, stride))
+                same = rank_correlation(explanation.heat, heat)
+                found.setdefault(("random", stage), []).append((*measure(heat, mask, stride), same))
     rows = [
-        (weights, stage, len(values), *np.mean(values, axis=0)) for (weights, stage), values in found.items()
+        (weights, stage, len(values), *np.nanmean(values, axis=0))
+        for (weights, stage), values in found.items()
     ]
-    head = ("weights", "stage", "heats", "peak on shape", "within a stride", "heat on shape", "area of shape")
+    head = (
+        "weights",
+        "stage",
+        "heats",
+        "peak on shape",
+        "within a stride",
+        "heat on shape",
+        "area of shape",
+        "rank",
+    )
     return tabulate(sorted(rows, key=lambda row: row[0], reverse=True), head, floatfmt=".3f")
 
 

@@ -44,7 +44,7 @@ ALLOWED = {
     "speed": {"config", "build", "engine", "data", "models", "runtime"},
     "doctor": {"engine", "data", "models", "runtime"},
     "check": {"config", "speed", "report", "build", "engine", "data", "models", "runtime"},
-    "inference": {"config", "build", "report", "engine", "data", "models", "runtime"},
+    "inference": {"config", "changes", "build", "report", "engine", "data", "models", "runtime"},
     "prep": {"data", "runtime"},
     "build": {"config", "report", "engine", "data", "models", "runtime"},
     "report": {"engine", "data", "models", "runtime"},

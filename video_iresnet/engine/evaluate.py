@@ -20,7 +20,7 @@ from ..runtime.errors import InputError
 from ..runtime.seeding import Stream, generator
 from ..runtime.signals import StopRequest
 from .precision import Precision
-from .tasks import Task
+from .tasks import Keeping
 from .views import Arrays, VideoOutputs
 
 FrameOrder = Callable[[list[int], int], list[int]]
@@ -58,7 +58,7 @@ def temporal_checks(seed: int) -> dict[str, FrameOrder]:
 def evaluate(
     model: nn.Module,
     videos: Iterable[list[VideoViews]],
-    task: Task,
+    task: Keeping,
     sink: Callable[[list[VideoOutputs]], None],
     *,
     precision: Precision,
@@ -111,7 +111,7 @@ def evaluate(
 def outputs_of_views(
     model: nn.Module,
     group: list[VideoViews],
-    task: Task,
+    task: Keeping,
     *,
     precision: Precision,
     crop_size: int,
@@ -140,7 +140,7 @@ def _all_views(
 
 
 def _outputs(
-    model: nn.Module, views: Iterator[Tensor], batch_size: int, task: Task, precision: Precision
+    model: nn.Module, views: Iterator[Tensor], batch_size: int, task: Keeping, precision: Precision
 ) -> dict[str, Tensor]:
     """Return what the task keeps of all views, by name, (n, ...), without waiting for the device."""
     batches = []

@@ -16,11 +16,21 @@ from .aggregate import TOP, Prediction, accuracy, best, pool, stack
 from .views import Arrays
 
 
-class Task(Protocol):
-    """How batches become inputs and targets, and outputs become losses, sums and accuracies."""
+class Keeping(Protocol):
+    """What testing does with the views of videos."""
 
-    def normalize(self, clips: Tensor) -> Tensor:
+    @property
+    def normalize(self) -> Callable[[Tensor], Tensor]:
         """(B, 3, T, S, S) uint8 clips -> the network's input."""
+
+    def keep(self, outputs: Tensor) -> dict[str, Tensor]:
+        """Outputs of n views -> what is stored of them by name, (n, ...) each, on the device; not finite for
+        views that failed.
+        """
+
+
+class Task(Keeping, Protocol):
+    """How batches become inputs and targets, and outputs become losses, sums and accuracies."""
 
     def targets(self, clips: Tensor, labels: Tensor, rng: np.random.Generator) -> tuple[Tensor, Tensor]:
         """Normalized clips and (B,) labels -> the network's input, mixed or not, and its targets."""
@@ -33,11 +43,6 @@ class Task(Protocol):
 
     def stats(self, sums: list[float]) -> dict[str, float]:
         """Sums over any number of batches -> the numbers to report, `loss` among them."""
-
-    def keep(self, outputs: Tensor) -> dict[str, Tensor]:
-        """Outputs of n views -> what is stored of them by name, (n, ...) each, on the device; not finite for
-        views that failed.
-        """
 
     def predict(self, views: Arrays) -> Any:
         """What was stored of a video's views -> its prediction."""
