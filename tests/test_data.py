@@ -10,6 +10,7 @@ import os
 import re
 import resource
 import signal
+import sys
 import time
 from collections.abc import Sequence
 from pathlib import Path
@@ -115,6 +116,20 @@ def some_batches(
         iterator = iter(loader)
         parts.append([next(iterator).clips for _ in range(count)])
     return [torch.cat(batch) for batch in zip(*parts, strict=True)]
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="elsewhere workers are started in the system's way")
+def test_workers_are_forked_where_python_would_use_a_server(shapes: Path) -> None:
+    """As Python does by default from 3.14 on."""
+    before = multiprocessing.get_start_method(allow_none=True)
+    multiprocessing.set_start_method("forkserver", force=True)
+    try:
+        batches = EpochBatches(24, [SHAPE], seed=3)
+        options: dict[str, Any] = {"num_workers": 2, "pin_memory": False, "timeout": 30}
+        with clip_loader(clip_dataset(records_of(shapes)), batches, **options) as loader:
+            assert torch.equal(next(iter(loader)).clips, some_batches(shapes, count=1)[0])
+    finally:
+        multiprocessing.set_start_method(before, force=True)
 
 
 @pytest.mark.parametrize("options", [{"workers": 2}, {"workers": 3}, {"world_size": 2}, {"world_size": 4}])

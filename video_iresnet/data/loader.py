@@ -9,6 +9,7 @@ import multiprocessing
 import os
 import re
 import signal
+import sys
 import time
 from collections.abc import Callable, Collection, Generator, Iterator, Sequence
 from contextlib import contextmanager
@@ -209,7 +210,9 @@ class Watched(Dataset[Any]):
 class WatchedLoader(Generic[Batch]):
     """Batches of a DataLoader, whose workers end with the `with` block.
 
-    If a worker dies, fails or hangs, the next batch raises an InputError that names the file being read.
+    If a worker dies, fails or hangs, the next batch raises an InputError that names the file being read. On
+    Linux workers are forked: Python 3.14 would start them by a server, which they would take for a new parent
+    and end.
     """
 
     def __init__(
@@ -221,6 +224,7 @@ class WatchedLoader(Generic[Batch]):
             self.watched,
             num_workers=num_workers,
             timeout=timeout if num_workers else 0,
+            multiprocessing_context="fork" if num_workers and sys.platform == "linux" else None,
             worker_init_fn=_init_worker,
             **options,
         )
