@@ -66,14 +66,11 @@ def classified(
         yield from classifier.windows(path, window, step)
 
 
-def show(video: Video, top: int) -> None:
-    """Print the predictions for a video."""
-    print(printable(video.path))
-    for prediction in video.predictions:
-        time = f"{clock(prediction.begin)} - {clock(prediction.end)}"
-        for guess in prediction.top(top):
-            print(f"  {time}  {guess.probability:7.2%}  {printable(guess.name)}")
-            time = " " * len(time)
+def show(prediction: Prediction, top: int) -> None:
+    time = f"{clock(prediction.begin)} - {clock(prediction.end)}"
+    for guess in prediction.top(top):
+        print(f"  {time}  {guess.probability:7.2%}  {printable(guess.name)}", flush=True)
+        time = " " * len(time)
 
 
 def clock(seconds: float) -> str:
@@ -163,13 +160,14 @@ def predict(options: argparse.Namespace) -> int:
         for path, error in tqdm(paths, "classifying", unit="video", leave=False, disable=None):
             videos.append(Video(path, [], error))
             try:
-                if not error:
-                    videos[-1].predictions.extend(classified(classifier, path, options.window, options.step))
+                for prediction in () if error else classified(classifier, path, options.window, options.step):
+                    with tqdm.external_write_mode():
+                        if not videos[-1].predictions:
+                            print(printable(path))
+                        show(prediction, options.top)
+                    videos[-1].predictions.append(prediction)
             except DecodeError as failure:
                 videos[-1] = videos[-1]._replace(error=str(failure))
-            if videos[-1].predictions:
-                with tqdm.external_write_mode():
-                    show(videos[-1], options.top)
     finally:  # Ctrl-C as well
         write_files(options, classifier, videos)
     failed = [video for video in videos if video.error]
