@@ -53,6 +53,7 @@ from video_iresnet.runtime.root import ROOT, script_words
 from video_iresnet.runtime.storage import read_lines
 
 CONFIG = "configs/own/iR3D18.yaml"
+SMALL_CONFIG = "configs/own/iR3D18_small.yaml"
 HMDB_USE = {"1": "train", "2": "test"}  # 0: in neither
 Video = tuple[str, str]  # its class, and its name or path
 
@@ -271,6 +272,7 @@ def print_next_command(out: Path, num_classes: int, splits: Collection[str]) -> 
     python = "python" if shutil.which("python") == sys.executable else sys.executable
     script = "tools/run_net.py" if Path.cwd() == ROOT else str(ROOT / "tools/run_net.py")
     words = [*script_words(script), "--cfg", CONFIG, *itertools.chain(*overrides.items())]
+    print(f"on a CPU, {SMALL_CONFIG} in its place needs a tenth of the computation")
     print(f"next: {shlex.join([python, *words])}")
 
 

@@ -18,6 +18,7 @@ from torch.distributed.run import get_args_parser as torchrun_parser
 from video_iresnet.config import default_config, load_config
 
 DOCUMENTS = ["README.md", "MODEL_ZOO.md", "CONTRIBUTING.md", "ARCHITECTURE.md"]
+DOCUMENTS += [f"docs/{path.name}" for path in sorted((ROOT / "docs").glob("*.md"))]
 SCRIPTS = [path for folder in ("tools", "data_prep") for path in sorted((ROOT / folder).glob("*.py"))]
 
 
@@ -83,7 +84,7 @@ def check(command: str, monkeypatch: pytest.MonkeyPatch) -> None:
         for path in [configs] if isinstance(configs, str) else configs:
             load_config(str(ROOT / path), getattr(options, "overrides", []))
     else:
-        assert words[0] in {"git", "cd"}
+        assert words[0] in {"git", "cd"} or words == [".", ".venv/bin/activate"]
 
 
 @pytest.mark.parametrize("command", commands())
@@ -136,6 +137,13 @@ def test_documents_name_files_that_exist() -> None:
             r"`((?:video_iresnet|configs|data_prep|tools|tests)/[\w/.]+)`", (ROOT / name).read_text()
         ):
             assert (ROOT / path).exists(), f"{name}: {path}"
+
+
+@pytest.mark.parametrize("name", DOCUMENTS)
+def test_documents_link_to_what_exists(name: str) -> None:
+    page = ROOT / name
+    for target in re.findall(r"\]\(([^)#]+)", page.read_text()):
+        assert target.startswith("https://") or (page.parent / target).exists(), f"{name}: {target}"
 
 
 def test_documents_do_not_name_this_machine() -> None:
