@@ -223,9 +223,7 @@ def test_a_folder_with_broken_files(
     printed = capsys.readouterr()
     assert "4 of 6 videos could not be read:\n" in printed.err
     reasons = printed.err.split("could not be read:\n")[1].splitlines()
-    for reason, name in zip(
-        reasons, ("cut.mp4", "empty.mp4: it is empty", "text.mp4", "gone.mp4"), strict=True
-    ):
+    for reason, name in zip(reasons, ("cut.mp4", "empty.mp4", "text.mp4", "gone.mp4"), strict=True):
         assert name in reason
     best, second = classifier(good).top(2)
     assert f"{good}\n  0:00.0 - 0:01.2  {best.probability:7.2%}  {best.name}\n" in printed.out

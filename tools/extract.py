@@ -34,7 +34,7 @@ from video_iresnet.engine.views import ViewStore
 from video_iresnet.inference import Trained, read_trained
 from video_iresnet.inference.features import PER, WRITERS, extract, locked
 from video_iresnet.models import WeightsError
-from video_iresnet.prep.lists import find_videos
+from video_iresnet.prep.lists import named_videos
 from video_iresnet.report.results import write_results
 from video_iresnet.runtime.distributed import Processes, group_of_run
 from video_iresnet.runtime.environment import usable_cores
@@ -60,15 +60,7 @@ def records(options: argparse.Namespace, cfg: Config) -> PackedRecords:
     """Return the videos of the list, or of files and folders."""
     if options.list:
         return build.build_records(cfg, "DATA.TEST_LIST")
-    paths: list[str] = []
-    for name in options.videos:
-        if Path(name).is_dir():
-            found = find_videos(Path(name), usable_cores())
-            paths += sorted(str(Path(name, video)) for video in found.videos + found.empty)
-        else:
-            paths.append(name)
-    if not paths:
-        raise InputError(f"{', '.join(options.videos)} holds no videos; name files, or a folder of videos")
+    paths = named_videos(options.videos, usable_cores())
     for path in paths:
         if not path.isprintable():  # no key in a file
             raise InputError(f"{path!r} is no printable name; rename it, or name it in a list")

@@ -30,7 +30,7 @@ from video_iresnet.inference.annotate import annotated
 from video_iresnet.inference.movie import write_movie
 from video_iresnet.inference.predictor import frame_times
 from video_iresnet.models import WeightsError
-from video_iresnet.prep.lists import find_videos, write_csv
+from video_iresnet.prep.lists import named_videos, write_csv
 from video_iresnet.report.results import write_results
 from video_iresnet.runtime.environment import usable_cores
 from video_iresnet.runtime.errors import InputError, printable
@@ -42,19 +42,6 @@ class Video(NamedTuple):
     path: str
     predictions: list[Prediction]
     error: str
-
-
-def listed(given: Sequence[str]) -> Iterator[tuple[str, str]]:
-    """Yield the videos of files and folders, each with the reason if it is known not to be one."""
-    for name in given:
-        if not Path(name).is_dir():
-            yield name, ""
-            continue
-        found = find_videos(Path(name), usable_cores())
-        if not found.videos and not found.empty:
-            raise InputError(f"{name} holds no videos; name files, or a folder of videos")
-        for relative in sorted(found.videos + found.empty):
-            yield str(Path(name, relative)), "it is empty" if relative in found.empty else ""
 
 
 def classified(
@@ -150,17 +137,17 @@ def check(options: argparse.Namespace) -> None:
 
 def predict(options: argparse.Namespace) -> int:
     check(options)
-    paths = list(listed(options.videos))
+    paths = named_videos(options.videos, usable_cores())
     if options.annotate and len(paths) > 1:
         raise InputError(f"--annotate takes one video, not {len(paths)}; name one")
     classifier = load(options.checkpoint, options.device, clips=options.clips, crops=options.crops)
     print(f"{printable(classifier.trained.path)}: {classifier.trained}", file=sys.stderr)
     videos: list[Video] = []
     try:
-        for path, error in tqdm(paths, "classifying", unit="video", leave=False, disable=None):
-            videos.append(Video(path, [], error))
+        for path in tqdm(paths, "classifying", unit="video", leave=False, disable=None):
+            videos.append(Video(path, [], ""))
             try:
-                for prediction in () if error else classified(classifier, path, options.window, options.step):
+                for prediction in classified(classifier, path, options.window, options.step):
                     with tqdm.external_write_mode():
                         if not videos[-1].predictions:
                             print(printable(path))

@@ -8,9 +8,8 @@ from torch.nn import functional as F
 
 from ..models import ResNet
 
-FEWEST_POSITIONS = (
-    7  # a side: those of the last features at 224 pixels, with which the paper explains ResNets
-)
+# A side: those of the last features at 224 pixels, with which the paper explains ResNets.
+FEWEST_POSITIONS = 7
 
 
 def grad_cam(network: ResNet, clips: Tensor, labels: Tensor, stage: str | None = None) -> Tensor:

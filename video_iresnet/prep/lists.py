@@ -78,6 +78,23 @@ def find_videos(folder: Path, workers: int, ray_address: str | None = None) -> F
     return Found(*map(sorted, found))
 
 
+def named_videos(names: Sequence[str], workers: int) -> list[str]:
+    """Return the paths of files, and of all videos in folders, that a user names. Raises InputError if a
+    folder holds none.
+    """
+    paths = []
+    for name in names:
+        if not os.path.isdir(name):
+            paths.append(name)
+            continue
+        found = find_videos(Path(name), workers)
+        inside = sorted(found.videos + found.empty)
+        if not inside:
+            raise InputError(f"{name} holds no videos; name files, or a folder of videos")
+        paths += [os.path.join(name, video) for video in inside]
+    return paths
+
+
 def _scan_all(
     folders: list[tuple[str, str]], workers: int, ray_address: str | None
 ) -> Iterator[tuple[tuple[str, str], Scanned]]:
