@@ -3,15 +3,13 @@
 #   docker run --rm --volume video-iresnet:/work video-iresnet
 # Other scripts, with a folder of this machine and room for batches between processes:
 #   docker run --rm --shm-size 8g --user "$(id -u)" --volume "$PWD:/work" video-iresnet video-iresnet doctor
-# For GPUs, build with --build-arg TORCH_INDEX=https://download.pytorch.org/whl/cu128, and run with --gpus all.
+# PyTorch is the build for CUDA, which computes on CPUs too; for GPUs, run with --gpus all.
 FROM python:3.13-slim AS wheel
 WORKDIR /source
 COPY . .
 RUN pip wheel --no-cache-dir --no-deps --wheel-dir /wheel .
 
 FROM python:3.13-slim
-ARG TORCH_INDEX=https://download.pytorch.org/whl/cpu
-RUN pip install --no-cache-dir --index-url "$TORCH_INDEX" "torch>=2.6" "torchvision>=0.21"
 RUN --mount=from=wheel,source=/wheel,target=/wheel pip install --no-cache-dir /wheel/*.whl
 RUN useradd --create-home --uid 1000 demo && install --directory --owner demo /work
 USER 1000

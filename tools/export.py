@@ -6,7 +6,8 @@ The name of --out says what is written:
     .pt2          a program for torch.export.load
     .safetensors  the weights alone, with class names and config, which everything here reads as a checkpoint
     (none)        a folder for the Hugging Face Hub (pip install 'video_iresnet[hub]'): weights, config, and a
-                  model card with the figures of the run; fill in its licence, then `hf upload OWNER/NAME FOLDER`
+                  model card with the figures of the run; fill in its licence, then
+                  `hf upload OWNER/NAME FOLDER`
 
     python tools/export.py --checkpoint output/demo --out demo.onnx
     python tools/export.py --checkpoint output/demo --out demo_int8.onnx --precision int8 \\
