@@ -347,7 +347,7 @@ def test_a_run_stopped_inside_a_cycle_goes_on_as_if_nothing_had_happened(
     noted = watch_steps(monkeypatch)
     original = Agreement.reach
 
-    def reach(agreement: Agreement, *more: Any) -> bool:
+    def reach(agreement: Agreement, *more: Any) -> tuple[bool, bool]:
         if len(noted) in (2, 7):  # before the step that is the last
             os.kill(os.getpid(), signal.SIGTERM)
         return original(agreement, *more)

@@ -72,7 +72,7 @@ RANGES = {
     ),
     "[0, 1000000]": (
         "SOLVER.WARMUP_EPOCHS", "SOLVER.STEPS", "DATA_LOADER.TIMEOUT", "SOLVER.REFERENCE_BATCH_SIZE",
-        "SOLVER.SKIP_NONFINITE_STEPS",
+        "SOLVER.SKIP_NONFINITE_STEPS", "TRAIN.CHECKPOINT_MINUTES",
     ),
     "[2, 1000000]": ("MODEL.NUM_CLASSES",),
     "[0, 9223372036854775807]": ("RNG_SEED",),
@@ -132,6 +132,8 @@ def default_config() -> Config:
     # Epochs between validations, and between checkpoints; both also happen after the last epoch.
     cfg.TRAIN.EVAL_PERIOD = 10
     cfg.TRAIN.CHECKPOINT_PERIOD = 10
+    # Minutes after the last checkpoint until another one, in the middle of an epoch. 0: none there.
+    cfg.TRAIN.CHECKPOINT_MINUTES = 30.0
     # Number of most recent checkpoints to keep, besides the best one.
     cfg.TRAIN.CHECKPOINTS_KEPT = 3
     # Resume from the latest checkpoint in OUTPUT_DIR, if there is one.

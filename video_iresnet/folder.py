@@ -5,6 +5,7 @@ from __future__ import annotations
 import functools
 import hashlib
 import json
+import time
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
@@ -18,6 +19,7 @@ from .data.loader import EpochBatches
 from .data.packed import PackedRecords
 from .data.records import file_sizes
 from .engine.checkpoint import (
+    BEST,
     Position,
     checkpoint_name,
     list_checkpoints,
@@ -97,6 +99,7 @@ class Run:
         # Get each record of the run, on the main process.
         self.followers: list[Send] = []
         self._is_stamped = False
+        self._saved_at = time.monotonic()
         self._records: dict[str, PackedRecords] = {}
 
     @functools.cached_property
@@ -181,7 +184,16 @@ class Run:
                 }
                 save_checkpoint(path, state)
                 prune_checkpoints(self.checkpoints, self.cfg.TRAIN.CHECKPOINTS_KEPT)
+        if name != BEST:  # from which no run resumes
+            self._saved_at = time.monotonic()
         return path
+
+    def is_late(self) -> bool:
+        """Whether TRAIN.CHECKPOINT_MINUTES have passed since the last checkpoint; False on all but the main
+        process.
+        """
+        minutes = self.cfg.TRAIN.CHECKPOINT_MINUTES
+        return self.processes.is_main and 0 < 60 * minutes <= time.monotonic() - self._saved_at
 
     def tested_checkpoint(self) -> str:
         """Return the path of the weights to test."""

@@ -104,6 +104,7 @@ def train(run: Run) -> None:
             run.folder / NONFINITE if processes.is_main else None,
             cfg.SOLVER.SKIP_NONFINITE_STEPS,
         ),
+        run.is_late,
     )
     length, *phases = build.schedule_text(cfg, batches, processes.size).splitlines()
     log.info(
@@ -130,7 +131,7 @@ def train(run: Run) -> None:
             if position.epoch == run.num_epochs:
                 break
             build.set_batch_norm(cfg, step.networks(), processes, position.epoch)
-            if not train_epoch(step, clips, position, agreement, journal):
+            if not train_epoch(step, clips, position, agreement, journal, lambda: run.save(step)):
                 steps = batches.steps(position.epoch)
                 where = f"epoch {position.epoch + 1} after step {position.step} of {steps}"
                 raise run.interrupted(f"stopped in {where}; saved {run.save(step)}")

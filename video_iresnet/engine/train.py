@@ -94,24 +94,28 @@ class BadSteps:
 
 @dataclass(frozen=True)
 class Agreement:
-    """What the processes decide together."""
+    """What the processes decide together. `save_due`: whether it is time for a checkpoint, by the clock of
+    the main process; False on the others.
+    """
 
     processes: Processes
     stop: StopRequest
     bad_videos: BadVideos
     bad_steps: BadSteps
+    save_due: Callable[[], bool] = lambda: False
 
-    def reach(self, failures: list[Failure], error: InputError | None) -> bool:
+    def reach(self, failures: list[Failure], error: InputError | None) -> tuple[bool, bool]:
         """Exchange unreadable videos, errors (which all processes raise) and requests to stop. Returns
-        whether to stop after this step.
+        whether to stop after this step, and whether to save a checkpoint.
         """
-        stops, bad, errors = self.processes.sum([int(bool(self.stop)), len(failures), int(error is not None)])
+        flags = [bool(self.stop), self.save_due(), error is not None]
+        bad, stops, saves, errors = self.processes.sum([len(failures), *map(int, flags)])
         if bad:
             everywhere = [failure for some in self.processes.gather(failures) for failure in some]
             self.bad_videos.add(everywhere)
         if errors:
             self.processes.raise_first(error)
-        return stops > 0
+        return stops > 0, saves > 0
 
     def check_steps(self, are_bad: list[bool], position: Position) -> None:
         """Exchange which of the last steps were not finite on any process; see BadSteps."""
@@ -122,10 +126,16 @@ class Agreement:
 
 
 def train_epoch(
-    step: Step, batches: Iterator[ClipBatch], position: Position, agreement: Agreement, journal: Journal
+    step: Step,
+    batches: Iterator[ClipBatch],
+    position: Position,
+    agreement: Agreement,
+    journal: Journal,
+    save: Callable[[], object] = lambda: None,
 ) -> bool:
     """Run the steps of an epoch from `position`, which is updated. Returns False if a request to stop ended
-    it early.
+    it early. `save`: saves a checkpoint at `position`; called after a step where one is due, as
+    `agreement` says, but not after the last one.
 
     Raises InputError on all processes if one has no batch, if too many steps are not finite, or if too many
     videos are unreadable.
@@ -134,13 +144,13 @@ def train_epoch(
     before = journal.batches.steps_before(position.epoch)
     step.train()
     meter = Meter(step.device, position.sums if processes.is_main else None)
-    stopping = False
+    stopping = saving = False
     with journal.bar(position) as bar, _no_garbage_collection():
         while position.step < num_steps and not stopping:
             with meter.waiting():
                 batch, error = _next_batch(batches, position.step)
             with meter.communicating():
-                stopping = agreement.reach(batch.failures, error)
+                stopping, saving = agreement.reach(batch.failures, error)
             done = before + position.step
             # Epochs of more and fewer steps make equal progress.
             progress = (position.epoch * num_steps + position.step) / (num_steps * journal.num_epochs)
@@ -152,14 +162,17 @@ def train_epoch(
             position.step += 1
             bar.update()
             processes.expect_the_next_step()
-            if position.step % journal.log_period == 0:
+            saving = saving and not stopping and position.step < num_steps
+            if saving or position.step % journal.log_period == 0:
                 agreement.check_steps(meter.bad_steps(), position)
                 journal.step(position, step.task.stats, meter, step.learning_rate, bar)
                 meter.start_window()
                 gc.collect(1)
+            if saving:
+                position.sums = _shared(step, meter, processes)
+                save()
     agreement.check_steps(meter.bad_steps(), position)
-    position.sums = [sum(values) for values in zip(*processes.gather(meter.sums()), strict=True)]
-    step.share_statistics()
+    position.sums = _shared(step, meter, processes)
     if position.step < num_steps:
         return False
     if not position.sums[-1]:
@@ -168,6 +181,12 @@ def train_epoch(
     position.epoch, position.step, position.sums = position.epoch + 1, 0, None
     journal.epoch(position, values, meter.epoch)
     return True
+
+
+def _shared(step: Step, meter: Meter, processes: Processes) -> list[float]:
+    """Broadcast the running statistics; return the sums of the epoch so far over all processes."""
+    step.share_statistics()
+    return [sum(values) for values in zip(*processes.gather(meter.sums()), strict=True)]
 
 
 @contextmanager
