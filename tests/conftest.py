@@ -21,7 +21,10 @@ import av
 import numpy as np
 import pytest
 import torch
+from markupsafe import Markup
 from torch import Tensor, nn
+
+from video_iresnet.report import plots
 
 ROOT = Path(__file__).resolve().parents[1]
 
@@ -172,6 +175,25 @@ def no_numbers_for_meta_tensors() -> Iterator[None]:
     with pytest.MonkeyPatch.context() as patch:
         for name in ("kaiming_uniform_", "kaiming_normal_", "uniform_"):
             patch.setattr(nn.init, name, skipping(getattr(nn.init, name)))
+        yield
+
+
+DRAW = plots._svg
+
+
+@pytest.fixture(scope="session", autouse=True)
+def no_plots() -> Iterator[None]:
+    """Leave the plots out of the pages of runs: drawing them takes longer than a small run."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(plots, "_svg", lambda *_: Markup("<svg></svg>"))
+        yield
+
+
+@pytest.fixture(scope="module")
+def drawn_plots() -> Iterator[None]:
+    """Draw them, in tests of pages."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(plots, "_svg", DRAW)
         yield
 
 

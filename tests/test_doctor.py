@@ -329,6 +329,7 @@ def test_a_worker_without_shared_memory(
             return torch.zeros(1)
 
     monkeypatch.setattr(devices, "_Sample", Failing)
+    monkeypatch.setattr(devices, "SLOWEST_WORKER", 10.0)
     found = only(devices.worker)
     assert found.status == PROBLEM
     assert re.search(words, found.found)

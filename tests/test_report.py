@@ -20,6 +20,8 @@ from video_iresnet.report.results import read_predictions
 from video_iresnet.report.strips import no_strips
 from video_iresnet.runtime.errors import InputError
 
+pytestmark = pytest.mark.usefixtures("drawn_plots")
+
 NO_STRIPS = no_strips("the disk is elsewhere")
 EIGHT = [f"class {letter}" for letter in "abcdefgh"]
 HOSTILE = [

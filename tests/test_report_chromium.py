@@ -28,7 +28,10 @@ if TYPE_CHECKING:
     from playwright.sync_api import Page as Tab
 
 CHROMIUM = shutil.which("chromium")
-pytestmark = pytest.mark.skipif(CHROMIUM is None, reason="Debian's chromium is not installed")
+pytestmark = [
+    pytest.mark.skipif(CHROMIUM is None, reason="Debian's chromium is not installed"),
+    pytest.mark.usefixtures("drawn_plots"),
+]
 LONG = "Pretending to put something that is very long onto something that is very large"
 
 # Every visible text with the ratio of its contrast (WCAG 2.2), and whether it is large.

@@ -23,6 +23,8 @@ from video_iresnet.data.records import Record
 from video_iresnet.data.sampling import DenseSampler
 from video_iresnet.report.strips import FRAMES, SIZE, strips_of
 
+pytestmark = pytest.mark.usefixtures("drawn_plots")
+
 
 @pytest.fixture(scope="module")
 def tested(small: list[str], tmp_path_factory: pytest.TempPathFactory, run_net: RunNet) -> Path:

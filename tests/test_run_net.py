@@ -57,7 +57,7 @@ def trained(small: list[str], tmp_path_factory: pytest.TempPathFactory, run_net:
 def test_a_run_leaves_what_it_promises(trained: Path) -> None:
     assert {path.name for path in trained.iterdir()} == {
         "config.yaml", "stdout.log", "json_stats.log", "tensorboard", "checkpoints", "results.json",
-        "predictions.csv", "views", "stamp.json", "first_batch.png", ".lock",
+        "predictions.csv", "views", "stamp.json", "first_batch.png", "report.html", ".lock",
     }  # fmt: skip
     assert {path.name for path in (trained / "checkpoints").iterdir()} == {
         "checkpoint_epoch_00001.pyth", "checkpoint_epoch_00002.pyth", "checkpoint_best.pyth",
