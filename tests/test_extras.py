@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 import os
 import re
 import sys
@@ -27,6 +28,7 @@ def square(number: int) -> int:
 
 # extra: (the module that is missing, what needs it)
 EXTRAS: dict[str, tuple[str, Callable[[], object]]] = {
+    "hub": ("huggingface_hub", lambda: importlib.import_module("video_iresnet.inference.hub")),
     "onnx": ("onnxruntime", lambda: export_onnx(Trained.__new__(Trained))),
     "prep": ("skimage.metrics", structural_similarity),
     "ray": (
@@ -45,7 +47,8 @@ def test_a_missing_package_names_its_extra(extra: str, monkeypatch: pytest.Monke
     monkeypatch.setattr("os.environ", os.environ.copy())
     monkeypatch.setattr(os, "environ", dict(os.environ))  # which Gradio's import changes
     monkeypatch.setitem(sys.modules, module, None)
-    monkeypatch.delitem(sys.modules, "video_iresnet.data.decode.torchcodec", raising=False)
+    for name in ("data.decode.torchcodec", "inference.hub"):
+        monkeypatch.delitem(sys.modules, f"video_iresnet.{name}", raising=False)
     with pytest.raises(InputError) as caught:
         use()
     line = rf".+ needs a package that cannot be loaded \(.+\); pip install 'video_iresnet\[{extra}\]'(, .+)?"

@@ -236,5 +236,7 @@ def test_nothing_is_overwritten(run_folder: Path, folder: Path, capsys: pytest.C
 def test_a_missing_package_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "huggingface_hub", None)
     monkeypatch.delitem(sys.modules, hub.__name__)
-    with pytest.raises(InputError, match=r"the Hugging Face Hub needs a package .*; pip install '.\[hub\]'$"):
+    with pytest.raises(
+        InputError, match=r"the Hugging Face Hub needs a package .*; pip install 'video_iresnet\[hub\]'$"
+    ):
         importlib.import_module(hub.__name__)

@@ -1,4 +1,4 @@
-"""Trained networks for the Hugging Face Hub, by huggingface_hub's mixin (pip install '.[hub]')."""
+"""Trained networks for the Hugging Face Hub, by huggingface_hub's mixin."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from typing import Any
 
 import torch
 
-from ..runtime.errors import InputError, reason
+from ..runtime.errors import InputError, missing_extra, reason
 from .card import card_values
 from .predictor import Classifier
 from .pretrained import CONFIG, WEIGHTS, write_pretrained
@@ -17,9 +17,7 @@ from .trained import Trained, read_trained
 try:
     from huggingface_hub import ModelCard, ModelHubMixin, snapshot_download
 except ImportError as error:
-    raise InputError(
-        f"the Hugging Face Hub needs a package that cannot be loaded ({reason(error)}); pip install '.[hub]'"
-    ) from error
+    raise missing_extra("the Hugging Face Hub", "hub", error) from error
 
 TEMPLATE = Path(__file__).with_name("card.md.jinja")
 
