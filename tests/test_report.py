@@ -13,7 +13,9 @@ import pytest
 from conftest import load_script
 from pages import Page, write_run, write_training
 
+from video_iresnet.config import keys_of_run
 from video_iresnet.report import runs_page
+from video_iresnet.report.compare import read_run
 from video_iresnet.report.curves import POINTS, read_curves
 from video_iresnet.report.page import run_page
 from video_iresnet.report.results import read_predictions
@@ -203,7 +205,10 @@ def test_hostile_names_are_text(tmp_path: Path) -> None:
 
 def comparison(*folders: Path) -> str:
     script = load_script("tools/report.py")
-    runs = [script.read(folder, name) for folder, name in zip(folders, script.names_of(folders), strict=True)]
+    runs = [
+        read_run(folder, name, keys_of_run(folder))
+        for folder, name in zip(folders, script.names_of(folders), strict=True)
+    ]
     return runs_page.runs_page(runs, script.decides)
 
 

@@ -14,10 +14,12 @@ import pytest
 from conftest import load_script, write_video
 from pages import write_run, write_training
 
+from video_iresnet.config import keys_of_run
 from video_iresnet.data.dataset import ViewDataset
 from video_iresnet.data.decode import open_video
 from video_iresnet.data.records import Record
 from video_iresnet.data.sampling import DenseSampler
+from video_iresnet.report.compare import read_run
 from video_iresnet.report.page import run_page, write_html
 from video_iresnet.report.results import read_predictions
 from video_iresnet.report.runs_page import runs_page
@@ -90,7 +92,7 @@ def pages(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
     for run in (eight, other):
         write_training(run)
     script = load_script("tools/report.py")
-    runs = [script.read(run, run.name) for run in (eight, other)]
+    runs = [read_run(run, run.name, keys_of_run(run)) for run in (eight, other)]
     made = {
         "eight": run_page(eight, frames_of(folder, eight)),
         "many": run_page(many, no_strips("the disk is elsewhere")),

@@ -15,12 +15,13 @@ from pages import Page, write_run
 from PIL import Image
 
 from video_iresnet import build, run
-from video_iresnet.config import load_config
+from video_iresnet.config import keys_of_run, load_config
 from video_iresnet.data.dataset import ViewDataset
 from video_iresnet.data.decode import open_video
 from video_iresnet.data.functional import crop
 from video_iresnet.data.records import Record
 from video_iresnet.data.sampling import DenseSampler
+from video_iresnet.report.compare import read_run
 from video_iresnet.report.strips import FRAMES, SIZE, strips_of
 
 pytestmark = pytest.mark.usefixtures("drawn_plots")
@@ -178,12 +179,16 @@ def test_a_comparison(tested: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPa
     assert [row[0] for row in results] == ["one", "two", "a"]
     compare = load_script("tools/compare.py")
     for row, folder in zip(results, (one, two, tested), strict=True):
-        texts = compare.result_row(compare.read(folder, row[0]), ["reversed", "frozen", "shuffled"])
+        texts = compare.result_row(
+            read_run(folder, row[0], keys_of_run(folder)), ["reversed", "frozen", "shuffled"]
+        )
         assert [text if text else "-" for text in row] == texts
     keys = {row[0]: row[1:] for row in page.table("Keys of config.yaml")}
     assert keys["DATA.NUM_FRAMES"] == ["training and test", "8", "8", "4"]
     assert "OUTPUT_DIR" not in keys
-    pair = compare.compare_pair(*(compare.read(folder, folder.name) for folder in (one, two)))
+    pair = compare.compare_pair(
+        *(read_run(folder, folder.name, keys_of_run(folder)) for folder in (one, two))
+    )
     assert f"{pair['meaning']}." in page.text
     assert "one and a cannot be compared: they have no video in common" in page.text
     assert "Their classes are others: a." in page.text

@@ -23,7 +23,7 @@ from video_iresnet.runtime.ending import exit_code  # isort: skip, so Ctrl-C end
 from tabulate import tabulate
 
 from video_iresnet.changes import decides
-from video_iresnet.config import config_of_run, leaves
+from video_iresnet.config import keys_of_run
 from video_iresnet.report.compare import RunFolder, compare_pair, differences, names_of, read_run
 from video_iresnet.report.results import write_results
 from video_iresnet.runtime.errors import InputError, printable
@@ -33,18 +33,15 @@ LONGEST = 48  # characters of a value in a table
 ACCURACIES = ("top1_acc", "top5_acc")
 
 
-def read(folder: Path, name: str) -> RunFolder:
-    """Raises InputError, with the file."""
-    keys = {key: value for key, value in leaves(config_of_run(folder)) if key != "OUTPUT_DIR"}
-    return read_run(folder, name, keys)
-
-
 def report(options: argparse.Namespace) -> None:
     """Print what differs, and write --json."""
     if len(options.folders) < 2:
         raise InputError(f"{options.folders[0]} is one run; name two or more")
     names = names_of(options.folders)
-    runs = [read(folder, name) for folder, name in zip(options.folders, names, strict=True)]
+    runs = [
+        read_run(folder, name, keys_of_run(folder))
+        for folder, name in zip(options.folders, names, strict=True)
+    ]
     config = differences([run.config for run in runs])
     origin = differences([run.origin for run in runs])
     rows = [(key, decides(key), *map(shown, values)) for key, values in config.items()]

@@ -19,8 +19,8 @@ from video_iresnet.runtime.ending import exit_code  # isort: skip, so Ctrl-C end
 
 from video_iresnet import build
 from video_iresnet.changes import decides
-from video_iresnet.config import config_of_run, leaves
-from video_iresnet.report.compare import RunFolder, names_of, read_run
+from video_iresnet.config import config_of_run, keys_of_run
+from video_iresnet.report.compare import names_of, read_run
 from video_iresnet.report.page import check_replaceable, run_page, write_html
 from video_iresnet.report.results import read_results
 from video_iresnet.report.runs_page import runs_page
@@ -41,11 +41,6 @@ def read_strip(folder: Path) -> ReadStrip:
     return strips_of(data)
 
 
-def read(folder: Path, name: str) -> RunFolder:
-    keys = {key: value for key, value in leaves(config_of_run(folder)) if key != "OUTPUT_DIR"}
-    return read_run(folder, name, keys)
-
-
 def report(options: argparse.Namespace) -> None:
     """Write the page."""
     folders: list[Path] = options.folders
@@ -58,7 +53,10 @@ def report(options: argparse.Namespace) -> None:
     else:
         path = options.out or Path("comparison.html")
         check_replaceable(path)
-        runs = [read(folder, name) for folder, name in zip(folders, names_of(folders), strict=True)]
+        names = names_of(folders)
+        runs = [
+            read_run(folder, name, keys_of_run(folder)) for folder, name in zip(folders, names, strict=True)
+        ]
         page = runs_page(runs, decides)
     write_html(path, page)
     print(printable(f"{path}: {path.stat().st_size / 1e6:.2f} MB"))

@@ -459,6 +459,11 @@ def config_of_run(folder: Path) -> Config:
     return config
 
 
+def keys_of_run(folder: Path) -> dict[str, Any]:
+    """Return the same as {full key: value}, without OUTPUT_DIR, which each run has of its own."""
+    return {key: value for key, value in leaves(config_of_run(folder)) if key != "OUTPUT_DIR"}
+
+
 def _found(path: str) -> str:
     """Return the path of a config; see load_config."""
     if os.path.exists(path) or not path.startswith(f"configs{os.sep}"):
