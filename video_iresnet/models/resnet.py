@@ -207,8 +207,8 @@ class ResNet(nn.Module):
         """(B, 3, T, H, W) -> the outputs of the stages, (B, C, t, h, w) each, finest first."""
         x = self._stem(x)
         maps: list[Tensor] = []
-        for stage in self.stages:
-            x = stage(self.temporal_pool(x) if len(maps) == 1 else x)
+        for number in range(len(self.stages)):
+            x = self._between(number, number + 1, x)
             maps.append(x)
         return maps
 
