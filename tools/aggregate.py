@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import math
 import re
 import sys
 from collections.abc import Mapping
@@ -24,7 +25,7 @@ from tabulate import tabulate
 from video_iresnet.engine import aggregate
 from video_iresnet.engine.aggregate import Numbers, Pooling, Protocol
 from video_iresnet.engine.views import ViewStore
-from video_iresnet.report.results import table, write_results
+from video_iresnet.report.results import clips_and_crops, table, write_results
 from video_iresnet.runtime.errors import InputError
 
 # Keys of results.json that do not come from the views.
@@ -91,8 +92,7 @@ def views_table(by_number_of_clips: Mapping[str, Mapping[str, float]]) -> str:
     """Return a table of the accuracy by number of views."""
     rows = []
     for name, measured in by_number_of_clips.items():
-        clips, crops = map(int, name.split("x"))
-        rows.append((name, clips * crops, measured["top1_acc"], measured["top5_acc"]))
+        rows.append((name, math.prod(clips_and_crops(name)), measured["top1_acc"], measured["top5_acc"]))
     return tabulate(rows, headers=["protocol", "views", "top-1", "top-5"], floatfmt=".2f")
 
 
