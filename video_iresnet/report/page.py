@@ -18,7 +18,7 @@ from .curves import Curve, read_curves
 from .plots import Line
 from .results import read_results
 from .strips import SIZE, ReadStrip
-from .test_parts import read_test_videos, test_parts
+from .tested import read_test_videos, tested_parts
 
 GENERATOR = "video_iresnet tools/report.py"
 SECTIONS = {
@@ -68,7 +68,7 @@ def run_page(folder: Path, read_strip: ReadStrip) -> str:
     results = read_results(folder / "results.json")
     test = None
     if results:
-        test = test_parts(results, read_test_videos(folder, results), read_strip)
+        test = tested_parts(results, read_test_videos(folder, results), read_strip)
     origin = read_origin(folder, results)
     origin.pop("tested epoch", None)  # which counts from 0
     config = folder / "config.yaml"

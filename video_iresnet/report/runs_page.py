@@ -13,7 +13,7 @@ from ..runtime.errors import printable
 from .compare import RunFolder, compare_pair, differences
 from .curves import read_curves
 from .page import TRAININGS, render, training_plots
-from .test_parts import Values, class_names, read_test_videos, view_lines, view_plot
+from .tested import Values, class_names, read_test_videos, view_lines, view_plot
 
 SECTIONS = {
     "results": "Results", "pairs": "Pairs", "views": "Number of views", "classes": "Classes",

@@ -27,7 +27,7 @@ FAILED = 500  # rows
 Values = dict[str, Any]
 
 
-def test_parts(results: Mapping[str, Any], videos: TestedVideos, read_strip: ReadStrip) -> Values:
+def tested_parts(results: Mapping[str, Any], videos: TestedVideos, read_strip: ReadStrip) -> Values:
     """Return the values that the template of a run takes of a test."""
     names = class_names(results)
     counts = confusion(videos, len(names))
