@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import json
 import shutil
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -245,6 +246,30 @@ def test_a_folder_with_broken_files(
         "error": table[1]["error"],
         "predictions": [],
     }
+
+
+def test_ctrl_c_keeps_what_was_classified(
+    run: Path,
+    video: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    script = load_script("tools/predict.py")
+    classify = script.classified
+
+    def interrupted(classifier: Classifier, path: str, *options: float | None) -> Iterator[Prediction]:
+        yield from classify(classifier, path, *options)
+        if path != str(video):
+            raise KeyboardInterrupt
+
+    monkeypatch.setattr(script, "classified", interrupted)
+    second = write_video(tmp_path / "second.mp4", 30)
+    words = ["--checkpoint", run, video, second, video, "--csv", tmp_path / "out.csv"]
+    assert script.main([str(word) for word in words]) == 130
+    *_, line = capsys.readouterr().err.splitlines()
+    assert line == "stopped; --csv and --json, if given, hold what was classified so far"
+    assert [row["video"] for row in rows(tmp_path / "out.csv")] == [str(video), str(second)]
 
 
 def test_windows_on_the_terminal(run: Path, video: Path, capsys: pytest.CaptureFixture[str]) -> None:

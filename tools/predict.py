@@ -155,7 +155,9 @@ def predict(options: argparse.Namespace) -> int:
                     videos[-1].predictions.append(prediction)
             except DecodeError as failure:
                 videos[-1] = videos[-1]._replace(error=str(failure))
-    finally:  # Ctrl-C as well
+    except KeyboardInterrupt as stop:
+        raise type(stop)("stopped; --csv and --json, if given, hold what was classified so far") from None
+    finally:
         write_files(options, classifier, videos)
     failed = [video for video in videos if video.error]
     if options.annotate and not failed:

@@ -8,7 +8,6 @@ from bisect import bisect
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
-import matplotlib
 import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
@@ -27,6 +26,8 @@ PANEL, BAR, WORDS = (16, 18, 24), (52, 101, 164), (255, 255, 255)
 @functools.cache
 def lettering(size: int) -> ImageFont.FreeTypeFont:
     """Return DejaVu Sans, which matplotlib brings, for Latin, Greek, Cyrillic and more, in pixels."""
+    import matplotlib  # here, as most predictions draw nothing
+
     return ImageFont.truetype(Path(matplotlib.get_data_path(), "fonts/ttf/DejaVuSans.ttf"), size)
 
 
