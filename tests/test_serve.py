@@ -25,7 +25,7 @@ from video_iresnet import build
 from video_iresnet.config import load_config
 from video_iresnet.data.decode.reader import DecodeError
 from video_iresnet.inference import Classifier, Prediction, load
-from video_iresnet.inference.answer import MOST_WINDOWS, Answer, Desk, Point
+from video_iresnet.inference.answer import MOST_WINDOWS, Answer, Point, UploadClassifier
 from video_iresnet.inference.local import is_local
 from video_iresnet.inference.page import render
 from video_iresnet.inference.upload import Limits, open_upload
@@ -61,8 +61,8 @@ def classifier(checkpoint: Path) -> Classifier:
     return load(checkpoint, "cpu")
 
 
-def desk_of(classifier: Classifier, folder: Path) -> Desk:
-    return Desk(classifier, LIMITS, folder)
+def upload_classifier(classifier: Classifier, folder: Path) -> UploadClassifier:
+    return UploadClassifier(classifier, LIMITS, folder)
 
 
 def refused(path: Path, limits: Limits = LIMITS) -> str:
@@ -152,7 +152,9 @@ def test_an_answer_is_that_of_the_classifier(classifier: Classifier, tmp_path: P
     seconds = 7 / 25  # the span of a clip
     windows = list(classifier.windows(path, seconds, seconds / 2))
     told: list[tuple[float, str]] = []
-    answer = desk_of(classifier, tmp_path / "uploads").answer(str(path), lambda *step: told.append(step))
+    answer = upload_classifier(classifier, tmp_path / "uploads").answer(
+        str(path), lambda *step: told.append(step)
+    )
     assert np.array_equal(answer.whole.probabilities, expected.probabilities)
     assert answer.seconds == pytest.approx(3)
     assert [(w.begin, w.end) for w in answer.windows] == [(w.begin, w.end) for w in windows]
@@ -167,7 +169,7 @@ def test_an_answer_is_that_of_the_classifier(classifier: Classifier, tmp_path: P
 def test_the_movie_shows_the_best_window(classifier: Classifier, tmp_path: Path) -> None:
     copy = write_video(tmp_path / "a.mp4", 75)
     path = copy_video(copy, tmp_path / "uploads/a1/a.mp4")
-    answer = desk_of(classifier, tmp_path / "uploads").answer(str(path), lambda *_: None)
+    answer = upload_classifier(classifier, tmp_path / "uploads").answer(str(path), lambda *_: None)
     label = answer.whole.top(1)[0].label
     best = max(answer.windows, key=lambda window: window.probabilities[label])
     seen = answer.explanation.seen
@@ -184,7 +186,7 @@ def test_the_movie_shows_the_best_window(classifier: Classifier, tmp_path: Path)
 
 def test_long_videos_have_no_more_windows(classifier: Classifier, tmp_path: Path) -> None:
     path = write_video(tmp_path / "a/a.mp4", 600)
-    answer = Desk(classifier, Limits(10, 60), tmp_path).answer(str(path), lambda *_: None)
+    answer = UploadClassifier(classifier, Limits(10, 60), tmp_path).answer(str(path), lambda *_: None)
     assert len(answer.windows) == MOST_WINDOWS
     assert answer.windows[0].begin == 0
     assert answer.windows[-1].end == pytest.approx(24)
@@ -199,15 +201,15 @@ def test_uploads_are_removed_whatever_happens(classifier: Classifier, tmp_path: 
         if done > 0.5:
             raise StoppedError
 
-    desk = desk_of(classifier, tmp_path / "uploads")
+    uploads = upload_classifier(classifier, tmp_path / "uploads")
     for frames, tell, error in ((50, stop, StoppedError), (100, lambda *_: None, DecodeError)):
         path = write_video(tmp_path / "uploads/a1/a.mp4", frames)
         with pytest.raises(error):
-            desk.answer(str(path), tell)
+            uploads.answer(str(path), tell)
         assert not list((tmp_path / "uploads").iterdir())
     other = write_video(tmp_path / "kept/a.mp4", 100)
     with pytest.raises(DecodeError):
-        desk.answer(str(other), lambda *_: None)
+        uploads.answer(str(other), lambda *_: None)
     assert other.exists(), "a file elsewhere is nobody's upload"
 
 
@@ -220,7 +222,7 @@ def test_a_video_that_breaks_off_is_a_sentence(
     monkeypatch.setattr(Classifier, "classify", broken)
     path = write_video(tmp_path / "a/a.mp4", 20)
     with pytest.raises(DecodeError, match=r"^this video cannot be decoded: frame 7 cannot be decoded$"):
-        desk_of(classifier, tmp_path).answer(str(path), lambda *_: None)
+        upload_classifier(classifier, tmp_path).answer(str(path), lambda *_: None)
 
 
 def test_lines_show_the_classes_of_the_highest_mean() -> None:

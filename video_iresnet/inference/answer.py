@@ -66,7 +66,7 @@ class Answer:
 
 
 @dataclass(frozen=True)
-class Desk:
+class UploadClassifier:
     """Answers videos with one network. Uploads lie in `folder`."""
 
     classifier: Classifier

@@ -16,7 +16,7 @@ import jinja2
 
 from ..data.decode.reader import DecodeError
 from ..runtime.errors import InputError, missing_extra
-from .answer import GUESSES, Answer, Desk
+from .answer import GUESSES, Answer, UploadClassifier
 from .local import LocalRequests
 from .predictor import Classifier
 from .upload import MEGABYTE, Limits
@@ -40,7 +40,7 @@ def serve(classifier: Classifier, limits: Limits, port: int, ready: Callable[[st
         folder = Path(name).resolve()
         gradio = import_gradio(folder)
         closing = threading.Event()
-        blocks = build_page(gradio, Desk(classifier, limits, folder), closing)
+        blocks = build_page(gradio, UploadClassifier(classifier, limits, folder), closing)
         try:
             _launch(gradio, blocks, limits, port)
             ready(f"http://{HOST}:{port}")
@@ -71,9 +71,9 @@ def import_gradio(folder: Path) -> Any:
         raise missing_extra("the page", "serve", error) from error
 
 
-def build_page(gradio: Any, desk: Desk, closing: threading.Event) -> Any:
+def build_page(gradio: Any, uploads: UploadClassifier, closing: threading.Event) -> Any:
     """Return the page as gradio.Blocks. `closing` ends the work on a video."""
-    classifier, limits = desk.classifier, desk.limits
+    classifier, limits = uploads.classifier, uploads.limits
 
     def classify(path: str | None, progress: Any = gradio.Progress()) -> dict[Any, Any]:  # noqa: B008
         def tell(done: float, what: str) -> None:
@@ -85,7 +85,7 @@ def build_page(gradio: Any, desk: Desk, closing: threading.Event) -> Any:
         try:
             if path is None:
                 raise DecodeError("choose or record a video first")
-            answer = desk.answer(path, tell)
+            answer = uploads.answer(path, tell)
         except (DecodeError, InputError) as error:
             refusal = gradio.HTML(render("refusal", reason=error), visible=True)
             return {**empty, message: refusal, results: gradio.Column(visible=False)}
