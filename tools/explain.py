@@ -8,7 +8,7 @@ frames from the first to the last one of the clip, and beside them the heat over
 the clip's own frames. Heat is comparable within a clip and not between clips.
 
 --sanity adds the heat of a network whose weights are drawn anew, and prints the rank correlation of both: an
-explanation that does not change with the weights says nothing of what was learned.
+explanation that does not change with the weights says nothing about what was learned.
 """
 
 from __future__ import annotations
