@@ -66,6 +66,8 @@ def check(command: str, monkeypatch: pytest.MonkeyPatch) -> None:
     for word in shlex.split(command):  # with wildcards of files that are here, as a shell
         found = sorted(ROOT.glob(word)) if word.startswith("configs/") else []
         words += [str(path.relative_to(ROOT)) for path in found] or [word]
+    if words[0] == "srun":  # its own options are those of another program
+        words = words[words.index("python") :]
     if words[0] == "torchrun":
         options = torchrun_parser().parse_args(words[1:])
         words = ["python", options.training_script, *options.training_script_args]
@@ -100,6 +102,8 @@ def test_command(command: str, monkeypatch: pytest.MonkeyPatch) -> None:
         "torchrun --nproc-per-nodes 2 tools/run_net.py --cfg configs/demo/iR3D18.yaml",
         "python tools/run_net.py --cfg configs/demo/iR3D18.yaml TRAIN.BATCH 4",
         "python tools/run_net.py --cfg configs/demo/gone.yaml",
+        "srun --ntasks 2 python tools/run_net.py --cfg configs/demo/gone.yaml",
+        "srun --ntasks 2 tools/run_net.py --cfg configs/demo/iR3D18.yaml",
         "python tools/run_net.py --config configs/demo/iR3D18.yaml",
         "python tools/show_clips.py --cfg configs/demo/iR3D18.yaml --out a.png TRAIN.BATCH 4",
         "python tools/complexity.py --cfg configs/demo/gone.yaml",

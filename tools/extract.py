@@ -39,6 +39,7 @@ from video_iresnet.report.results import write_results
 from video_iresnet.runtime.distributed import Processes, group_of_run
 from video_iresnet.runtime.environment import usable_cores
 from video_iresnet.runtime.errors import InputError, printable
+from video_iresnet.runtime.launchers import torch_variables
 from video_iresnet.runtime.signals import StopRequest, follow_launcher
 
 
@@ -94,6 +95,7 @@ def write_files(options: argparse.Namespace, trained: Trained, store: ViewStore)
 def run(options: argparse.Namespace) -> int:
     if bool(options.list) == bool(options.videos):
         raise InputError("name either --list or videos and folders")
+    os.environ |= torch_variables(os.environ)
     stop = StopRequest()
     follow_launcher(stop)
     with group_of_run():

@@ -1,7 +1,8 @@
 """Train and test: python tools/run_net.py --cfg CONFIG.yaml [MORE.yaml ...] [--opts] [KEY VALUE ...].
 
 Each config is a separate run: training if TRAIN.ENABLE, then testing if TEST.ENABLE. For several processes
-use `torchrun --nproc-per-node N tools/run_net.py ...`, or NUM_GPUS N, which does the same.
+use `torchrun --nproc-per-node N tools/run_net.py ...`, or NUM_GPUS N, which does the same; srun, mpirun and
+Kubernetes' PyTorchJob start them as well.
 
 With --check, look at config, lists, files, network and speed instead, and print how long the run would take.
 """
@@ -31,6 +32,7 @@ from video_iresnet.config import load_with_notes
 from video_iresnet.models import WeightsError
 from video_iresnet.run import run
 from video_iresnet.runtime.distributed import group_of_run
+from video_iresnet.runtime.launchers import launcher_words, torch_variables
 from video_iresnet.runtime.root import script_words
 from video_iresnet.runtime.signals import StopRequest, follow_launcher
 
@@ -69,6 +71,7 @@ def check_configs(paths: list[str], overrides: list[str]) -> None:
 
 def run_configs(paths: list[str], overrides: list[str], command: str) -> int:
     """Run the configs in turn; return 0, or the exit status of the first failure in separate processes."""
+    os.environ |= torch_variables(os.environ)
     configs = [load_with_notes(path, overrides) for path in paths]
     stop = StopRequest()
     follow_launcher(stop)
@@ -112,9 +115,7 @@ def _pass_on(number: int, frame: object) -> None:
 
 def _command(arguments: list[str]) -> str:
     """Return the command of this run."""
-    world_size = os.environ.get("LOCAL_WORLD_SIZE")
-    launcher = ["torchrun", "--nproc-per-node", world_size] if world_size else ["python"]
-    return shlex.join([*launcher, *script_words(sys.argv[0]), *arguments])
+    return shlex.join([*launcher_words(os.environ), *script_words(sys.argv[0]), *arguments])
 
 
 if __name__ == "__main__":
