@@ -6,9 +6,12 @@ from pathlib import Path
 
 import pytest
 
+from video_iresnet.data.packed import PackedRecords
 from video_iresnet.data.records import (
+    TASK,
     ClassNames,
     Record,
+    file_sizes,
     missing_videos,
     read_class_names,
     read_frame_list,
@@ -108,6 +111,17 @@ def test_missing_videos(tmp_path: Path) -> None:
     (tmp_path / "list.txt").write_text("gone.mp4 0\nthere.mp4 1\n")
     records = read_records(str(tmp_path / "list.txt"), root=str(tmp_path), num_classes=2)
     assert [record.name for record in missing_videos(records)] == ["gone.mp4"]
+
+
+@pytest.mark.parametrize("number", [0, TASK, 3 * TASK + 1])
+def test_threads_keep_the_order_of_the_files(number: int, tmp_path: Path) -> None:
+    records = [Record(f"{i}", str(tmp_path / f"{i}.mp4"), 0) for i in range(number)]
+    expected = [i if i % 3 else -1 for i in range(number)]
+    for record, size in zip(records, expected, strict=True):
+        if size >= 0:
+            Path(record.path).write_bytes(b"x" * size)
+    assert file_sizes(records) == file_sizes(PackedRecords(records)) == expected
+    assert [int(record.name) for record in missing_videos(records)] == list(range(0, number, 3))
 
 
 HEADER = "original_vido_id video_id frame_id path labels\n"

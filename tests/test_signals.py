@@ -252,7 +252,8 @@ FAULTS = {
     "batch": (1, "none = train.ClipBatch(*2 * [train.torch.empty(0)], [])\n"
         "patch.setattr(train, '_next_batch', lambda *_: (none, InputError('no clip here')))", "no clip here"),
     "save": (0, "patch.setattr(folder, 'save_checkpoint', refuse('disk is full'))", "disk is full"),
-    "list": (1, "patch.setattr(build, 'build_records', refuse('no list here'))", "no list here"),
+    "list": (0, "patch.setattr(build, 'build_records', refuse('no list here'))", "no list here"),
+    "network": (1, "patch.setattr(build, 'build_network', refuse('no network here'))", "no network here"),
     "test": (1, "views = lambda *_, **__: (map(refuse('worker killed'), 'x') for _ in 'x')\n"
         "patch.setattr(run, 'view_loader', contextlib.contextmanager(views))", "worker killed"),
     "store": (1, "patch.setattr(folder.ViewStore, 'append', refuse('views do not fit'))", "views do not fit"),

@@ -3,13 +3,18 @@
 from __future__ import annotations
 
 import copy
+import hashlib
 import json
+import os
 import re
+import socket
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
 import torch
-from conftest import DEMO, TORCHRUN, start
+from conftest import DEMO, ROOT, TORCHRUN, start
 from torch.nn import functional as F
 
 from video_iresnet import build
@@ -18,6 +23,7 @@ from video_iresnet.data.loader import collate_clips
 from video_iresnet.engine import optim
 from video_iresnet.engine.checkpoint import load_checkpoint
 from video_iresnet.models import ResNet
+from video_iresnet.runtime.distributed import Processes
 from video_iresnet.runtime.seeding import Stream, integer_seed
 
 SLOW = ["SOLVER.BASE_LR", "0.001"]
@@ -127,3 +133,85 @@ def test_a_process_that_hangs_ends_the_others_soon_after_the_first_step(tmp_path
     assert process.returncode
     # Not after the 6 s of the other process; the time itself depends on the machine.
     assert re.search(r"process 0 gave up after [0-4] s", output), output
+
+
+READING = f"""
+import hashlib, os, sys
+sys.path[:0] = [{str(ROOT)!r}, {str(ROOT / "tests")!r}]
+import pytest
+from conftest import load_script
+from video_iresnet import build, folder
+from video_iresnet.data import packed
+
+def refuse(*_, **__):
+    raise AssertionError("only the main process reads lists and looks at videos")
+
+def told(self, key, *more):
+    found = records(self, key, *more)
+    digest = hashlib.sha256(repr(list(found)).encode()).hexdigest()
+    print(key, digest, found.fingerprint(), file=sys.stderr)
+    return found
+
+def told_store(self, *more):
+    found = view_store(self, *more)
+    print(found.folder.name, file=sys.stderr)
+    return found
+
+records, view_store = folder.Run.records, folder.Run.view_store
+folder.Run.records, folder.Run.view_store = told, told_store
+if os.environ["RANK"] == "1":
+    for module, name in [
+        (build, "read_records"), (build, "missing_videos"), (packed, "file_sizes"), (folder, "check_files"),
+        (packed.PackedRecords, "__init__"),
+    ]:
+        setattr(module, name, refuse)
+main = load_script("tools/run_net.py").main
+for words in (sys.argv[2:], [*sys.argv[2:], "DATA.VAL_LIST", sys.argv[1]]):
+    print("ends with", main(words), file=sys.stderr)
+"""
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(torch.cuda.is_available(), reason="starts its processes on the CPU, and there is a GPU")
+def test_only_the_main_process_reads_lists_and_looks_at_videos(
+    small: list[str], shapes: Path, tmp_path: Path
+) -> None:
+    """The others get the same records; a mistake in a list ends all, in one line."""
+    (tmp_path / "reading.py").write_text(READING)
+    (tmp_path / "bad.csv").write_text("a.mp4 0\nb.mp4 8\n")
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = str(free.getsockname()[1])
+    shared = {"WORLD_SIZE": "2", "LOCAL_WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port}
+    run = [*small, "SOLVER.MAX_EPOCH", "1", "SOLVER.WARMUP_EPOCHS", "0", "OUTPUT_DIR", str(tmp_path / "run")]
+    script = [str(tmp_path / "reading.py"), str(tmp_path / "bad.csv"), "--cfg", DEMO, *run]
+    processes = [
+        subprocess.Popen(
+            [sys.executable, *script],
+            env=os.environ | shared | {"RANK": str(n), "LOCAL_RANK": str(n), "PYTHONWARNINGS": "ignore"},
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+        for n in range(2)
+    ]
+    (output, lines), (_, others) = [process.communicate(timeout=120) for process in processes]
+    cfg = load_config(DEMO, run)
+    (store,) = (tmp_path / "run/views").iterdir()
+    expected = []
+    for key in ("DATA.TRAIN_LIST", "DATA.VAL_LIST", "DATA.TEST_LIST"):
+        records = build.build_records(cfg, key)
+        digest = hashlib.sha256(repr(list(records)).encode()).hexdigest()
+        expected.append(f"{key} {digest} {records.fingerprint()}")
+    training, testing = "\n".join(expected), expected[-1]
+    first = f"{training}\n{testing}\n{store.name}\nends with 0\n{expected[0]}\n"
+    assert others == f"{first}ends with 1\n", output
+    error = f"error: label 8 of line 2 of {tmp_path}/bad.csv is outside [0, 7]; correct the list, or "
+    assert lines == f"{first}{error}MODEL.NUM_CLASSES (8)\nends with 1\n"
+
+
+def test_one_process_makes_what_all_need() -> None:
+    made = object()
+    assert Processes(use_gpu=False).from_main(lambda: made) is made
+    with pytest.raises(ZeroDivisionError):
+        Processes(use_gpu=False).from_main(lambda: 1 // 0)

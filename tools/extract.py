@@ -104,7 +104,7 @@ def run(options: argparse.Namespace) -> int:
             with processes.together():
                 trained = read_trained(options.checkpoint, processes.device)
                 cfg = config(options, trained)
-                listed = records(options, cfg)
+            listed = processes.from_main(lambda: records(options, cfg))
             stage = options.stage or trained.network.stage_names[-1]
             store = extract(trained.network, cfg, listed, stage, options.out, processes, stop)
             failed = 0

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import functools
 import hashlib
-import json
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
@@ -17,7 +16,6 @@ from .config import Config, check_files, leaves
 from .data.dataset import ViewDataset
 from .data.loader import EpochBatches
 from .data.packed import PackedRecords
-from .data.records import file_sizes
 from .engine.checkpoint import (
     BEST,
     Position,
@@ -56,7 +54,8 @@ def opened(cfg: Config, stop: StopRequest) -> Iterator[Run]:
     processes = Processes(use_gpu=cfg.NUM_GPUS > 0)
     with ExitStack() as held:
         with processes.together():
-            check_files(cfg)
+            if processes.is_main:
+                check_files(cfg)
             folder = make_output_dir(cfg.OUTPUT_DIR)
             if processes.is_main:
                 held.enter_context(exclusive(folder))
@@ -108,9 +107,13 @@ class Run:
         return build.build_phases(self.cfg)[-1].end_epoch
 
     def records(self, key: str, max_missing: float = 1.0) -> PackedRecords:
-        """Return the records of a list, reading it once; see build_records."""
+        """Return the records of a list, which the main process reads once; see build_records. All processes
+        must call it alike.
+        """
         if key not in self._records:
-            self._records[key] = build.build_records(self.cfg, key, max_missing)
+            self._records[key] = self.processes.from_main(
+                lambda: build.build_records(self.cfg, key, max_missing)
+            )
         return self._records[key]
 
     def resume(self, step: Step, train_list: str) -> str:
@@ -221,15 +224,13 @@ class Run:
         arithmetic: dict[str, Any],
     ) -> ViewStore:
         """Return the store of a test's views, identified by everything its numbers depend on; `arithmetic` is
-        that of its forward passes.
+        that of its forward passes. All processes must call it alike.
         """
-        sizes = json.dumps(file_sizes(records))
         about = {
             "format": FORMAT,
             "weights": weights_hash(network.state_dict()),
             "config": tested_values(self.cfg),
-            "list": records.fingerprint(),
-            "file_sizes": hashlib.sha256(sizes.encode()).hexdigest(),
+            **self.processes.from_main(records.identity),
             "device": self.processes.device.type,
             "arithmetic": arithmetic,
             "dtype": "float16" if self.cfg.TEST.STORED_VIEWS == "float16" else "float32",

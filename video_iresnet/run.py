@@ -61,18 +61,20 @@ def run(cfg: Config, stop: StopRequest, notes: Sequence[str] = ()) -> None:
 def train(run: Run) -> None:
     """Train, validate and save checkpoints, resuming from those in OUTPUT_DIR."""
     cfg, processes = run.cfg, run.processes
+    records = run.records("DATA.TRAIN_LIST", cfg.DATA.MAX_BAD_FRACTION)
+    validated = run.records("DATA.VAL_LIST")
+    if cfg.TEST.ENABLE:
+        run.records("DATA.TEST_LIST")  # so that its mistakes show before the training
     with processes.together():
-        records = run.records("DATA.TRAIN_LIST", cfg.DATA.MAX_BAD_FRACTION)
-        validation = build.build_validation_data(cfg, run.records("DATA.VAL_LIST"))
-        if cfg.TEST.ENABLE:
-            run.records("DATA.TEST_LIST")  # so that its mistakes show before the training
+        validation = build.build_validation_data(cfg, validated)
         batches = build.build_batches(cfg, len(records), processes.rank, processes.size)
         torch.manual_seed(integer_seed(cfg.RNG_SEED, Stream.WEIGHTS))
         network = build.build_network(cfg, processes.device)
     build.check_precision(cfg, network, processes)
     step = build.build_step(cfg, network, processes)
+    train_list = processes.from_main(records.fingerprint)
     with processes.together():
-        changes = run.resume(step, records.fingerprint())
+        changes = run.resume(step, train_list)
     position = run.position
     if run.is_complete():
         log.info(
@@ -196,8 +198,8 @@ def test(run: Run) -> None:
     predictions.csv are computed from them.
     """
     cfg, processes = run.cfg, run.processes
+    records = run.records("DATA.TEST_LIST")
     with processes.together():
-        records = run.records("DATA.TEST_LIST")
         path = run.tested_checkpoint()
         weights = read_tested(path, cfg.TEST.EMA)
         if run.other_class_names(weights.class_names):
@@ -220,7 +222,8 @@ def test(run: Run) -> None:
     with processes.together():
         run.write_config()
         run.write_stamp()
-        store = run.view_store(model, data, records, list(checks), weights.class_names, tested.arithmetic())
+    store = run.view_store(model, data, records, list(checks), weights.class_names, tested.arithmetic())
+    with processes.together():
         if processes.is_main:
             store.forget_failed(build.videos_at_once(cfg, data))
     with processes.together():

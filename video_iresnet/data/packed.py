@@ -5,12 +5,13 @@ by bit.
 from __future__ import annotations
 
 import hashlib
+import json
 from collections.abc import Iterable, Sequence
 from typing import overload
 
 import numpy as np
 
-from .records import Record
+from .records import Record, file_sizes
 
 
 class PackedRecords(Sequence[Record]):
@@ -46,6 +47,11 @@ class PackedRecords(Sequence[Record]):
         for name in names:
             digest.update(name[shared:] + b"\n")
         return f"{len(self)} records with hash {digest.hexdigest()[:16]}"
+
+    def identity(self) -> dict[str, str]:
+        """Return what tells these videos from others: the fingerprint and a hash of the files' sizes."""
+        sizes = json.dumps(file_sizes(self)).encode()
+        return {"list": self.fingerprint(), "file_sizes": hashlib.sha256(sizes).hexdigest()}
 
     def _text(self, number: int) -> str:
         return (

@@ -19,6 +19,8 @@ EXPECTED_FRAME = 'expected `id video frame path labels`, as in `78687 0 0 78687/
 EXPECTED_FOLDER = "expected `folder frames label`, as in `videos/a b 117 7`"
 # Limit of labels, numbers of frames and numbers in their names, which arrays store.
 LARGEST = 10**9
+# Files that a thread looks at in turn: a task for each file takes more time and memory than the look.
+TASK = 64
 Answer = TypeVar("Answer")
 
 
@@ -247,8 +249,12 @@ def file_sizes(records: Sequence[Record]) -> list[int]:
 
 def _of_files(records: Sequence[Record], ask: Callable[[str], Answer]) -> list[Answer]:
     """Stat files in many threads: on a network disk each call takes milliseconds."""
+
+    def ask_some(first: int) -> list[Answer]:
+        return [ask(_first_file(record)) for record in records[first : first + TASK]]
+
     with ThreadPoolExecutor(32) as pool:
-        return list(pool.map(lambda record: ask(_first_file(record)), records, chunksize=256))
+        return [answer for some in pool.map(ask_some, range(0, len(records), TASK)) for answer in some]
 
 
 def _first_file(record: Record) -> str:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 import zipfile
 from collections.abc import Callable, Iterator
@@ -21,7 +20,6 @@ from ..changes import tested_values
 from ..config import Config
 from ..data.loader import view_loader
 from ..data.packed import PackedRecords
-from ..data.records import file_sizes
 from ..engine.evaluate import evaluate
 from ..engine.precision import Precision
 from ..engine.views import FORMAT, ViewStore, weights_hash
@@ -84,15 +82,14 @@ def extract(
         torch.set_num_threads(usable_cores())
     data = build.build_test_data(cfg, records)
     videos_at_once = build.videos_at_once(cfg, data)
+    identity = processes.from_main(records.identity)
     with processes.together():
-        sizes = json.dumps(file_sizes(records))
         about = {
             "format": FORMAT,
             "features": stage,
             "weights": weights_hash(network.state_dict()),
             "config": tested_values(cfg),
-            "list": records.fingerprint(),
-            "file_sizes": hashlib.sha256(sizes.encode()).hexdigest(),
+            **identity,
             "device": processes.device.type,
             "dtype": "float32",
             "protocol": f"{data.protocol}, clips of {build.clip_text(cfg)}",

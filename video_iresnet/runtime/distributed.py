@@ -7,10 +7,10 @@ from __future__ import annotations
 import functools
 import itertools
 import os
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from datetime import timedelta
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 import torch.distributed as dist
@@ -22,6 +22,7 @@ from .errors import InputError, LostProcessError
 
 # After the first step; the processes begin each step together, so this bounds a step and the update.
 STEP_TIMEOUT = timedelta(minutes=5)
+Made = TypeVar("Made")
 
 
 class Processes:
@@ -114,6 +115,20 @@ class Processes:
         except Exception as error:
             caught = error
         self.raise_first(caught)
+
+    def from_main(self, make: Callable[[], Made]) -> Made:
+        """Call `make` on the main process alone, and return its value on all; its error is raised on all.
+
+        The value is pickled, its arrays as bytes. `make` must not communicate.
+        """
+        values: list[Any] = [None]
+        with self.together():
+            if self.is_main:
+                values = [make()]
+        if self.size > 1:
+            dist.broadcast_object_list(values, 0, group=self._messages)
+        made: Made = values[0]
+        return made
 
 
 _groups = itertools.count()  # each group has its own name
