@@ -28,7 +28,7 @@ ClusterName=test
 SlurmctldHost={host}(127.0.0.1)
 SlurmUser=root
 AuthType=auth/munge
-AuthInfo=socket={folder}/munge.socket
+AuthInfo=socket={folder}/munge.socket,cred_expire=5
 CredType=cred/munge
 StateSaveLocation={folder}/state
 SlurmdSpoolDir={folder}/spool.%n
@@ -50,7 +50,6 @@ JobRequeue=1
 KillWait=10
 ReturnToService=2
 SlurmdParameters=config_overrides
-SchedulerParameters=requeue_delay=1
 NodeName=node1 NodeAddr=127.0.0.1 Port={ports[1]} CPUs=4
 NodeName=node2 NodeAddr=127.0.0.1 Port={ports[2]} CPUs=4
 PartitionName=low Nodes=ALL Default=YES PriorityTier=1 GraceTime=20
