@@ -12,6 +12,7 @@ from difflib import get_close_matches
 from typing import Any, NamedTuple, TypeVar
 
 from ..runtime.errors import InputError
+from ..runtime.ranges import join, version_of
 from ..runtime.storage import open_text, path_manager, read_lines
 
 EXPECTED = "expected `path label`, as in `videos/a b.mp4 7` or `videos/a b.mp4,7`"
@@ -96,7 +97,7 @@ def read_records(
             raise InputError(f"{where} is {line!r}; {EXPECTED}")
         if len(name) > 1 and name[0] == name[-1] == '"':
             name = name[1:-1]
-        records.append(Record(name, os.path.join(root, name), label))
+        records.append(Record(name, join(root, name), label))
     return records
 
 
@@ -160,7 +161,7 @@ def read_tsm_list(path: str, *, root: str, num_classes: int, pattern: str = "img
                 f"label {label} of line {number} of {path} is outside [0, {num_classes}); correct the list, "
                 "or MODEL.NUM_CLASSES"
             )
-        folder = _escaped(os.path.join(root, name))
+        folder = _escaped(join(root, name))
         file = pattern.replace("{folder}", _escaped(os.path.basename(name)))
         records.append(Record(name, os.path.join(folder, file), label, 1, _integer(match["frames"])))
     if not path_manager.exists(records[0].path % 0):
@@ -240,7 +241,7 @@ def file_sizes(records: Sequence[Record]) -> list[int]:
 
     def size(path: str) -> int:
         try:
-            return os.stat(path).st_size
+            return version_of(path).size
         except OSError:
             return -1
 
@@ -310,7 +311,7 @@ def _frame_range(rows: Iterable[FrameRow], root: str) -> _FrameRange:
                 "numbers under one pattern"
             )
         count += 1
-    return _FrameRange(first_row, os.path.join(_escaped(root), pattern), start, count)
+    return _FrameRange(first_row, join(_escaped(root), pattern), start, count)
 
 
 def _integer(text: str) -> int:

@@ -16,7 +16,8 @@ from av.stream import Disposition
 from av.video.frame import VideoFrame
 from av.video.stream import VideoStream
 
-from ...runtime.errors import reason
+from ...runtime.errors import InputError, reason
+from ...runtime.ranges import Input, Version, is_ranged, open_bytes, open_range
 from ...runtime.storage import path_manager
 from . import h264
 from .reader import DecodeError, NoVideoError, TruncatedError
@@ -75,10 +76,12 @@ class PacketInfo(NamedTuple):
 @contextmanager
 def decode_errors() -> Iterator[None]:
     """Raise DecodeError for every failure of FFmpeg and PyAV in the block. Many of FFmpeg's errors are plain
-    FFmpegErrors, not OSErrors or ValueErrors.
+    FFmpegErrors, not OSErrors or ValueErrors. InputErrors, of a store that cannot be read, stay.
     """
     try:
         yield
+    except InputError:
+        raise
     except (av.FFmpegError, OSError, ValueError, LookupError, ArithmeticError) as error:
         raise DecodeError(reason(error)) from error
 
@@ -87,14 +90,20 @@ class VideoFile:
     """A video file, decoded in one thread: with many videos at once, that is more efficient than many threads
     per video. Raises DecodeError for every failure.
 
-    `stream` is FFmpeg's best video stream, never a cover. The path is always treated as a file, and no other
-    file is opened.
+    `stream` is FFmpeg's best video stream, never a cover. The path is that of a file of this machine, or one
+    that is read in ranges, whose failures other than a missing file are raised as they are: they say nothing
+    of the video. No other file is opened.
     """
 
     def __init__(self, path: str) -> None:
-        with decode_errors():
-            self.path = path_manager.get_local_path(path)
-            check_regular(os.stat(self.path))
+        self._file: Input | None = None  # that the container reads from, unless it opens a path
+        self.path, self.is_ranged = path, is_ranged(path)
+        if not self.is_ranged:
+            with decode_errors():
+                self.path = path_manager.get_local_path(path)
+                status = os.stat(self.path)
+                check_regular(status)
+                self.version = Version(status.st_size, str(status.st_mtime_ns))
         self.reopen()
 
     def __enter__(self) -> VideoFile:
@@ -115,10 +124,14 @@ class VideoFile:
     def reopen(self) -> None:
         """Open the file again, with a new decoder."""
         self.close()
-        with decode_errors():
-            self.container = _open(self.path)
-        try:
+        if self.is_ranged:
             with decode_errors():
+                file = open_range(self.path)
+            self._file, self.version = Input(file), file.version
+        with self._reading():
+            self.container = _open(self._file or self.path)
+        try:
+            with self._reading():
                 self.stream = video_stream(self.container)
                 self.stream.thread_type = "NONE"
                 self.stream.codec_context.thread_count = 1
@@ -129,10 +142,22 @@ class VideoFile:
     def close(self) -> None:
         if hasattr(self, "container"):
             self.container.close()
+        if self._file is not None:
+            self._file.close()
+
+    @contextmanager
+    def _reading(self) -> Iterator[None]:
+        """Raise what went wrong in reading: FFmpeg takes it for the end of the file, or for damage."""
+        with decode_errors():
+            try:
+                yield
+            finally:
+                if self._file is not None:
+                    self._file.check()
 
     def seek(self, time: int) -> None:
         """Seek to a keyframe at or before `time`, as far as FFmpeg finds one."""
-        with decode_errors():
+        with self._reading():
             self.container.seek(time, stream=self.stream)
 
     def packets(self) -> Iterator[VideoPacket]:
@@ -165,9 +190,11 @@ class VideoFile:
     def _demux(self) -> Iterator[VideoPacket]:
         """Yield the packets from the current position, including empty ones and PyAV's empty end marker."""
         packet = None
-        with decode_errors():
+        with self._reading():
             try:
                 for packet in self.container.demux(self.stream):
+                    if self._file is not None and self._file.error is not None:
+                        break
                     yield packet
             except IndexError:
                 # After the end marker, if a stream appeared within a TS file, which PyAV does not support.
@@ -236,16 +263,17 @@ def missing_bytes(path: str) -> int:
     """Return how many bytes are missing from a Matroska, WebM or AVI file according to its headers; 0 if
     these say "unknown", as in live recordings, and for other files.
     """
-    with decode_errors(), open(path, "rb") as file:
+    with decode_errors(), open_bytes(path) as file:
         end = _riff_end(file) if file.read(4) == b"RIFF" else _segment_end(file)
-    return max(0, end - os.path.getsize(path))
+        return max(0, end - file.seek(0, os.SEEK_END))
 
 
-def _open(path: str) -> InputContainer:
+def _open(source: str | Input) -> InputContainer:
     options = {"protocol_whitelist": "file", "format_whitelist": ",".join([VIDEO_FORMATS, *IMAGE_FORMATS])}
     try:
         # The explicit protocol allows names such as 12:30.mp4.
-        container = av.open(f"file:{path}", container_options=options, metadata_errors="replace")
+        file = source if isinstance(source, Input) else f"file:{source}"
+        container = av.open(file, mode="r", container_options=options, metadata_errors="replace")
     except av.ArgumentError as error:
         raise DecodeError("it is not a video, or of a format that is not read") from error
     name = container.format.name

@@ -21,5 +21,5 @@ class DecordReader(OtherReader):
             raise UnfitError(f"{codec} in {container}")
         if len(self._video.container.streams.video) > 1:
             raise UnfitError("several video streams, of which decord takes the largest")
-        decoder = decord.VideoReader(self._video.path, num_threads=1)
+        decoder = decord.VideoReader(self._source(), num_threads=1)
         return len(decoder), lambda indices: torch.from_numpy(decoder.get_batch(indices).asnumpy())

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from ...runtime.errors import reason
-from ...runtime.storage import path_manager
+from ...runtime.ranges import open_bytes
 from .reader import DecodeError
 
 PNG = b"\x89PNG"  # the first bytes of a PNG file
@@ -44,7 +44,7 @@ class FrameReader:
             places[index] = place
             path = self._path(index)
             try:
-                with open(path_manager.get_local_path(path), "rb") as file:
+                with open_bytes(path) as file:
                     data = file.read()
                 if data.startswith(PNG):
                     raise DecodeError(f"{path} is a PNG picture; expected JPEG, convert the frames")

@@ -7,6 +7,7 @@ from collections.abc import Callable, Sequence
 
 from torch import Tensor
 
+from ...runtime.ranges import Input, open_range
 from .h264 import may_be_interlaced
 from .picture import orientation, peculiarity
 from .pyav import PyAVReader
@@ -33,6 +34,7 @@ class OtherReader(PyAVReader):
     def __init__(self, path: str) -> None:
         super().__init__(path)
         self._read_other: Read | None = None
+        self._file: Input | None = None
         self.left_because = ""  # why PyAV reads instead
         try:
             if self.is_counted:
@@ -57,13 +59,18 @@ class OtherReader(PyAVReader):
 
     def __exit__(self, *exception: object) -> None:
         self._read_other = None
+        if self._file is not None:
+            self._file.close()
         super().__exit__(*exception)
 
     def read(self, indices: Sequence[int]) -> Tensor:
         """See Reader."""
         if self._read_other:
             try:
-                return self._read_other(list(indices))
+                frames = self._read_other(list(indices))
+                if self._file is not None:
+                    self._file.check()
+                return frames
             except Exception as error:
                 self._leave_to_pyav(error)
         return super().read(indices)
@@ -77,6 +84,13 @@ class OtherReader(PyAVReader):
     def _connect(self) -> tuple[int, Read]:
         """Return the number of frames that the library sees, and how it reads them. Raises UnfitError."""
         raise NotImplementedError
+
+    def _source(self) -> str | Input:
+        """Return what the library is to open: a path on this machine, or a file to read from."""
+        if not self._video.is_ranged:
+            return self._video.path
+        self._file = Input(open_range(self._video.path))
+        return self._file
 
     def _leave_to_pyav(self, error: Exception) -> None:
         self._read_other = None

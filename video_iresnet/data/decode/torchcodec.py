@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from typing import Any, cast
 
 import torch
 import torchcodec
@@ -26,7 +27,7 @@ class TorchCodecReader(OtherReader):
 
     def _connect(self) -> tuple[int, Read]:
         decoder = VideoDecoder(
-            self._video.path,
+            cast(Any, self._source()),
             stream_index=self.stream.index,
             dimension_order="NHWC",
             num_ffmpeg_threads=1,
