@@ -3,6 +3,9 @@ BIN := .venv/bin
 
 .PHONY: install test lint demo
 
+# The tests start many processes, which share what Python and pytest have compiled.
+unexport PYTHONDONTWRITEBYTECODE
+
 install: .venv/installed
 
 .venv/installed: requirements.txt pyproject.toml
@@ -21,7 +24,7 @@ lint: .venv/installed-dev
 	$(BIN)/mypy
 
 test: lint
-	$(BIN)/python -m pytest -n 3 --dist loadfile
+	$(BIN)/python -m pytest -n 3 --dist loadfile --no-loadscope-reorder
 
 demo: .venv/installed data/moving_shapes/classes.txt
 	$(BIN)/python tools/run_net.py --cfg configs/demo/iR3D18.yaml

@@ -10,6 +10,7 @@ import os
 import struct
 import subprocess
 import sys
+from collections import Counter
 from collections.abc import Callable, Iterator
 from fractions import Fraction
 from pathlib import Path
@@ -147,6 +148,14 @@ def shown_numbers(frames: Tensor) -> list[int]:
         1,
     )
     return [int(number) for number in (bits * 2 ** torch.arange(8)).sum(1)]
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Begin with the files that hold most of the slow tests, so that no process has one of them left when the
+    others are done.
+    """
+    slow = Counter(item.path for item in items if item.get_closest_marker("slow"))
+    items.sort(key=lambda item: -slow[item.path])
 
 
 @pytest.fixture(autouse=True)
