@@ -44,6 +44,11 @@ HYDRA = {
     "MPI_LOCALRANKID": "2",
     "MPI_LOCALNRANKS": "3",
 }
+SUBMITIT = {
+    "SUBMITIT_LOCAL_GLOBALID": "1",
+    "SUBMITIT_LOCAL_NTASKS": "2",
+    "SUBMITIT_LOCAL_LOCALID": "1",
+}
 KUBERNETES = {"RANK": "1", "WORLD_SIZE": "2", "MASTER_ADDR": "job-master-0", "MASTER_PORT": "23456"}
 TORCHRUN = dict(zip(NAMES, ("1", "8", "1", "4", "torch", "1234"), strict=True))
 # What is left of them in the shells of sbatch and salloc.
@@ -79,6 +84,8 @@ ONE_TASK = {
         (ONE_TASK | OPEN_MPI, "3 4 1 2 first 29500", None),
         (HYDRA, "2 3 2 3 localhost 29500", "mpirun -n 3 python"),
         (ONE_TASK | HYDRA | {"MASTER_PORT": "30000"}, "2 3 2 3 localhost 30000", None),
+        (SUBMITIT, "1 2 1 2 localhost 29500", "torchrun --nproc-per-node 2"),
+        (SALLOC | SUBMITIT, "1 2 1 2 localhost 29500", None),
         (KUBERNETES, "1 2 0 1 job-master-0 23456", "python"),
         ({"RANK": "0", "WORLD_SIZE": "1"}, "0 1 0 1", "python"),
     ],

@@ -82,6 +82,8 @@ def check(command: str, monkeypatch: pytest.MonkeyPatch) -> None:
             load_config(str(ROOT / path), overrides)
     elif words[0] == "python":
         options = parse(words[1], words[2:], monkeypatch)
+        if words[1] == "tools/slurm.py":  # which submits another command
+            check(shlex.join(["python", f"tools/{options.name}.py", *options.arguments]), monkeypatch)
         configs = getattr(options, "cfg", [])
         for path in [configs] if isinstance(configs, str) else configs:
             load_config(str(ROOT / path), getattr(options, "overrides", []))
@@ -105,6 +107,8 @@ def test_command(command: str, monkeypatch: pytest.MonkeyPatch) -> None:
         "srun --ntasks 2 python tools/run_net.py --cfg configs/demo/gone.yaml",
         "srun --ntasks 2 tools/run_net.py --cfg configs/demo/iR3D18.yaml",
         "python tools/run_net.py --config configs/demo/iR3D18.yaml",
+        "python tools/slurm.py --gpu-number 2 run_net --cfg configs/demo/iR3D18.yaml",
+        "python tools/slurm.py --nodes 2 run_net --cfg configs/demo/iR3D18.yaml TRAIN.BATCH 4",
         "python tools/show_clips.py --cfg configs/demo/iR3D18.yaml --out a.png TRAIN.BATCH 4",
         "python tools/complexity.py --cfg configs/demo/gone.yaml",
         "python tools/benchmark.py memory --record 10 --all",

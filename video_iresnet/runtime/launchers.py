@@ -32,6 +32,13 @@ OPEN_MPI = Launcher(
     "mpirun -n {size} python",
 )
 HYDRA = Launcher("PMI_RANK", "PMI_SIZE", "MPI_LOCALRANKID", "MPI_LOCALNRANKS", "mpirun -n {size} python")
+SUBMITIT = Launcher(  # on one machine, without SLURM
+    "SUBMITIT_LOCAL_GLOBALID",
+    "SUBMITIT_LOCAL_NTASKS",
+    "SUBMITIT_LOCAL_LOCALID",
+    "SUBMITIT_LOCAL_NTASKS",
+    "torchrun --nproc-per-node {local}",
+)
 # The number of tasks is the step's: in the shells of sbatch and salloc, SLURM_NTASKS is that of the job.
 SLURM = Launcher(
     "SLURM_PROCID",
@@ -104,6 +111,8 @@ def tasks_of_nodes(tasks: str) -> list[int]:
 def _launcher(environment: Mapping[str, str]) -> Launcher | None:
     if all(name in environment for name in (*TORCH[:4], *MASTER)):
         return TORCH
+    if SUBMITIT.rank in environment:
+        return SUBMITIT
     # SLURM last: mpirun may itself be started by srun. Hydra's PMI variables are also set by srun --mpi=pmi2.
     if OPEN_MPI.rank in environment:
         return OPEN_MPI
