@@ -14,11 +14,10 @@ from typing import Any, TypeVar
 
 import torch
 import torch.distributed as dist
-from torch.distributed import distributed_c10d
 from torch.distributed.distributed_c10d import PrefixStore
-from torch.distributed.rendezvous import rendezvous
 
 from .errors import InputError, LostProcessError
+from .meeting import Meeting, open_store, set_timeout
 
 # After the first step; the processes begin each step together, so this bounds a step and the update.
 STEP_TIMEOUT = timedelta(minutes=5)
@@ -49,9 +48,9 @@ class Processes:
         self._has_stepped = False
         if self.size > 1:
             if not dist.is_initialized():
-                store = PrefixStore(f"group {next(_groups)}", _store())
+                store = PrefixStore(f"group {next(_groups)}", _store(self.rank))
                 backend = "nccl" if self.device.type == "cuda" else "gloo"
-                dist.init_process_group(backend, store=store, rank=self.rank, world_size=self.size)
+                Meeting(store, self.rank, self.size).form_group(backend, self.device)
             self._messages = dist.new_group(backend="gloo")
 
     @property
@@ -75,8 +74,7 @@ class Processes:
         """
         if self.size > 1 and not self._has_stepped:
             self._has_stepped = True
-            set_timeout = getattr(dist, "set_timeout", None) or distributed_c10d._set_pg_timeout
-            set_timeout(STEP_TIMEOUT, dist.group.WORLD)
+            set_timeout(STEP_TIMEOUT)
 
     def sum(self, numbers: list[int]) -> list[int]:
         """Return the sum of each number over all processes."""
@@ -134,10 +132,7 @@ class Processes:
 _groups = itertools.count()  # each group has its own name
 
 
-@functools.cache
-def _store() -> Any:
-    """The store through which processes find each other."""
-    return next(rendezvous("env://"))[0]
+_store = functools.cache(open_store)  # one for all groups
 
 
 @contextmanager
