@@ -3,13 +3,18 @@
 from __future__ import annotations
 
 import itertools
+import os
 import re
+import signal
+import subprocess
 from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
-from conftest import DEMO, RunNet, start
+import torch
+from conftest import DEMO, TORCHRUN, RunNet, start
 from test_run_net import assert_same_weights, stats_of, wait_for_step
+from test_signals import descendants
 
 from video_iresnet import folder
 from video_iresnet.engine.checkpoint import list_checkpoints
@@ -78,3 +83,34 @@ def test_a_killed_run_goes_on_from_the_middle_of_the_epoch(
         for run in (tmp_path, undisturbed)
     )
     assert ours == theirs
+
+
+TWO = [*LONG, "TRAIN.BATCH_SIZE", "4", "TEST.ENABLE", "True", "TRAIN.CHECKPOINT_MINUTES", "1e-6"]
+on_the_cpu = pytest.mark.skipif(
+    torch.cuda.is_available(), reason="starts its processes on the CPU, and there is a GPU"
+)
+
+
+def launched(folder: Path, small: list[str], *launcher: str) -> subprocess.Popen[str]:
+    """Start torchrun on a run."""
+    run = ["tools/run_net.py", "--cfg", DEMO, *small, *TWO, "OUTPUT_DIR", str(folder)]
+    return start(*run, launcher=launcher, new_session=True)
+
+
+@pytest.mark.slow
+@on_the_cpu
+def test_torchrun_restarts_a_run_of_which_a_process_was_killed(small: list[str], tmp_path: Path) -> None:
+    """It ends by itself with the weights and predictions of the undisturbed run, bit for bit."""
+    whole, killed = tmp_path / "whole", tmp_path / "killed"
+    launcher = [*TORCHRUN, "--nproc-per-node", "2", "--max-restarts", "2"]
+    undisturbed = launched(whole, small, *launcher)
+    output, _ = undisturbed.communicate(timeout=240)
+    assert undisturbed.returncode == 0, output
+    process = launched(killed, small, *launcher)
+    wait_for_step(process, killed, 2, 4)
+    os.kill(descendants(process.pid)[1], signal.SIGKILL)
+    output, _ = process.communicate(timeout=240)
+    assert process.returncode == 0, output
+    assert re.search(r"resuming from \S+, after 1 epochs and [3-5] steps", output), output
+    assert_same_weights(whole, killed)
+    assert (whole / "predictions.csv").read_bytes() == (killed / "predictions.csv").read_bytes()
