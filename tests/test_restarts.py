@@ -111,6 +111,6 @@ def test_torchrun_restarts_a_run_of_which_a_process_was_killed(small: list[str],
     os.kill(descendants(process.pid)[1], signal.SIGKILL)
     output, _ = process.communicate(timeout=240)
     assert process.returncode == 0, output
-    assert re.search(r"resuming from \S+, after 1 epochs and [3-5] steps", output), output
+    assert re.search(r"resuming from \S+, after 1 epochs and \d+ steps", output), output
     assert_same_weights(whole, killed)
     assert (whole / "predictions.csv").read_bytes() == (killed / "predictions.csv").read_bytes()
