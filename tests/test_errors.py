@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import platform
 import signal
 import subprocess
 import sys
@@ -98,7 +100,11 @@ ENDS: dict[str, tuple[BaseException, int, str]] = {
 def test_one_process_speaks_for_all(
     rank: int, have_met: bool, end: str, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The main one or, before they have met, the first of each machine."""
+    """The main one or, before they have met, the first of each machine. A group that may still communicate is
+    not left, which could take long.
+    """
+    ended: list[int] = []
+    monkeypatch.setattr(os, "_exit", ended.append)
     monkeypatch.setenv("RANK", str(rank) if have_met else "9")
     monkeypatch.setenv("LOCAL_RANK", "9" if have_met else str(rank))
     if have_met:
@@ -111,24 +117,35 @@ def test_one_process_speaks_for_all(
         if not is_left:
             dist.destroy_process_group()
     assert capsys.readouterr().err == (line if rank == 0 else "")
-    assert is_left == (not have_met or end != "at once")
+    is_cut = have_met and end == "at once"
+    assert is_left == (not is_cut)
+    assert ended == is_cut * [status]
 
 
 def test_every_process_tells_that_another_one_is_lost(
     capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The one that would speak for all may be that one."""
+    """The one that would speak for all may be that one. They say why, if it could tell."""
     monkeypatch.setenv("LOCAL_RANK", "1")
+    monkeypatch.setattr(platform, "node", lambda: "node1")
     dist.init_process_group("gloo", store=dist.HashStore(), rank=0, world_size=1)
     try:
+        closed = RuntimeError("[gloo/transport/tcp/pair.cc:547] Connection closed by peer [127.0.0.1]:54001")
+        with (
+            pytest.raises(LostProcessError, match="ends because another one of this run did;"),
+            group_of_run(),
+        ):
+            raise closed
         with pytest.raises(RuntimeError, match="a bug"), group_of_run():
-            raise RuntimeError("a bug")
+            raise RuntimeError("a bug\nof two lines")
+        with pytest.raises(InputError), group_of_run():
+            raise InputError("a consequence")
         with pytest.raises(LostProcessError) as lost, group_of_run():
-            raise RuntimeError("[gloo/transport/tcp/pair.cc:547] Connection closed by peer [127.0.0.1]:54001")
+            raise closed
     finally:
         dist.destroy_process_group()
     assert exit_code(lambda: fail(lost.value), command="python c") == 1
     assert capsys.readouterr().err == (
-        "error: process 0 ends because another one of this run did; the last checkpoint is intact; go on "
-        "with: python c\n"
+        "error: process 0 ends because process 0 on node1 did (RuntimeError: a bug); the last checkpoint is "
+        "intact; go on with: python c\n"
     )

@@ -7,17 +7,19 @@ from __future__ import annotations
 import functools
 import itertools
 import os
+import platform
+import threading
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from datetime import timedelta
 from typing import Any, TypeVar
 
 import torch
 import torch.distributed as dist
-from torch.distributed.distributed_c10d import PrefixStore
+from torch.distributed.distributed_c10d import PrefixStore, _get_default_store
 
-from .errors import InputError, LostProcessError
-from .meeting import Meeting, open_store, set_timeout
+from .errors import InputError, LostProcessError, reason
+from .meeting import PATIENCE, Meeting, open_store, set_timeout
 
 # After the first step; the processes begin each step together, so this bounds a step and the update.
 STEP_TIMEOUT = timedelta(minutes=5)
@@ -27,10 +29,11 @@ Made = TypeVar("Made")
 class Processes:
     """The processes of a run. Without torchrun there is one, and all methods are local.
 
-    Small messages use gloo even if gradients use nccl, so that they never wait for the GPU.
+    Small messages use gloo even if gradients use nccl, so that they never wait for the GPU. `patience`: how
+    long the processes wait for each other at the start.
     """
 
-    def __init__(self, use_gpu: bool) -> None:
+    def __init__(self, use_gpu: bool, patience: timedelta = PATIENCE) -> None:
         self.rank = int(os.environ.get("RANK", 0))
         self.size = int(os.environ.get("WORLD_SIZE", 1))
         self.local_size = int(os.environ.get("LOCAL_WORLD_SIZE", 1))
@@ -48,9 +51,9 @@ class Processes:
         self._has_stepped = False
         if self.size > 1:
             if not dist.is_initialized():
-                store = PrefixStore(f"group {next(_groups)}", _store(self.rank))
+                store = PrefixStore(f"group {next(_groups)}", _store(self.rank, patience))
                 backend = "nccl" if self.device.type == "cuda" else "gloo"
-                Meeting(store, self.rank, self.size).form_group(backend, self.device)
+                Meeting(store, self.rank, self.size, patience).form_group(backend, self.device)
             self._messages = dist.new_group(backend="gloo")
 
     @property
@@ -133,22 +136,55 @@ _groups = itertools.count()  # each group has its own name
 
 
 _store = functools.cache(open_store)  # one for all groups
+FAILED = "failed"  # in the store of a group: why the first process that failed did
 
 
 @contextmanager
 def group_of_run() -> Iterator[None]:
     """Leave the process group at the end of the block, so that the next run can form its own.
 
-    Raises LostProcessError if communication fails because another process ended.
+    Raises LostProcessError if communication fails because another process ended, with the error of that one
+    if it could tell.
     """
     try:
         yield
-    except RuntimeError as error:
-        if not dist.is_initialized() or not (isinstance(error, dist.DistError) or "gloo" in str(error)):
+    except Exception as error:
+        if not dist.is_initialized():
             raise
+        is_lost = isinstance(error, RuntimeError) and "gloo" in str(error)
+        if not is_lost and not isinstance(error, dist.DistError):
+            _within_seconds(functools.partial(_tell_why, error))
+            raise
+        why = _within_seconds(_told) or "another one of this run did"
         raise LostProcessError(
-            f"process {dist.get_rank()} ends because another one of this run did; the last checkpoint is "
-            "intact"
+            f"process {dist.get_rank()} ends because {why}; the last checkpoint is intact"
         ) from error
     if dist.is_initialized():
         dist.destroy_process_group()
+
+
+def _tell_why(error: Exception) -> str:
+    """Leave the error of this process to those that will lose it, unless another one failed before."""
+    kind = "" if isinstance(error, InputError) else f"{type(error).__name__}: "
+    why = f"process {dist.get_rank()} on {platform.node()} did ({kind}{reason(error)})"
+    return str(_get_default_store().compare_set(FAILED, "", why).decode())
+
+
+def _told() -> str:
+    """Return why the first process that failed did, if it has told."""
+    store = _get_default_store()
+    return str(store.get(FAILED).decode()) if store.check([FAILED]) else ""
+
+
+def _within_seconds(talk: Callable[[], str]) -> str:
+    """Return what a talk with the store gives; nothing if the store is gone or does not answer."""
+    answers = [""]
+
+    def listen() -> None:
+        with suppress(RuntimeError):
+            answers.append(talk())
+
+    thread = threading.Thread(target=listen, daemon=True)
+    thread.start()
+    thread.join(5)
+    return answers[-1]

@@ -8,6 +8,7 @@ from __future__ import annotations
 import os
 import signal
 import sys
+import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from types import TracebackType
@@ -35,33 +36,67 @@ def exit_code(
         with _sigterm_raised():
             return work() or 0
     except known as error:
-        _tell(f"error: {printable(str(error))}", leave=True)
+        _tell(f"error: {printable(str(error))}")
+        _leave_group(1)
         return 1
     except InterruptedRunError as stop:
-        _tell(f"{stop}\ngo on with: {command}", leave=True)
+        _tell(f"{stop}\ngo on with: {command}")
+        _leave_group(128 + stop.signal_number)
         return 128 + stop.signal_number
     except LostProcessError as lost:
         if launcher_is_gone():
             tell_of_launcher()
         else:  # every process prints it: the one that speaks for all may be the lost one
-            print(f"error: {lost}; go on with: {command}", file=sys.stderr)
+            print(f"error: {printable(str(lost))}; go on with: {command}", file=sys.stderr)
+        _end_if_in_group(1)
         return 1
     except KeyboardInterrupt as stop:
         _tell(str(stop) or "stopped; what is complete is kept, and the same command goes on")
-        return 128 + (signal.SIGTERM if isinstance(stop, Terminated) else signal.SIGINT)
+        status = 128 + (signal.SIGTERM if isinstance(stop, Terminated) else signal.SIGINT)
+        _end_if_in_group(status)
+        return status
+    except Exception as defect:
+        if _group():
+            sys.excepthook(type(defect), defect, defect.__traceback__)
+            _end_if_in_group(1)
+        raise
 
 
-def _tell(line: str, leave: bool = False) -> None:
+def _tell(line: str) -> None:
     """Print a line on stderr once per run: on the main process or, before the processes have met, once per
-    machine. With `leave`, leave the process group.
+    machine.
     """
+    if os.environ.get("RANK" if _group() else "LOCAL_RANK", "0") == "0":
+        print(line, file=sys.stderr)
+
+
+def _group() -> Any:
+    """Return torch.distributed if this process is in a group."""
     # Not imported here: some scripts work without torch, and the interrupt may have come during its import.
     distributed: Any = sys.modules.get("torch.distributed")
-    have_met = hasattr(distributed, "is_initialized") and distributed.is_initialized()
-    if os.environ.get("RANK" if have_met else "LOCAL_RANK", "0") == "0":
-        print(line, file=sys.stderr)
-    if have_met and leave:
-        distributed.destroy_process_group()
+    return distributed if hasattr(distributed, "is_initialized") and distributed.is_initialized() else None
+
+
+def _leave_group(status: int) -> None:
+    """Leave the process group, if there is one. Where a message that no one answers holds this up, end the
+    process.
+    """
+    if group := _group():
+        leaving = threading.Thread(target=group.destroy_process_group, daemon=True)
+        leaving.start()
+        leaving.join(5)
+        if leaving.is_alive():
+            _end_if_in_group(status)
+
+
+def _end_if_in_group(status: int) -> None:
+    """End the process now if it is in a group, whose communication may have failed: while the interpreter is
+    taken down, threads that still hold messages would wait for other processes, or abort this one.
+    """
+    if _group():
+        sys.stdout.flush()
+        sys.stderr.flush()
+        os._exit(status)
 
 
 @contextmanager

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import platform
+import socket
 import time
 import uuid
 from collections.abc import Callable
@@ -17,23 +18,25 @@ from torch.distributed.distributed_c10d import PrefixStore
 
 from .errors import InputError, reason
 
-# From the start of a process until all have come and have added up a number.
+# From the start of a process until all have come and have added up a number: the machines of a cluster do not
+# start at once, and imports can be slow.
 PATIENCE = timedelta(minutes=5)
 # Of the store and of collectives after that; PyTorch's own default.
 LATER = timedelta(minutes=30)
 
 
 class Meeting:
-    """The meeting of `size` processes by way of a store. Each error is an InputError.
+    """The meeting of `size` processes by way of a store, within `patience`. Each error is an InputError.
 
     torchrun keeps a store when it restarts processes, so words of dead ones are in it too. The main process
     therefore gives a new name to all that answer it, and the group uses the keys under this name alone.
     """
 
-    def __init__(self, store: Any, rank: int, size: int) -> None:
+    def __init__(self, store: Any, rank: int, size: int, patience: timedelta = PATIENCE) -> None:
         self.rank = rank
         self.size = size
-        self._deadline = time.monotonic() + PATIENCE.total_seconds()
+        self.patience = patience
+        self._deadline = time.monotonic() + patience.total_seconds()
         name = uuid.uuid4().hex if rank == 0 else self._ask(store)
         self.store = PrefixStore(name, store)
         if rank == 0:
@@ -42,9 +45,10 @@ class Meeting:
 
     def wait(self, place: str) -> None:
         """Tell the others that this process is at a place in the code, and wait for them."""
-        self.store.set(f"{place} {self.rank}", platform.node())
         try:
-            if not self._until(lambda: not self._lacking(place)):
+            self.store.set(f"{place} {self.rank}", platform.node())
+            self.store.add(place, 1)
+            if not self._until(lambda: self.store.add(place, 0) == self.size):
                 raise self._absence(self._lacking(place))
         except dist.DistError as error:
             raise InputError(f"the main process ended before all processes met ({reason(error)})") from error
@@ -53,13 +57,13 @@ class Meeting:
         """Form the default process group and add up a number on the device, as a check of the network."""
         try:
             dist.init_process_group(
-                backend, store=self.store, rank=self.rank, world_size=self.size, timeout=PATIENCE
+                backend, store=self.store, rank=self.rank, world_size=self.size, timeout=self.patience
             )
             self.wait("sum")
             total = torch.ones(1, device=device)
             work = dist.all_reduce(total, async_op=True)
             if not self._until(work.is_completed):
-                raise RuntimeError("no answer")
+                raise RuntimeError(f"no answer within {_seconds(self.patience)}")
             work.wait()
         except RuntimeError as error:
             raise InputError(
@@ -74,7 +78,7 @@ class Meeting:
         while not condition():
             if time.monotonic() > self._deadline:
                 return False
-            time.sleep(0.02)
+            time.sleep(0.05)
         return True
 
     def _lacking(self, place: str) -> list[int]:
@@ -95,7 +99,8 @@ class Meeting:
         store.set(f"asks {self.rank}", own)
         if not self._until(lambda: bool(store.check([own]))):
             raise InputError(
-                f"process 0 did not come within {_seconds()} s (process {self.rank} on {platform.node()} did)"
+                f"process 0 did not come within {_seconds(self.patience)} (process {self.rank} on "
+                f"{platform.node()} did); look at its output"
             )
         return str(store.get(own).decode())
 
@@ -109,25 +114,28 @@ class Meeting:
         absent = ", ".join(f"{rank} on {started[rank]}" if rank in started else str(rank) for rank in ranks)
         hosts = ", ".join(sorted({host for rank, host in started.items() if rank not in ranks}))
         return InputError(
-            f"of {self.size} processes, these did not come within {_seconds()} s: {absent} (those on {hosts} "
-            "did); look at their output, or start as many processes as WORLD_SIZE says"
+            f"of {self.size} processes, these did not come within {_seconds(self.patience)}: {absent} (those "
+            f"on {hosts} did); look at their output, or start as many processes as WORLD_SIZE says"
         )
 
 
-def open_store(rank: int) -> Any:
+def open_store(rank: int, patience: timedelta = PATIENCE) -> Any:
     """Return the store at MASTER_ADDR and MASTER_PORT, which torchrun's agent or the main process serves.
     Raises InputError if it cannot be reached.
     """
     address, port = os.environ["MASTER_ADDR"], int(os.environ["MASTER_PORT"])
     serves = rank == 0 and os.environ.get("TORCHELASTIC_USE_AGENT_STORE") != "True"
     try:
+        if not serves:
+            _reach(address, port, patience)
         store = dist.TCPStore(  # type: ignore[attr-defined]
-            address, port, is_master=serves, timeout=PATIENCE, multi_tenant=serves, wait_for_workers=False
+            address, port, is_master=serves, timeout=patience, multi_tenant=serves, wait_for_workers=False
         )
-    except (dist.DistError, TimeoutError) as error:
+    except (dist.DistError, OSError) as error:
         raise InputError(
             f"process {rank} on {platform.node()} cannot {'serve' if serves else 'reach'} the store of the "
-            f"main process at MASTER_ADDR {address}, MASTER_PORT {port} ({reason(error)})"
+            f"main process at MASTER_ADDR {address}, MASTER_PORT {port} ({reason(error)}); "
+            + ("name a free port" if serves else "look at the output of process 0, or correct the address")
         ) from error
     store.set_timeout(LATER)
     return store
@@ -139,5 +147,20 @@ def set_timeout(timeout: timedelta) -> None:
     change(timeout, dist.group.WORLD)
 
 
-def _seconds() -> int:
-    return int(PATIENCE.total_seconds())
+def _reach(address: str, port: int, patience: timedelta) -> None:
+    """Wait until an address takes connections. Raises OSError if it does not. The store itself would write
+    lines for each attempt.
+    """
+    deadline = time.monotonic() + patience.total_seconds()
+    while True:
+        try:
+            socket.create_connection((address, port), max(deadline - time.monotonic(), 1)).close()
+            return
+        except OSError:
+            if time.monotonic() > deadline:
+                raise
+        time.sleep(0.2)
+
+
+def _seconds(time: timedelta) -> str:
+    return f"{time.total_seconds():.0f} s"
