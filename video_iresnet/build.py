@@ -55,6 +55,7 @@ from .models import ResNet, create_cifar_model, create_model, fold_batch_norm, s
 from .runtime.distributed import Processes
 from .runtime.errors import InputError, reason
 from .runtime.logging import log
+from .runtime.shards import list_root
 
 
 def build_model(cfg: Config) -> ResNet:
@@ -387,8 +388,7 @@ def build_records(cfg: Config, key: str, max_missing: float = 1.0) -> PackedReco
 
 
 def _read_list(cfg: Config, key: str) -> Iterable[Record]:
-    folder = cfg.DATA.PATH_TO_DATA_DIR
-    path, root = needed_files(cfg)[key], os.path.join(folder, cfg.DATA.PATH_PREFIX)
+    path, root = needed_files(cfg)[key], list_root(cfg.DATA.PATH_TO_DATA_DIR, cfg.DATA.PATH_PREFIX)
     if cfg.DATA.LIST_FORMAT == "frames":
         names = read_json_classes(f"{_annotations(cfg)}labels.json")
         labels = read_json_labels(

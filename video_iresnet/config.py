@@ -197,7 +197,7 @@ def default_config() -> Config:
     cfg.DATA.TRAIN_LIST = "train.csv"
     cfg.DATA.VAL_LIST = "val.csv"
     cfg.DATA.TEST_LIST = "test.csv"
-    # The folder that the paths in the lists are relative to.
+    # The folder that the paths in the lists are relative to; not read where the lists lie beside shards.
     cfg.DATA.PATH_PREFIX = ""
     # videos: lines of `path label`. frames: PySlowFast's rows of frames, with the labels in
     # something-something-v2-train.json and -validation.json. folders: `folder number_of_frames label`, as in

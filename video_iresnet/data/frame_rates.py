@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from ..runtime.errors import InputError
+from ..runtime.shards import beside
 from ..runtime.storage import atomic_write, path_manager, read_lines
 from .records import Record
 
@@ -29,7 +30,7 @@ def with_frame_rates(records: Iterable[Record], *, needed: bool) -> list[Record]
         if record.num_frames:
             where = os.path.dirname(record.path % record.first_frame)
             parent, folder = os.path.split(where)
-            path = os.path.join(parent, FILE_NAME)
+            path = beside(os.path.join(parent, FILE_NAME))
             if path not in files:
                 files[path] = read_frame_rates(path) if path_manager.exists(path) else {}
             rates = files[path]

@@ -12,7 +12,8 @@ from difflib import get_close_matches
 from typing import Any, NamedTuple, TypeVar
 
 from ..runtime.errors import InputError
-from ..runtime.ranges import join, version_of
+from ..runtime.ranges import version_of
+from ..runtime.shards import join
 from ..runtime.storage import open_text, path_manager, read_lines
 
 EXPECTED = "expected `path label`, as in `videos/a b.mp4 7` or `videos/a b.mp4,7`"
@@ -101,12 +102,12 @@ def read_records(
     return records
 
 
-def read_frame_list(path: str, *, root: str, labels: Mapping[str, int | None]) -> list[Record]:
+def read_frame_list(path: str, *, root: str, labels: Mapping[str, int | None] | None) -> list[Record]:
     """Read PySlowFast's list of frames: a header, then a row per frame, `id video frame path labels`;
     relative paths start at `root`.
 
     The rows of a video are consecutive, and so are the numbers of its frames. `labels`: id -> class (see
-    read_json_labels); those in the list are ignored.
+    read_json_labels), or None for class 0; those in the list are ignored.
 
     Raises InputError, with file and line, for an unreadable or empty list, a malformed row, a gap in the
     numbers or a video without a label.
@@ -115,7 +116,7 @@ def read_frame_list(path: str, *, root: str, labels: Mapping[str, int | None]) -
     seen: set[str] = set()
     for video, rows in itertools.groupby(_frame_rows(path), key=lambda row: row[0]):
         frames = _frame_range(rows, root)
-        label = labels.get(video)
+        label = 0 if labels is None else labels.get(video)
         if label is None:
             raise InputError(
                 f"video {video} of {frames.where} has no label; give the annotations that name it, or take "
