@@ -95,7 +95,9 @@ def test_what_is_no_video_is_refused(tmp_path: Path) -> None:
 
 
 def test_a_name_is_never_an_address(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Nobody is called, and no other file is opened, whatever a list calls a video."""
+    """Nobody is called, and no other file is opened, whatever a list calls a video, except for the stores of
+    runtime/stores.py.
+    """
     write_video(tmp_path / "a.ts", 12)
     monkeypatch.chdir(tmp_path)
     calls = []
@@ -113,7 +115,8 @@ def test_a_name_is_never_an_address(tmp_path: Path, monkeypatch: pytest.MonkeyPa
         thread.start()
         port = server.getsockname()[1]
         for name in (
-            f"http://127.0.0.1:{port}/a.ts",
+            f"HTTP://127.0.0.1:{port}/a.ts",
+            f"rtmp://127.0.0.1:{port}/a.ts",
             f"tcp://127.0.0.1:{port}",
             "concat:a.ts|a.ts",
             "subfile,,start,0,end,5000,,:a.ts",

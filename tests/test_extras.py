@@ -19,6 +19,7 @@ from video_iresnet.inference.trained import Trained
 from video_iresnet.prep.jobs import run_jobs
 from video_iresnet.prep.quality import structural_similarity
 from video_iresnet.runtime.errors import InputError
+from video_iresnet.runtime.ranges import open_range
 from video_iresnet.runtime.slurm import Resources, ScriptTask, submit
 from video_iresnet.runtime.weights_and_biases import sent_records
 
@@ -37,6 +38,7 @@ EXTRAS: dict[str, tuple[str, Callable[[], object]]] = {
         lambda: list(run_jobs(square, [1], workers=1, ray_address="auto", description="")),
     ),
     "submitit": ("submitit", lambda: submit(ScriptTask("a", []), Path("."), Resources())),
+    "s3": ("s3fs.core", lambda: open_range("s3://bucket/key")),
     "serve": ("gradio", lambda: import_gradio(Path("."))),
     "torchcodec": ("torchcodec", lambda: load_backend("torchcodec")),
     "wandb": ("wandb", lambda: sent_records("p", Path("."), {}).__enter__()),

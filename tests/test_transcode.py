@@ -468,7 +468,7 @@ def test_hostile_files_are_failures_with_a_reason(
     (tmp_path / "in").mkdir()
     write_video(tmp_path / "in/good.mp4", 5)
     urls = [
-        "http://localhost:1/x.ts",
+        "rtmp://localhost:1/x.ts",
         "concat:good.mp4|good.mp4",
         "tcp://localhost:1",
         "/dev/zero",

@@ -273,7 +273,7 @@ def test_foreign_files_are_good_and_their_gaps_are_noticed(script: ModuleType, t
 
 def test_hostile_files_are_findings_of_one_line(script: ModuleType, tmp_path: Path) -> None:
     """A device is not read, and a name that looks like an address is a name."""
-    urls = ["http://localhost:1/x.ts", "tcp://localhost:1", "/dev/zero"]
+    urls = ["rtmp://localhost:1/x.ts", "tcp://localhost:1", "/dev/zero"]
     kinds = {name: build for name, build in foreign.HOSTILE.items() if name != "late_stream.ts"}
     for name, build in kinds.items():
         build(tmp_path / name)

@@ -55,6 +55,7 @@ from .models import ResNet, create_cifar_model, create_model, fold_batch_norm, s
 from .runtime.distributed import Processes
 from .runtime.errors import InputError, reason
 from .runtime.logging import log
+from .runtime.ranges import join
 from .runtime.shards import list_root
 
 
@@ -347,7 +348,7 @@ def build_class_names(cfg: Config) -> ClassNames | None:
     MODEL.NUM_CLASSES.
     """
     if cfg.DATA.CLASS_NAMES:
-        path = os.path.join(cfg.DATA.PATH_TO_DATA_DIR, cfg.DATA.CLASS_NAMES)
+        path = join(cfg.DATA.PATH_TO_DATA_DIR, cfg.DATA.CLASS_NAMES)
         classes = read_class_names(path)
     elif cfg.DATA.LIST_FORMAT == "frames":
         path = f"{_annotations(cfg)}labels.json"

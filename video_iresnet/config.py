@@ -21,6 +21,7 @@ from .models.norm import NORMS
 from .models.resnet import GROUPED_DEPTHS, temporal_pattern
 from .runtime.errors import InputError
 from .runtime.plain_yaml import dump_yaml, literal, parse_yaml
+from .runtime.ranges import join
 from .runtime.root import ROOT
 from .runtime.storage import open_text, path_manager
 from .slowfast import is_slowfast, translate
@@ -508,16 +509,16 @@ def needed_files(cfg: Config) -> dict[str, str]:
     folder = cfg.DATA.PATH_TO_DATA_DIR
     files = {}
     if cfg.TRAIN.ENABLE:
-        files["DATA.TRAIN_LIST"] = os.path.join(folder, cfg.DATA.TRAIN_LIST)
-        files["DATA.VAL_LIST"] = os.path.join(folder, cfg.DATA.VAL_LIST)
+        files["DATA.TRAIN_LIST"] = join(folder, cfg.DATA.TRAIN_LIST)
+        files["DATA.VAL_LIST"] = join(folder, cfg.DATA.VAL_LIST)
         if cfg.TRAIN.CHECKPOINT_FILE_PATH:
             files["TRAIN.CHECKPOINT_FILE_PATH"] = cfg.TRAIN.CHECKPOINT_FILE_PATH
     if cfg.TEST.ENABLE:
-        files["DATA.TEST_LIST"] = os.path.join(folder, cfg.DATA.TEST_LIST)
+        files["DATA.TEST_LIST"] = join(folder, cfg.DATA.TEST_LIST)
         if cfg.TEST.CHECKPOINT_FILE_PATH:
             files["TEST.CHECKPOINT_FILE_PATH"] = cfg.TEST.CHECKPOINT_FILE_PATH
     if cfg.DATA.CLASS_NAMES:
-        files["DATA.CLASS_NAMES"] = os.path.join(folder, cfg.DATA.CLASS_NAMES)
+        files["DATA.CLASS_NAMES"] = join(folder, cfg.DATA.CLASS_NAMES)
     return files
 
 

@@ -42,7 +42,7 @@ def list_root(folder: str, prefix: str = "") -> str:
     else `prefix` below the folder.
     """
     packed = path_manager.exists(os.path.join(folder, INDEX))
-    return root_of(folder) if packed else os.path.join(folder, prefix)
+    return root_of(folder) if packed else ranges.join(folder, prefix)
 
 
 def join(root: str, name: str) -> str:

@@ -153,6 +153,8 @@ def make_output_dir(path: str) -> Path:
     """Create the folder, unless it exists, and check that it is writable."""
     if not path.strip():
         raise InputError("OUTPUT_DIR is empty; name the folder where the run should write")
+    if re.match(r"\w+://", path):
+        raise InputError(f"OUTPUT_DIR {path} is an address; runs write to a folder of this machine, name one")
     directory = Path(path)
     try:
         directory.mkdir(parents=True, exist_ok=True)

@@ -1,0 +1,146 @@
+"""Requests to stores, by way of fsspec: the size and version of an object, and a range of its bytes.
+
+Each is one request and is not repeated here. Bytes are checked to be of the version that was asked for.
+"""
+
+from __future__ import annotations
+
+import errno
+import re
+from typing import Any, Protocol
+
+from .errors import InputError, missing_extra
+from .ranges import Version
+
+
+class ReplacedError(InputError):
+    """An object that was replaced by another one."""
+
+    def __init__(self) -> None:
+        super().__init__("it was replaced by another one while it was read")
+
+
+class Store(Protocol):
+    """A kind of store. The file system is fsspec's, one for each process, whose event loop runs requests."""
+
+    # Errors after which the same request may be answered yet; set by file_system.
+    passing: tuple[type[BaseException], ...]
+
+    def file_system(self) -> Any:
+        """Return the file system, the same one at each call. Raises InputError if a package is missing."""
+        ...
+
+    async def look(self, files: Any, path: str) -> Version:
+        """Return the size and version of an object."""
+        ...
+
+    async def fetch(self, files: Any, path: str, start: int, end: int, version: Version) -> bytes:
+        """Return the bytes [start, end). Raises ReplacedError if the object has another version."""
+        ...
+
+    def status(self, error: BaseException) -> int:
+        """Return the HTTP status behind an error, or 0."""
+        ...
+
+
+class S3:
+    """S3, and what speaks its language (AWS_ENDPOINT_URL). Credentials are found as by AWS's own tools."""
+
+    passing: tuple[type[BaseException], ...] = ()
+
+    def file_system(self) -> Any:
+        try:
+            import fsspec
+            from botocore.exceptions import ConnectionError
+            from s3fs.core import S3_RETRYABLE_ERRORS
+        except ImportError as error:
+            raise missing_extra("reading from S3", "s3", error) from error
+        self.passing = (*S3_RETRYABLE_ERRORS, ConnectionError, OSError)
+        files = fsspec.filesystem("s3", config_kwargs={"retries": {"total_max_attempts": 1}})
+        files.retries = 1
+        return files
+
+    async def look(self, files: Any, path: str) -> Version:
+        bucket, key, _ = files.split_path(path)
+        answer = await files._call_s3("head_object", Bucket=bucket, Key=key)
+        return Version(answer["ContentLength"], answer["ETag"])
+
+    async def fetch(self, files: Any, path: str, start: int, end: int, version: Version) -> bytes:
+        bucket, key, _ = files.split_path(path)
+        answer = await files._call_s3("get_object", Bucket=bucket, Key=key, Range=f"bytes={start}-{end - 1}")
+        async with answer["Body"] as body:
+            check_version(answer["ETag"], version)
+            return bytes(await body.read())
+
+    def status(self, error: BaseException) -> int:
+        answer = getattr(error.__cause__, "response", {})
+        return int(answer.get("ResponseMetadata", {}).get("HTTPStatusCode", 0))
+
+
+class Web:
+    """A web server that answers requests of byte ranges. Proxies are taken from the environment, and
+    credentials from ~/.netrc.
+    """
+
+    passing: tuple[type[BaseException], ...] = ()
+
+    def file_system(self) -> Any:
+        try:
+            import aiohttp
+            import fsspec
+        except ImportError as error:
+            raise missing_extra("reading from a web server", "s3", error) from error
+        self.passing = (aiohttp.ClientError, OSError)
+        return fsspec.filesystem("http", client_kwargs={"trust_env": True})
+
+    async def look(self, files: Any, path: str) -> Version:
+        async with await self._get(files, path, 0, 1) as answer:
+            if answer.status == 416:  # an empty file has no byte 0
+                return Version(0, self._written(answer))
+            self._check_partial(answer)
+            total = re.fullmatch(r"bytes .+/(\d+)", answer.headers.get("Content-Range", ""))
+            if not total:
+                raise InputError("its server does not tell the size")
+            return Version(int(total[1]), self._written(answer))
+
+    async def fetch(self, files: Any, path: str, start: int, end: int, version: Version) -> bytes:
+        async with await self._get(files, path, start, end) as answer:
+            self._check_partial(answer)
+            check_version(self._written(answer), version)
+            return bytes(await answer.read())
+
+    async def _get(self, files: Any, path: str, start: int, end: int) -> Any:
+        session = await files.set_session()
+        options = dict(files.kwargs)
+        ours = {"Range": f"bytes={start}-{end - 1}", "Accept-Encoding": "identity"}
+        options["headers"] = {**options.get("headers", {}), **ours}
+        return await session.get(files.encode_url(path), **options)
+
+    def _check_partial(self, answer: Any) -> None:
+        answer.raise_for_status()
+        if answer.status != 206:
+            raise InputError("its server does not answer requests of byte ranges")
+
+    def _written(self, answer: Any) -> str:
+        return str(answer.headers.get("ETag") or answer.headers.get("Last-Modified", ""))
+
+    def status(self, error: BaseException) -> int:
+        return int(getattr(error, "status", 0))
+
+
+def check_version(found: str, version: Version) -> None:
+    """Raise ReplacedError if an answer is of another version than the one that was asked for."""
+    if found != version.written:
+        raise ReplacedError
+
+
+STORES: dict[str, Store] = {"s3://": S3(), "https://": Web(), "http://": Web()}
+
+
+def store_of(path: str) -> Store:
+    """Return the store of an address."""
+    return next(store for prefix, store in STORES.items() if path.startswith(prefix))
+
+
+def no_such_file(path: str) -> FileNotFoundError:
+    return FileNotFoundError(errno.ENOENT, "No such file or directory", path)
