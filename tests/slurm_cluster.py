@@ -23,12 +23,13 @@ from pathlib import Path
 
 DAEMONS = ("munged", "slurmctld", "slurmd")
 NODES = ("node1", "node2")
+NAMESPACES = ("unshare", "--uts", "--mount")  # of each node
 CONF = """
 ClusterName=test
 SlurmctldHost={host}(127.0.0.1)
 SlurmUser=root
 AuthType=auth/munge
-AuthInfo=socket={folder}/munge.socket,cred_expire=5
+AuthInfo=socket={folder}/munge.socket,cred_expire=2
 CredType=cred/munge
 StateSaveLocation={folder}/state
 SlurmdSpoolDir={folder}/spool.%n
@@ -63,7 +64,11 @@ def unavailable() -> str:
     missing = [name for name in (*DAEMONS, "srun") if not _program(name)]
     if missing:
         return f"no {', '.join(missing)} here: apt-get install slurm-wlm munge"
-    return "" if os.geteuid() == 0 else "SLURM's daemons need root"
+    if os.geteuid() != 0:
+        return "SLURM's daemons need root"
+    if subprocess.run([*NAMESPACES, "true"], capture_output=True, check=False).returncode:
+        return "the nodes of a SLURM here need namespaces of their own, which this system refuses"
+    return ""
 
 
 @contextmanager
@@ -98,7 +103,7 @@ def cluster() -> Iterator[dict[str, str]]:
         (folder / "hosts").write_text(f"127.0.0.1 localhost {host} {' '.join(NODES)}\n")
         for node in NODES:
             names = f"hostname {node} && mount --bind {folder}/hosts /etc/hosts && exec $0 -D -N {node}"
-            slurmd = ["unshare", "--uts", "--mount", "sh", "-c", names, str(_program("slurmd"))]
+            slurmd = [*NAMESPACES, "sh", "-c", names, str(_program("slurmd"))]
             _daemon(at_end, slurmd, folder, variables)
         _wait(lambda: _idle_nodes(variables) == 2, folder)
         yield variables

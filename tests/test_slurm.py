@@ -25,8 +25,8 @@ from video_iresnet.runtime import slurm as slurm_jobs
 on_the_cpu = pytest.mark.skipif(
     torch.cuda.is_available(), reason="starts its processes on the CPU, and there is a GPU"
 )
-# Sixty short steps, so that a stop comes in the middle.
-TEXT = """TRAIN.BATCH_SIZE 4 SOLVER.MAX_EPOCH 10 MODEL.DROPOUT_RATE 0.5 TRAIN.CHECKPOINT_PERIOD 100
+# A hundred short steps, so that a stop comes in the middle.
+TEXT = """TRAIN.BATCH_SIZE 4 SOLVER.MAX_EPOCH 16 MODEL.DROPOUT_RATE 0.5 TRAIN.CHECKPOINT_PERIOD 100
 TRAIN.EVAL_PERIOD 100 TEST.ENABLE False TEST.TEMPORAL_CHECKS False"""
 STEPS = TEXT.split()
 
@@ -99,11 +99,10 @@ def test_when_a_task_asks_for_a_restart(
     before = signal.signal(signal.SIGUSR1, lambda number, frame: asked.append(number))
     monkeypatch.setattr(sys, "argv", [])
     monkeypatch.setenv("SUBMITIT_EXECUTOR", cluster)
-    names = {"slurm": ("SLURM_PROCID", "SLURM_JOB_ID")}
-    for name, value in zip(
-        names.get(cluster, ("SUBMITIT_LOCAL_GLOBALID", "SUBMITIT_LOCAL_JOB_ID")), (rank, 7), strict=True
-    ):
-        monkeypatch.setenv(name, str(value))
+    for name in ("SLURM_PROCID", "SUBMITIT_LOCAL_GLOBALID"):
+        monkeypatch.setenv(name, str(rank))
+    for name in ("SLURM_JOB_ID", "SUBMITIT_LOCAL_JOB_ID"):
+        monkeypatch.setenv(name, "7")
     monkeypatch.setattr(slurm_jobs, "_is_running", lambda job: job == "7" and running)
     try:
         slurm_jobs.ScriptTask(str(script), ["a", "b c"])()
@@ -115,16 +114,17 @@ def test_when_a_task_asks_for_a_restart(
     assert (bool(asked), ended) == (asks, status)
 
 
-def test_restarts_after_time_limits_are_counted(tmp_path: Path) -> None:
-    """With a limit of a minute, in which submitit takes every SIGUSR1 for its warning."""
+@pytest.mark.parametrize(("code", "runs"), [(138, 3), (1, 1)])
+def test_restarts_after_time_limits_are_counted(code: int, runs: int, tmp_path: Path) -> None:
+    """With a limit of a minute, in which submitit takes every SIGUSR1 for its warning. Errors cause none."""
     script = tmp_path / "script.py"
-    script.write_text("import sys\nprint('it runs', sys.argv[1])\nsys.exit(138)\n")
+    script.write_text(f"import sys\nprint('it runs', sys.argv[1])\nsys.exit({code})\n")
     resources = slurm_jobs.Resources(hours=0.001, restarts=2)
     job = slurm_jobs.submit(slurm_jobs.ScriptTask(str(script), ["now"]), tmp_path, resources, local=True)
     job.wait()
     log = job.paths.stdout.read_text()
-    assert log.count("it runs now") == 3
-    assert "Job not requeued because: timed-out too many times." in log
+    assert log.count("it runs now") == runs
+    assert ("Job not requeued because: timed-out too many times." in log) == (code == 138)
 
 
 @pytest.mark.parametrize(
@@ -200,25 +200,16 @@ def state(job: str) -> dict[str, str]:
     return dict(re.findall(r"(\w+)=(\S*)", call("scontrol", "show", "job", job)))
 
 
-def submitted(tool: ModuleType, arguments: list[str], capsys: pytest.CaptureFixture[str]) -> str:
-    """The number of a job that the tool has submitted to both nodes."""
-    assert tool.main(["--nodes", "2", "--set", "job-name=small", *arguments]) == 0
-    said = capsys.readouterr().out
-    job = re.findall(r"^job (\d+): run_net.py in 2 task\(s\)\n", said)
-    assert said.endswith(f"; squeue --job {job[0]}\nend it:    scancel {job[0]}\n")
-    return str(job[0])
+def number_of(folder: Path) -> str:
+    """The number of the job that was submitted for an OUTPUT_DIR."""
+    (script,) = (folder / "slurm").glob("*_submission.sh")
+    return script.name.partition("_")[0]
 
 
-def wait_for_end(job: str, log: Callable[[], str]) -> dict[str, str]:
-    wait_until(lambda: state(job)["JobState"] not in {"PENDING", "RUNNING", "COMPLETING"}, log)
+def wait_for_end(job: str, folder: Path) -> dict[str, str]:
+    unfinished = {"PENDING", "RUNNING", "COMPLETING"}
+    wait_until(lambda: state(job)["JobState"] not in unfinished, lambda: log_of(folder))
     return state(job)
-
-
-def preempt(job: str, log: Callable[[], str]) -> None:
-    """Let a job that precedes it take both nodes; return when it runs again."""
-    restarts = int(state(job)["Restarts"])
-    call("sbatch", "--partition=high", "--nodes=2", "--exclusive", "--output=/dev/null", "--wrap=true")
-    wait_until(lambda: int(state(job)["Restarts"]) > restarts and state(job)["JobState"] == "RUNNING", log)
 
 
 @pytest.fixture(scope="module")
@@ -228,9 +219,7 @@ def undisturbed(
     """A run of two processes on two nodes that nothing disturbed."""
     folder = tmp_path_factory.mktemp("undisturbed")
     assert tool.main(["--nodes", "2", *words(small, folder)]) == 0
-    (script,) = (folder / "slurm").glob("*_submission.sh")
-    job = script.name.partition("_")[0]
-    end = wait_for_end(job, lambda: log_of(folder))
+    end = wait_for_end(number_of(folder), folder)
     assert (end["JobState"], end["Restarts"]) == ("COMPLETED", "0"), log_of(folder)
     assert log_of(folder).count("2 process(es)") == 1
     return folder
@@ -238,64 +227,52 @@ def undisturbed(
 
 @pytest.mark.slow
 @on_the_cpu
-def test_a_preempted_job_goes_on(
+def test_a_preempted_job_goes_on_and_a_cancelled_one_has_saved(
     undisturbed: Path, tool: ModuleType, small: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """First after it has asked for its restart within the GraceTime, then after a requeue that SLURM does."""
+    """The script of docs/training.md, without submitit, then ends what was cancelled; it is preempted too."""
 
-    def log() -> str:
-        return log_of(tmp_path)
+    def wait_for_step(number: int) -> None:
+        wait_until(lambda: len(steps(tmp_path)) >= number, lambda: log_of(tmp_path))
 
-    job = submitted(tool, words(small, tmp_path), capsys)
-    wait_until(lambda: len(steps(tmp_path)) > 2, log)
-    preempt(job, log)
-    wait_until(lambda: log().count("resuming from") == 1, log)
-    assert state(job)["JobName"] == "small"
-    call("scontrol", "requeue", job)
-    end = wait_for_end(job, log)
-    assert (end["JobState"], end["Restarts"]) == ("COMPLETED", "2"), log()
-    assert log().count("Calling checkpoint method") == 1
-    assert steps(tmp_path) == steps(undisturbed)
-    assert_same_weights(tmp_path, undisturbed)
+    def preempt(job: str) -> None:
+        """Let a job that precedes it take both nodes, and wait for its restart."""
+        call("sbatch", "--partition=high", "--nodes=2", "--exclusive", "--output=/dev/null", "--wrap=true")
+        wait_until(lambda: state(job)["Restarts"] == "1", lambda: log_of(tmp_path))
+        wait_for_step(len(steps(tmp_path)) + 1)
 
-
-@pytest.mark.slow
-@on_the_cpu
-def test_a_cancelled_job_has_saved_and_does_not_come_back(
-    cluster: None, tool: ModuleType, small: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
-    def log() -> str:
-        return log_of(tmp_path)
-
-    job = submitted(tool, words(small, tmp_path), capsys)
-    wait_until(lambda: len(steps(tmp_path)) > 2, log)
+    assert tool.main(["--nodes", "2", "--set", "job-name=small", *words(small, tmp_path)]) == 0
+    job = number_of(tmp_path)
+    said = capsys.readouterr().out
+    assert said.startswith(f"job {job}: run_net.py in 2 task(s)\n")
+    assert said.endswith(f"; squeue --job {job}\nend it:    scancel {job}\n")
+    wait_for_step(3)
+    preempt(job)
     call("scancel", job)
-    end = wait_for_end(job, log)
-    assert (end["JobState"], end["Restarts"]) == ("CANCELLED", "0")
-    (saved,) = re.findall(r"^stopped in epoch .*; saved (.*)$", log(), re.MULTILINE)
-    assert Path(saved).exists()
-    assert "Traceback" not in log()
-    assert "preempted" not in log()
+    end = wait_for_end(job, tmp_path)
+    assert (end["JobName"], end["JobState"], end["Restarts"]) == ("small", "CANCELLED", "1")
+    log = log_of(tmp_path)
+    assert [log.count(words) for words in ("stopped in epoch", "Calling checkpoint", "Traceback")] == [
+        2,
+        1,
+        0,
+    ]
+    done = steps(tmp_path)
+    assert done == steps(undisturbed)[: len(done)]
 
-
-@pytest.mark.slow
-@on_the_cpu
-def test_the_script_of_the_documents(undisturbed: Path, small: list[str], tmp_path: Path) -> None:
-    """A script without submitit, which asks for its restart by itself."""
-    page = (ROOT / "docs/training.md").read_text()
+    (script,) = re.findall(r"```bash\n(.*?)```", (ROOT / "docs/training.md").read_text(), re.DOTALL)
     command = shlex.join([sys.executable, str(ROOT / "tools/run_net.py"), *words(small, tmp_path)[1:]])
-    script = re.findall(r"```bash\n(.*?)```", page, re.DOTALL)[0]
-    script = re.sub(r"srun .*", lambda _: f"srun {command}", script)
-    options, log = ["--nodes=2", "--ntasks-per-node=1", "--gpus-per-node=0"], tmp_path / "log"
-    (tmp_path / "job.sh").write_text(script)
-    job = call("sbatch", "--parsable", *options, f"--output={log}", str(tmp_path / "job.sh"))
-
-    def said() -> str:
-        return log.read_text() if log.exists() else ""
-
-    wait_until(lambda: len(steps(tmp_path)) > 2, said)
-    preempt(job, said)
-    end = wait_for_end(job, said)
-    assert (end["JobState"], end["Restarts"]) == ("COMPLETED", "1"), said()
+    (tmp_path / "job.sh").write_text(re.sub(r"srun .*", lambda _: f"srun {command}", script))
+    options = [
+        "--nodes=2",
+        "--ntasks-per-node=1",
+        "--gpus-per-node=0",
+        f"--output={tmp_path}/slurm/%j_0_log.out",
+    ]
+    job = call("sbatch", "--parsable", *options, str(tmp_path / "job.sh"))
+    wait_for_step(len(done) + 1)
+    preempt(job)
+    end = wait_for_end(job, tmp_path)
+    assert (end["JobState"], end["Restarts"]) == ("COMPLETED", "1"), log_of(tmp_path)
     assert steps(tmp_path) == steps(undisturbed)
     assert_same_weights(tmp_path, undisturbed)
