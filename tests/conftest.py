@@ -7,11 +7,11 @@ from __future__ import annotations
 import importlib.util
 import logging
 import os
+import socket
 import struct
-import subprocess
 import sys
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from fractions import Fraction
 from pathlib import Path
 from types import ModuleType
@@ -23,6 +23,7 @@ import numpy as np
 import pytest
 import torch
 from markupsafe import Markup
+from starts import Forked
 from torch import Tensor, nn
 
 from video_iresnet.report import plots
@@ -259,14 +260,33 @@ def run_net() -> RunNet:
 
 
 def start(
-    *arguments: str, launcher: tuple[str, ...] = (), cwd: Path = ROOT, new_session: bool = False
-) -> subprocess.Popen[str]:
-    """Start Python on arguments in a process of its own, as a user's shell would."""
-    return subprocess.Popen(
-        [sys.executable, *launcher, *arguments],
-        cwd=cwd,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT,
-        text=True,
-        start_new_session=new_session,
-    )
+    *arguments: str,
+    launcher: tuple[str, ...] = (),
+    cwd: Path = ROOT,
+    new_session: bool = False,
+    environment: Mapping[str, str] | None = None,
+) -> Forked:
+    """Start Python on arguments in a process of its own, as a user's shell would. `environment`: variables
+    beside those of this process.
+    """
+    return Forked([*launcher, *arguments], cwd, os.environ | dict(environment or {}), new_session)
+
+
+def start_together(size: int, *arguments: str) -> list[Forked]:
+    """Start processes that find each other by the variables that torchrun sets, without torchrun."""
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        shared = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(free.getsockname()[1])}
+    shared |= {"WORLD_SIZE": str(size), "LOCAL_WORLD_SIZE": str(size)}
+    return [
+        start(*arguments, environment=shared | {"RANK": str(rank), "LOCAL_RANK": str(rank)})
+        for rank in range(size)
+    ]
+
+
+def run_together(size: int, *arguments: str) -> str:
+    """Run such processes to their end; return what they print, one after another."""
+    processes = start_together(size, *arguments)
+    outputs = [process.communicate(timeout=300)[0] for process in processes]
+    assert [process.returncode for process in processes] == [0] * size, outputs
+    return "".join(outputs)

@@ -16,7 +16,7 @@ from typing import Any
 import pytest
 import torch
 import yaml
-from conftest import DEMO, ROOT, RunNet, load_script, start
+from conftest import DEMO, ROOT, RunNet, load_script, start_together
 from test_storage import HOLD
 
 from video_iresnet import folder, run
@@ -59,14 +59,12 @@ def test_a_second_run_in_a_folder_is_refused(
 @pytest.mark.slow
 def test_a_second_run_of_two_processes_is_refused(small: list[str], tmp_path: Path) -> None:
     """None of its processes waits for the others."""
-    launcher = ("-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2")
     with exclusive(tmp_path):
-        process = start(
-            "tools/run_net.py", "--cfg", DEMO, *small, "OUTPUT_DIR", str(tmp_path), launcher=launcher
-        )
-        output, _ = process.communicate(timeout=120)
-    assert process.returncode == 1
-    assert f"error: {tmp_path} is in use by process" in output
+        command = ["tools/run_net.py", "--cfg", DEMO, *small, "OUTPUT_DIR", str(tmp_path)]
+        processes = start_together(2, *command)
+        output = "".join(process.communicate(timeout=120)[0] for process in processes)
+    assert [process.returncode for process in processes] == [1, 1]
+    assert output.count(f"error: {tmp_path} is in use by process") == 1
 
 
 def test_a_folder_is_held_from_training_to_testing(

@@ -263,11 +263,15 @@ def test_a_missing_package_is_named(trained: Trained, monkeypatch: pytest.Monkey
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("depth", ["18", "50"])
-def test_the_networks_of_the_paper(depth: str, small: list[str], tmp_path: Path) -> None:
+@pytest.mark.parametrize("depth", [18, 50])
+def test_the_networks_of_the_paper(
+    depth: int, small: list[str], trained: Trained, by_torch: ExportedNetwork, tmp_path: Path
+) -> None:
     """At their depth, with fewer channels, in all ways."""
-    trained = read_trained(write_checkpoint(tmp_path / "a.pyth", [*small, "RESNET.DEPTH", depth]), "cpu")
-    for exported in (export_torch(trained), export_onnx(trained, input_type="float32")):
-        assert compare_on_clips(trained, exported).logits < 1e-4
+    if depth == 50:
+        trained = read_trained(write_checkpoint(tmp_path / "a.pyth", [*small, "RESNET.DEPTH", "50"]), "cpu")
+        by_torch = export_torch(trained)
+        assert compare_on_clips(trained, export_onnx(trained, input_type="float32")).logits < 1e-4
+    assert compare_on_clips(trained, by_torch).logits < 1e-4
     found = compare_on_clips(trained, export_onnx(trained, precision="float16"))
     assert 1e-4 < found.logits < 0.05 * found.largest

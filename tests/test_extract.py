@@ -4,15 +4,13 @@ from __future__ import annotations
 
 import json
 import signal
-import subprocess
-import sys
 from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
-from conftest import ROOT, TORCHRUN, RunNet, load_script, start
+from conftest import ROOT, RunNet, load_script, run_together, start
 from numpy.typing import NDArray
 from safetensors import safe_open
 
@@ -117,9 +115,7 @@ def test_logits_are_those_of_the_network(run: Path, shapes: Path, tmp_path: Path
 @pytest.mark.skipif(torch.cuda.is_available(), reason="starts its processes on the CPU, and there is a GPU")
 def test_two_processes_write_the_same_bytes(run: Path, shapes: Path, whole: Path, tmp_path: Path) -> None:
     command = arguments(run, "--list", shapes / "test.csv", "--out", tmp_path / "f", "--stage", "stage3")
-    process = start("tools/extract.py", *command, launcher=(*TORCHRUN, "--nproc-per-node=2"))
-    output = process.communicate(timeout=180)[0]
-    assert process.returncode == 0, output
+    output = run_together(2, "tools/extract.py", *command)
     assert output.count("features_per_video.npz: stage3 of 11 videos, per video") == 1
     assert len(list((tmp_path / "f/views").glob("*/process_*.sqlite"))) == 2
     one, two = (folder / "features_per_video.npz" for folder in (whole, tmp_path / "f"))
@@ -141,8 +137,9 @@ def add_or_die(writer, group):
 views.ViewWriter.add = add_or_die
 load_script("tools/extract.py").main({command!r})
 """
-    killed = subprocess.run([sys.executable, "-c", code], check=False, capture_output=True, text=True)
-    assert killed.returncode == -signal.SIGKILL, killed.stderr
+    killed = start("-c", code)
+    output = killed.communicate(timeout=180)[0]
+    assert killed.returncode == -signal.SIGKILL, output
     assert not list((tmp_path / "f").glob("features*"))
     seen: list[int] = []
     add = ViewWriter.add

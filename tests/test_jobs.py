@@ -5,40 +5,19 @@ runs on.
 from __future__ import annotations
 
 import os
-import signal
-import sys
 import time
 from collections.abc import Callable, Iterator
 from contextlib import closing
 from pathlib import Path
 
 import pytest
+import small_jobs
 from conftest import ROOT, start, write_video
+from small_jobs import die, refuse, sleep, square, where
 
 from video_iresnet.data.records import read_records
 from video_iresnet.prep.jobs import run_jobs
 from video_iresnet.runtime.errors import InputError
-
-
-def square(number: int) -> tuple[int, int]:
-    return number * number, os.getpid()
-
-
-def refuse(number: int) -> int:
-    if number == 3:
-        raise InputError("three is refused")
-    return number
-
-
-def die(number: int) -> int:
-    if number == 2:
-        os.kill(os.getpid(), signal.SIGKILL)
-    return number
-
-
-def sleep(seconds: float) -> float:
-    time.sleep(seconds)
-    return seconds
 
 
 @pytest.mark.parametrize("workers", [0, 2])
@@ -115,18 +94,11 @@ def test_a_cluster_that_is_not_there() -> None:
         list(run_jobs(square, [1], workers=1, ray_address="127.0.0.1:1", description=""))
 
 
-def where(number: int) -> tuple[int, str]:
-    import ray
-
-    time.sleep(0.2)
-    return number * number, ray.get_runtime_context().get_node_id()
-
-
 @pytest.fixture(scope="module")
 def ray_address() -> Iterator[str]:
     """Two nodes of one CPU and a small object store each."""
     ray = pytest.importorskip("ray")
-    ray.cloudpickle.register_pickle_by_value(sys.modules[__name__])  # the nodes cannot import a test
+    ray.cloudpickle.register_pickle_by_value(small_jobs)  # which the nodes cannot import
     from ray.cluster_utils import Cluster
 
     node = {"num_cpus": 1, "object_store_memory": 80 * 2**20}
@@ -160,7 +132,7 @@ def test_the_scripts_do_the_same_on_ray(ray_address: str, tmp_path: Path) -> Non
         write_video(tmp_path / f"in/{number}.mkv", 20 + number)
     (tmp_path / "in/train.csv").write_text("".join(f"{number}.mkv {number}\n" for number in range(5)))
     outputs = {}
-    for name, where_to in (("ray", ["--ray", ray_address]), ("here", ["--workers", "1"])):
+    for name, where_to in (("ray", ["--ray", ray_address]), ("here", ["--workers", "0"])):
         arguments = [
             "--list",
             str(tmp_path / "in/train.csv"),
@@ -224,7 +196,7 @@ def test_lists_and_frames_are_the_same_from_ray(ray_address: str, tmp_path: Path
     }
     for name, command in commands.items():
         outputs = []
-        for place, where_to in (("ray", ["--ray", ray_address]), ("here", ["--workers", "1"])):
+        for place, where_to in (("ray", ["--ray", ray_address]), ("here", ["--workers", "0"])):
             out = tmp_path / place / name
             process = start(*command, "--out", str(out), *where_to)
             text = process.communicate()[0]

@@ -15,7 +15,7 @@ from typing import Any
 
 import pytest
 import torch
-from conftest import DEMO, ROOT, RunNet, start
+from conftest import DEMO, ROOT, RunNet, run_together
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 from test_run_net import assert_same_weights, stats_of
 from torch import nn
@@ -410,9 +410,7 @@ def test_two_processes_train_as_one(tiny: list[str], tmp_path: Path, run_net: Ru
     """
     run = [*tiny, "SOLVER.BASE_LR", "1e-6", "OUTPUT_DIR"]
     assert run_net(*run, str(tmp_path / "one")) == 0
-    process = start("tools/run_net.py", "--cfg", DEMO, *run, str(tmp_path / "two"), "NUM_GPUS", "2")
-    output, _ = process.communicate(timeout=300)
-    assert process.returncode == 0, output
+    output = run_together(2, "tools/run_net.py", "--cfg", DEMO, *run, str(tmp_path / "two"))
     assert "BN in 2 parts" in output
     assert "BN over 2 processes" in output
     for name in ("checkpoint_epoch_00004.pyth", "checkpoint_epoch_00006.pyth"):

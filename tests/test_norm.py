@@ -6,14 +6,12 @@ from __future__ import annotations
 
 import copy
 import os
-import socket
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
-from conftest import DEMO, RunNet, start
+from conftest import DEMO, RunNet, run_together
 from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
 
@@ -217,7 +215,7 @@ for devices in (2, 0):
     state = {name: value.clone() for name, value in network.state_dict().items()}
     unsynchronized = network.eval()(clips)
     results[devices] = outputs, gradients, state, half, unsynchronized
-torch.save(results, sys.argv[1])
+torch.save(results, f"{sys.argv[1]}/{processes.rank}.pt")
 """
 SHAPE = (10, 5, 3, 4, 2)
 ROWS = [(0, 1), (1, 3), (3, 6), (6, 10)]
@@ -233,31 +231,12 @@ def shared_network() -> nn.Sequential:
     return network
 
 
-def start_processes(
-    size: int, arguments: Callable[[int], list[str]], monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """Run Python in several processes that find each other, and wait for them."""
-    with socket.socket() as listener:
-        listener.bind(("127.0.0.1", 0))
-        port = listener.getsockname()[1]
-    found_by = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port), "WORLD_SIZE": str(size)}
-    with monkeypatch.context() as patch:
-        for name, value in {**found_by, "OMP_NUM_THREADS": "1"}.items():
-            patch.setenv(name, value)
-        processes = []
-        for rank in range(size):
-            patch.setenv("RANK", str(rank))
-            processes.append(start(*arguments(rank)))
-    outputs = [process.communicate(timeout=240)[0] for process in processes]
-    assert [process.returncode for process in processes] == [0] * size, outputs
-
-
 @pytest.mark.slow
-def test_processes_normalize_together(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_processes_normalize_together(tmp_path: Path) -> None:
     """In groups of two of four processes, and all four, with batches of different sizes: outputs, gradients
     and running statistics are those of one process with the batch of its group.
     """
-    start_processes(4, lambda rank: ["-c", PROCESS, str(tmp_path / f"{rank}.pt")], monkeypatch)
+    run_together(4, "-c", PROCESS, str(tmp_path))
     results = [torch.load(tmp_path / f"{rank}.pt") for rank in range(4)]
     for devices, groups in {2: [(0, 1), (2, 3)], 0: [(0, 1, 2, 3)]}.items():
         for ranks in groups:
@@ -291,10 +270,8 @@ def test_two_processes_train_as_one(small: list[str], tmp_path: Path, run_net: R
     """With their statistics together, the mean of two processes' gradients is the gradient of the batch."""
     run = [*small, "SOLVER.MAX_EPOCH", "1", "SOLVER.WARMUP_EPOCHS", "0", "TEST.ENABLE", "False"]
     assert run_net(*run, "OUTPUT_DIR", str(tmp_path / "one")) == 0
-    together = ["BN.NORM_TYPE", "sync_batchnorm", "NUM_GPUS", "2", "OUTPUT_DIR", str(tmp_path / "two")]
-    process = start("tools/run_net.py", "--cfg", DEMO, *run, *together)
-    output, _ = process.communicate(timeout=300)
-    assert process.returncode == 0, output
+    together = ["BN.NORM_TYPE", "sync_batchnorm", "OUTPUT_DIR", str(tmp_path / "two")]
+    run_together(2, "tools/run_net.py", "--cfg", DEMO, *run, *together)
     one, two = (
         load_checkpoint(tmp_path / name / "checkpoints/checkpoint_epoch_00001.pyth")["model_state"]
         for name in ("one", "two")

@@ -12,7 +12,8 @@ import sys
 from pathlib import Path
 
 import pytest
-from conftest import ROOT, write_video
+from conftest import ROOT, start, write_video
+from starts import Forked
 
 PAGE = (ROOT / "README.md").read_text()
 # What makes each training one of seconds; later overrides win.
@@ -41,8 +42,8 @@ def clone(tmp_path: Path) -> Path:
     return tmp_path
 
 
-def started(command: str, clone: Path, *more: str) -> subprocess.Popen[str]:
-    """Start a command of the page in a clone; torchrun with at most two processes."""
+def started(command: str, clone: Path, *more: str) -> Forked:
+    """Start a command of the page in a clone; torchrun with at most two processes, preparation with one."""
     words = shlex.split(command)
     if words[0] == "torchrun":
         processes = words.index("--nproc-per-node") + 1
@@ -51,15 +52,11 @@ def started(command: str, clone: Path, *more: str) -> subprocess.Popen[str]:
         if "--nnodes" not in words:
             words.insert(3, "--standalone")
     assert words[0] == "python", command
-    overrides = SMALL if any("run_net.py" in word for word in words) else []
-    return subprocess.Popen(
-        [sys.executable, *words[1:], *overrides, *more],
-        cwd=clone,
-        env=os.environ | {"OMP_NUM_THREADS": "1"},
-        stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT,
-        text=True,
-    )
+    if any("run_net.py" in word for word in words):
+        words += SMALL
+    elif "data_prep/transcode.py" in words:
+        words += ["--workers", "1"]
+    return start(*words[1:], *more, cwd=clone, environment={"OMP_NUM_THREADS": "1"})
 
 
 def run(command: str, clone: Path, *more: str) -> str:

@@ -9,16 +9,15 @@ import os
 import re
 import resource
 import signal
-import socket
 import subprocess
-import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 import torch
-from conftest import DEMO, ROOT, TORCHRUN, RunNet, start
+from conftest import DEMO, ROOT, TORCHRUN, RunNet, run_together, start, start_together
+from starts import Forked
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 from test_run_net import assert_same_weights, wait_for_step
 
@@ -50,13 +49,6 @@ on_the_cpu = pytest.mark.skipif(
 
 def command(small: list[str], folder: Path, *more: str) -> list[str]:
     return ["tools/run_net.py", "--cfg", DEMO, *small, *more, "OUTPUT_DIR", str(folder)]
-
-
-def finish(*arguments: str, code: int = 0) -> str:
-    process = start(*arguments)
-    output, _ = process.communicate(timeout=180)
-    assert process.returncode == code, output
-    return output
 
 
 def descendants(process: int) -> list[int]:
@@ -93,7 +85,7 @@ def undisturbed(small: list[str], tmp_path_factory: pytest.TempPathFactory, run_
 @pytest.fixture(scope="module")
 def undisturbed_pair(small: list[str], tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("pair")
-    finish(*command(small, folder, *TWO))
+    run_together(2, *command(small, folder, *TWO))
     return folder
 
 
@@ -103,7 +95,7 @@ STOPPED = (
 )
 
 
-def stopped_by(number: signal.Signals, process: subprocess.Popen[str]) -> str:
+def stopped_by(number: signal.Signals, process: Forked) -> str:
     """The output of a run all of whose processes get a signal."""
     for pid in [*descendants(process.pid), process.pid]:
         os.kill(pid, number)
@@ -138,7 +130,7 @@ def test_a_signal_to_all_processes_under_torchrun_stops_them_in_order(
         process = start(*arguments)
         wait_for_step(process, tmp_path, epoch, 3)
         stopped_by(number, process)
-    finish(*arguments)
+    run_together(2, *arguments)
     assert_same_weights(undisturbed_pair, tmp_path)
 
 
@@ -259,8 +251,10 @@ FAULTS = {
     "store": (1, "patch.setattr(folder.ViewStore, 'append', refuse('views do not fit'))", "views do not fit"),
 }  # fmt: skip
 FAULTY = f"""
-import contextlib, os, sys
+import contextlib, os, sys, warnings
 sys.path[:0] = [{str(ROOT)!r}, {str(ROOT / "tests")!r}]
+sys.stderr = open(f"{{sys.argv[1]}}/errors_{{os.environ['RANK']}}.txt", "w")
+warnings.simplefilter("ignore")
 import pytest
 from conftest import load_script
 from video_iresnet import build, folder, run
@@ -286,22 +280,10 @@ for fault, (rank, code, _) in {FAULTS!r}.items():
 def test_an_error_of_one_process_ends_all_with_one_line(small: list[str], tmp_path: Path) -> None:
     """Runs that fail, one after another, in the same two processes."""
     (tmp_path / "faulty.py").write_text(FAULTY)
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = str(free.getsockname()[1])
-    shared = {"WORLD_SIZE": "2", "LOCAL_WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port}
     words = [str(tmp_path), "--cfg", DEMO, *small, "SOLVER.MAX_EPOCH", "1", "SOLVER.WARMUP_EPOCHS", "0"]
-    processes = [
-        subprocess.Popen(
-            [sys.executable, str(tmp_path / "faulty.py"), *words],
-            env=os.environ | shared | {"RANK": str(n), "LOCAL_RANK": str(n), "PYTHONWARNINGS": "ignore"},
-            stdout=subprocess.PIPE,
-            stderr=subprocess.PIPE,
-            text=True,
-        )
-        for n in range(2)
-    ]
-    (_, error), (out, other) = [process.communicate(timeout=240) for process in processes]
+    processes = start_together(2, str(tmp_path / "faulty.py"), *words)
+    _, out = [process.communicate(timeout=240)[0] for process in processes]
+    error, other = [(tmp_path / f"errors_{rank}.txt").read_text() for rank in range(2)]
     lines = [f"error: {message}.*\n{fault} ends with 1\n" for fault, (_, _, message) in FAULTS.items()]
     assert re.fullmatch("".join(lines), error), error + other
     assert (out, other) == ("", "".join(f"{fault} ends with 1\n" for fault in FAULTS))

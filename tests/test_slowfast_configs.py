@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from conftest import ROOT, RunNet, start
+from conftest import ROOT, RunNet, run_together
 from PIL import Image
 
 from video_iresnet import build
@@ -486,11 +486,9 @@ def test_the_result_can_be_kept(text: str, load: Load, tmp_path: Path) -> None:
 @pytest.mark.skipif(torch.cuda.is_available(), reason="starts its processes on the CPU, and there is a GPU")
 def test_a_run_on_videos_tells_once(shapes: Path, slow: str, tmp_path: Path) -> None:
     """On two processes."""
-    more = f"""NUM_GPUS 2 TEST.BATCH_SIZE 16 DATA.PATH_TO_DATA_DIR {shapes} DATA.PATH_PREFIX {shapes}
+    more = f"""TEST.BATCH_SIZE 16 DATA.PATH_TO_DATA_DIR {shapes} DATA.PATH_PREFIX {shapes}
     OUTPUT_DIR {tmp_path}/out"""
-    process = start("tools/run_net.py", "--cfg", slow, "--opts", *SHRUNK.split(), *more.split())
-    output, _ = process.communicate(timeout=300)
-    assert process.returncode == 0, output
+    output = run_together(2, "tools/run_net.py", "--cfg", slow, "--opts", *SHRUNK.split(), *more.split())
     for line in ("is a config of PySlowFast", "without effect here", "in every training: validation"):
         assert output.count(line) == (tmp_path / "out/stdout.log").read_text().count(line) == 1
     results = json.loads((tmp_path / "out/results.json").read_text())

@@ -12,7 +12,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from conftest import DEMO, ROOT, TORCHRUN, RunNet, load_script, start
+from conftest import DEMO, ROOT, RunNet, load_script, run_together, start_together
 
 from video_iresnet import build
 from video_iresnet.changes import TESTED
@@ -184,10 +184,9 @@ def test_a_test_that_was_killed_goes_on_with_any_number_of_processes(
     for size, count in zip(sizes, groups, strict=True):
         monkeypatch.setenv("GROUPS", str(count))
         monkeypatch.setenv("KILLED_RANK", str(size - 1))
-        launcher = (*TORCHRUN, f"--nproc-per-node={size}") if size > 1 else ()
-        process = start(str(script), "--cfg", DEMO, *command, str(tmp_path / "out"), launcher=launcher)
-        output, _ = process.communicate(timeout=300)
-        assert process.returncode not in (0, 2), output
+        processes = start_together(size, str(script), "--cfg", DEMO, *command, str(tmp_path / "out"))
+        outputs = [process.communicate(timeout=300)[0] for process in processes]
+        assert [process.returncode for process in processes] == [1] * (size - 1) + [-signal.SIGKILL], outputs
     monkeypatch.undo()
     assert load_script("tools/run_net.py").main(["--cfg", DEMO, *command, str(tmp_path / "out")]) == 0
     (store,) = (tmp_path / "out/views").iterdir()
@@ -201,10 +200,7 @@ def test_a_test_that_was_killed_goes_on_with_any_number_of_processes(
 def test_stored_views_do_not_depend_on_processes(
     size: int, whole: Path, command: list[str], tmp_path: Path
 ) -> None:
-    launcher = (*TORCHRUN, f"--nproc-per-node={size}")
-    process = start("tools/run_net.py", "--cfg", DEMO, *command, str(tmp_path), launcher=launcher)
-    output, _ = process.communicate(timeout=300)
-    assert process.returncode == 0, output
+    run_together(size, "tools/run_net.py", "--cfg", DEMO, *command, str(tmp_path))
     (store,) = (tmp_path / "views").iterdir()
     assert len(list(store.iterdir())) == size
     assert_same(tmp_path, whole)

@@ -10,7 +10,6 @@ import os
 import re
 import resource
 import signal
-import subprocess
 import sys
 import time
 from fractions import Fraction
@@ -22,7 +21,7 @@ import av
 import foreign
 import numpy as np
 import pytest
-from conftest import ROOT, VARIABLE, copy_video, load_script, shown_numbers, start, trimmed, write_video
+from conftest import VARIABLE, copy_video, load_script, shown_numbers, start, trimmed, write_video
 from test_decode import broken_files
 
 from video_iresnet.data.decode.pyav import PyAVReader
@@ -275,30 +274,15 @@ def test_a_full_disk_is_one_clear_line(tmp_path: Path) -> None:
         container.mux(stream.encode())
     write_video(tmp_path / "in/a.mp4", 5)
     (tmp_path / "in/train.csv").write_text("a.mp4 0\nnoise.avi 1\n")
-    command = [
-        sys.executable,
-        SCRIPT,
-        "--list",
-        str(tmp_path / "in/train.csv"),
-        "--out",
-        str(tmp_path / "out"),
-        "--workers",
-        "1",
-    ]
-    done = subprocess.run(
-        command,
-        cwd=ROOT,
-        capture_output=True,
-        text=True,
-        check=False,
-        preexec_fn=lambda: resource.setrlimit(resource.RLIMIT_FSIZE, (20000, 20000)),
-    )
-    assert done.returncode == 1
-    assert done.stderr.splitlines()[-1].startswith("error: cannot write")
-    assert "Traceback" not in done.stderr
+    command = [SCRIPT, "--list", str(tmp_path / "in/train.csv"), "--out", str(tmp_path / "out")]
+    process = start(*command, "--workers", "1")
+    resource.prlimit(process.pid, resource.RLIMIT_FSIZE, (20000, 20000))
+    text = process.communicate()[0]
+    assert process.returncode == 1
+    assert text.splitlines()[-1].startswith("error: cannot write")
+    assert "Traceback" not in text
     assert sorted(path.name for path in (tmp_path / "out").iterdir()) == [".lock", "a.mp4"]
-    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True)
-    assert "1 done, 1 skipped" in done.stdout
+    assert "1 done, 1 skipped" in start(*command, "--workers", "0").communicate()[0]
 
 
 def test_a_stopped_run_goes_on(tmp_path: Path) -> None:

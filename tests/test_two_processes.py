@@ -5,16 +5,12 @@ from __future__ import annotations
 import copy
 import hashlib
 import json
-import os
 import re
-import socket
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
 import torch
-from conftest import DEMO, ROOT, TORCHRUN, start
+from conftest import DEMO, ROOT, TORCHRUN, run_together, start
 from torch.nn import functional as F
 
 from video_iresnet import build
@@ -81,13 +77,9 @@ def trained_by_hand(cfg: Config, parts: int) -> tuple[ResNet, list[float]]:
 def test_two_processes_average_their_gradients(
     parts: int, overrides: list[str], tolerance: float, small: list[str], tmp_path: Path
 ) -> None:
-    """NUM_GPUS starts them, here on the CPU."""
     one_epoch = ["SOLVER.MAX_EPOCH", "1", "SOLVER.WARMUP_EPOCHS", "0", "TEST.ENABLE", "False"]
-    run = [*small, *one_epoch, *overrides, "OUTPUT_DIR", str(tmp_path), "NUM_GPUS", "2"]
-    process = start("tools/run_net.py", "--cfg", DEMO, *run)
-    output, _ = process.communicate(timeout=300)
-    assert process.returncode == 0, output
-    assert "2 process(es)" in output
+    run = [*small, *one_epoch, *overrides, "OUTPUT_DIR", str(tmp_path)]
+    assert "2 process(es)" in run_together(2, "tools/run_net.py", "--cfg", DEMO, *run)
     model, losses = trained_by_hand(load_config(DEMO, run), parts)
     lines = [
         line.removeprefix("json_stats: ") for line in (tmp_path / "json_stats.log").read_text().splitlines()
@@ -136,8 +128,10 @@ def test_a_process_that_hangs_ends_the_others_soon_after_the_first_step(tmp_path
 
 
 READING = f"""
-import hashlib, os, sys
+import hashlib, os, sys, warnings
 sys.path[:0] = [{str(ROOT)!r}, {str(ROOT / "tests")!r}]
+sys.stderr = open(f"{{sys.argv[1]}}/errors_{{os.environ['RANK']}}.txt", "w")
+warnings.simplefilter("ignore")
 import pytest
 from conftest import load_script
 from video_iresnet import build, folder
@@ -166,7 +160,7 @@ if os.environ["RANK"] == "1":
     ]:
         setattr(module, name, refuse)
 main = load_script("tools/run_net.py").main
-for words in (sys.argv[2:], [*sys.argv[2:], "DATA.VAL_LIST", sys.argv[1]]):
+for words in (sys.argv[2:], [*sys.argv[2:], "DATA.VAL_LIST", f"{{sys.argv[1]}}/bad.csv"]):
     print("ends with", main(words), file=sys.stderr)
 """
 
@@ -179,23 +173,10 @@ def test_only_the_main_process_reads_lists_and_looks_at_videos(
     """The others get the same records; a mistake in a list ends all, in one line."""
     (tmp_path / "reading.py").write_text(READING)
     (tmp_path / "bad.csv").write_text("a.mp4 0\nb.mp4 8\n")
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = str(free.getsockname()[1])
-    shared = {"WORLD_SIZE": "2", "LOCAL_WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port}
     run = [*small, "SOLVER.MAX_EPOCH", "1", "SOLVER.WARMUP_EPOCHS", "0", "OUTPUT_DIR", str(tmp_path / "run")]
-    script = [str(tmp_path / "reading.py"), str(tmp_path / "bad.csv"), "--cfg", DEMO, *run]
-    processes = [
-        subprocess.Popen(
-            [sys.executable, *script],
-            env=os.environ | shared | {"RANK": str(n), "LOCAL_RANK": str(n), "PYTHONWARNINGS": "ignore"},
-            stdout=subprocess.PIPE,
-            stderr=subprocess.PIPE,
-            text=True,
-        )
-        for n in range(2)
-    ]
-    (output, lines), (_, others) = [process.communicate(timeout=120) for process in processes]
+    script = [str(tmp_path / "reading.py"), str(tmp_path), "--cfg", DEMO, *run]
+    output = run_together(2, *script)
+    lines, others = [(tmp_path / f"errors_{rank}.txt").read_text() for rank in range(2)]
     cfg = load_config(DEMO, run)
     (store,) = (tmp_path / "run/views").iterdir()
     expected = []

@@ -14,7 +14,7 @@ from typing import Any
 
 import pytest
 import torch
-from conftest import DEMO, RunNet, start
+from conftest import DEMO, RunNet, run_together
 
 from video_iresnet.config import leaves, load_config
 from video_iresnet.runtime.errors import InputError
@@ -111,10 +111,8 @@ def test_the_records_of_json_stats_are_sent(small: list[str], tmp_path: Path, ru
 @pytest.mark.usefixtures("offline")
 @pytest.mark.skipif(torch.cuda.is_available(), reason="starts its processes on the CPU, and there is a GPU")
 def test_one_of_two_processes_sends(small: list[str], tmp_path: Path) -> None:
-    more = [*SHORT, "SOLVER.MAX_EPOCH", "1", "TEST.ENABLE", "False", "NUM_GPUS", "2"]
-    process = start("tools/run_net.py", "--cfg", DEMO, *small, *more, "OUTPUT_DIR", str(tmp_path))
-    output, _ = process.communicate(timeout=120)
-    assert process.returncode == 0, output
+    more = [*SHORT, "SOLVER.MAX_EPOCH", "1", "TEST.ENABLE", "False"]
+    run_together(2, "tools/run_net.py", "--cfg", DEMO, *small, *more, "OUTPUT_DIR", str(tmp_path))
     (records,) = offline_runs(tmp_path)
     assert len(history(records)) == len(logged(tmp_path)) == 5
 
