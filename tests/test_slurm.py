@@ -64,7 +64,7 @@ def wait_until(is_so: Callable[[], object], what: Callable[[], str]) -> None:
 
 
 def log_of(folder: Path) -> str:
-    """What process 0 has said."""
+    """What process 0 of the jobs for an OUTPUT_DIR has said."""
     return "".join(path.read_text() for path in (folder / "slurm").glob("*_0_log.out"))
 
 
@@ -232,13 +232,16 @@ def test_a_preempted_job_goes_on_and_a_cancelled_one_has_saved(
 ) -> None:
     """The script of docs/training.md, without submitit, then ends what was cancelled; it is preempted too."""
 
+    def told() -> str:
+        return log_of(tmp_path) + call("scontrol", "show", "job") + call("scontrol", "show", "node")
+
     def wait_for_step(number: int) -> None:
-        wait_until(lambda: len(steps(tmp_path)) >= number, lambda: log_of(tmp_path))
+        wait_until(lambda: len(steps(tmp_path)) >= number, told)
 
     def preempt(job: str) -> None:
         """Let a job that precedes it take both nodes, and wait for its restart."""
         call("sbatch", "--partition=high", "--nodes=2", "--exclusive", "--output=/dev/null", "--wrap=true")
-        wait_until(lambda: state(job)["Restarts"] == "1", lambda: log_of(tmp_path))
+        wait_until(lambda: state(job)["Restarts"] == "1", told)
         wait_for_step(len(steps(tmp_path)) + 1)
 
     assert tool.main(["--nodes", "2", "--set", "job-name=small", *words(small, tmp_path)]) == 0
