@@ -51,7 +51,7 @@ class Handler(RangeHandler):
 @pytest.fixture
 def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
     handlers = dict(path_manager._path_handlers)
-    monkeypatch.setattr(ranges, "_prefixes", [])
+    monkeypatch.setattr(ranges, "_handlers", {})
     monkeypatch.setattr(Part, "limit", 2**40)
     ranges.register(Handler(tmp_path))
     yield tmp_path

@@ -4,21 +4,33 @@ holds its bound.
 
 from __future__ import annotations
 
+import contextlib
 import itertools
+import os
+import re
+import shutil
+import subprocess
+import sys
+import time
+from collections import Counter
 from collections.abc import Iterator
+from multiprocessing import get_context
 from pathlib import Path
+from urllib.parse import quote
 
 import pytest
 import torch
-from conftest import RunNet, write_video
+from conftest import ROOT, RunNet, write_video
 from object_store import Store, running
+from torch.utils.data import DataLoader
 
 from video_iresnet.data.decode import DecodeError, open_video
-from video_iresnet.data.records import Record, missing_videos
-from video_iresnet.runtime import stores
+from video_iresnet.data.records import Record, file_sizes, missing_videos
+from video_iresnet.models import create_model, load_weights
+from video_iresnet.runtime import store_requests, stores
 from video_iresnet.runtime.errors import InputError
 from video_iresnet.runtime.ranges import open_range, version_of
-from video_iresnet.runtime.storage import path_manager, read_lines
+from video_iresnet.runtime.storage import make_output_dir, path_manager, read_lines
 from video_iresnet.runtime.stores import BLOCK
 
 pytest.importorskip("s3fs")
@@ -54,6 +66,7 @@ def forget() -> None:
     """Do as a new process: nothing is in memory."""
     stores.cache.cache_clear()
     stores._looked.clear()
+    stores._listed.clear()
     stores._recent.blocks.clear()
 
 
@@ -184,6 +197,27 @@ def test_a_missing_video_is_a_bad_one_and_a_store_that_fails_is_not(store: Store
             open_video(here)
 
 
+def test_many_files_are_looked_at_by_listing_their_folder(
+    store: Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(store_requests, "PAGE", 20)
+    names = [f"many/{number} é.mp4" for number in range(23)]
+    for name in names:
+        store.put(quote(name), name.encode())
+    records = [Record(name, f"s3://bucket/{name}", 0) for name in names]
+    gone = [Record("", f"s3://bucket/{name}.mp4", 0) for name in ("many/gone", "none/a")]
+    store.fail(("list-type", "500", 2))
+    assert missing_videos([*records, *gone]) == gone
+    counts = Counter((method, fault) for method, _, _, _, fault in store.requests())
+    assert counts == {("GET", "500"): 2, ("GET", ""): 2, ("HEAD", ""): 2}
+    assert file_sizes([*records, *gone]) == [len(name.encode()) for name in names] + [-1, -1]
+    with open_range(records[-1].path) as file:
+        assert file.read() == names[-1].encode()
+    forget()
+    store.fail(("list-type", "403", -1))  # where nobody may list, each is looked at
+    assert missing_videos([*records[:20], *gone]) == gone
+
+
 @pytest.fixture(scope="module")
 def stored_shapes(server: Store, shapes: Path) -> str:
     """The moving shapes in the store."""
@@ -214,3 +248,198 @@ def test_a_run_on_a_store_is_that_on_files(
     ]
     for key, value in weights[0]["model_state"].items():
         assert torch.equal(value, weights[1]["model_state"][key]), key
+
+
+def test_a_store_that_goes_on_failing_ends_a_run_in_one_line(
+    store: Store,
+    stored_shapes: str,
+    small: list[str],
+    run_net: RunNet,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    """It is no bad video, in training or testing. The run goes on when the store works again."""
+    more = ["SOLVER.MAX_EPOCH", "1", "SOLVER.WARMUP_EPOCHS", "0", "DATA_LOADER.NUM_WORKERS", "1"]
+    more += ["DATA.PATH_TO_DATA_DIR", stored_shapes, "OUTPUT_DIR", str(tmp_path / "out")]
+    line = r"error: s3://bucket/shapes/\S+ could not be read in 4 tries and \d+ s \(the last: .+\); when .+\n"
+    for split, *keys in (["train"], ["test"]):
+        videos = read_lines(f"{stored_shapes}/{split}.csv")
+        forget()
+        store.fail((videos[-1].split()[0].split(",")[0], "503", -1))
+        assert run_net(*small, *more, *keys) == 1
+        assert re.fullmatch(line, capsys.readouterr().err.splitlines(keepends=True)[-1])
+        assert (tmp_path / "out/checkpoints/checkpoint_epoch_00001.pyth").exists() == (split == "test")
+        assert not (tmp_path / "out/results.json").exists()
+        store.fail()
+        if split == "train":
+            assert run_net(*small, *more, "TEST.ENABLE", "False") == 0
+
+
+def test_weights_are_copied_into_the_cache_once(store: Store, tmp_path: Path) -> None:
+    network = create_model("iresnet", 18, width=4, num_classes=3)
+    torch.save(network.state_dict(), tmp_path / "w.pth")
+    store.put("w.pth", (tmp_path / "w.pth").read_bytes())
+    store.fail(("w.pth", "cut", 2), ("w.pth", "short", 1))
+    path = path_manager.get_local_path("s3://bucket/w.pth")
+    assert load_weights(create_model("iresnet", 18, width=4, num_classes=3), path).complete
+    assert re.fullmatch(str(tmp_path / r"cache/[0-9a-f]{64}-whole-w\.pth"), path)
+    store.fail()
+    forget()
+    assert path_manager.get_local_path("s3://bucket/w.pth") == path
+    assert [method for method, *_ in store.requests()] == ["HEAD"]
+    Path(path).write_bytes(b"damaged")
+    assert Path(path_manager.get_local_path("s3://bucket/w.pth")).stat().st_size > 7
+    store.put("w.pth", b"other weights")
+    forget()
+    assert Path(path_manager.get_local_path("s3://bucket/w.pth")).read_bytes() == b"other weights"
+    with pytest.raises(FileNotFoundError):
+        path_manager.get_local_path("s3://bucket/none.pth")
+    with pytest.raises(
+        InputError, match=r"^OUTPUT_DIR s3://bucket/out is an address; runs write to a folder"
+    ):
+        make_output_dir("s3://bucket/out")
+
+
+def cached(tmp_path: Path) -> list[Path]:
+    """The files in the cache, from the one that was used last."""
+    files = [entry for entry in os.scandir(tmp_path / "cache") if entry.name != "counter"]
+    return [Path(entry) for entry in sorted(files, key=lambda entry: -entry.stat().st_mtime_ns)]
+
+
+def test_damaged_blocks_are_fetched_again(
+    store: Store, tmp_path: Path, logged: pytest.LogCaptureFixture
+) -> None:
+    store.put("a.bin", DATA)
+    with open_range("s3://bucket/a.bin") as file:
+        file.read()
+    blocks = cached(tmp_path)
+    assert len(blocks) == 6
+    for number, block in enumerate(blocks[:3]):
+        content = bytearray(block.read_bytes())
+        content[8] ^= number  # the first stays as it is
+        block.write_bytes(content[: -1 if number == 2 else None])
+    store.fail()
+    forget()
+    with open_range("s3://bucket/a.bin") as file:
+        assert file.read() == DATA
+    assert logged.text.count("is damaged and was removed from the cache") == 2
+    assert 1 <= len(fetches(store)) <= 2
+    assert len(cached(tmp_path)) == 6
+    assert (tmp_path / "cache").stat().st_mode & 0o777 == 0o700
+
+
+def total_size(folder: Path) -> int:
+    """The size of all files, while others write and remove some."""
+    total = 0
+    for entry in os.scandir(folder):
+        with contextlib.suppress(FileNotFoundError):
+            total += entry.stat().st_size
+    return total
+
+
+def test_the_cache_holds_its_bound(store: Store, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What is used stays. So it is with several processes, of which one is killed."""
+    limit = 40 * BLOCK
+    monkeypatch.setenv("VIDEO_IRESNET_CACHE_GB", str(limit / 1e9))
+    cache = stores.cache()
+    cache.put("used", b"a")
+    for number in range(100):
+        cache.put(f"{number:064}", bytes(BLOCK))
+        assert total_size(cache.folder) <= limit
+        assert cache.get("used") == b"a"
+    left = [number for number in range(100) if cache.get(f"{number:064}")]
+    assert left == list(range(left[0], 100))
+    assert 34 <= len(left) < 40
+    cache.put("large", bytes(limit))
+    assert cache.get("large") is None
+
+    def write(first: int) -> None:
+        for number in itertools.count(first, 2):
+            cache.put(f"{number:064}", bytes(BLOCK))
+
+    fork = get_context("fork")
+    writers = [fork.Process(target=write, args=(first,), daemon=True) for first in (0, 1)]
+    for writer in writers:
+        writer.start()
+    sizes = []
+    for number in range(40):
+        if number == 20:
+            writers[0].kill()
+        time.sleep(0.02)
+        sizes.append(total_size(cache.folder))
+    for writer in writers:
+        writer.kill()
+        writer.join()
+    assert max(sizes) <= limit
+    assert sizes[-1] > limit // 2
+
+
+def test_what_the_cache_says(
+    store: Store, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, logged: pytest.LogCaptureFixture
+) -> None:
+    store.put("a.bin", DATA)
+    for folder, line in {
+        tmp_path: "^the cache folder .+ can be entered by others than you; name another",
+        tmp_path / "file/cache": "^the cache folder .+ cannot be made: Not a directory; name another",
+    }.items():
+        tmp_path.chmod(0o755)
+        (tmp_path / "file").touch()
+        monkeypatch.setenv("VIDEO_IRESNET_CACHE", str(folder))
+        forget()
+        with open_range("s3://bucket/a.bin") as file, pytest.raises(InputError, match=line):
+            file.read()
+    monkeypatch.setenv("VIDEO_IRESNET_CACHE", str(tmp_path / "cache"))
+    monkeypatch.setenv("VIDEO_IRESNET_CACHE_GB", "much")
+    with pytest.raises(
+        InputError, match=r"^VIDEO_IRESNET_CACHE_GB is 'much'; expected a number of gigabytes"
+    ):
+        stores.cache()
+    monkeypatch.setenv("VIDEO_IRESNET_CACHE_GB", "0")
+    with open_range("s3://bucket/a.bin") as file:
+        assert file.read() == DATA
+    assert not cached(tmp_path)
+    monkeypatch.setenv("VIDEO_IRESNET_CACHE_GB", "1")
+    forget()
+    shutil.rmtree(stores.cache().folder)
+    with open_range("s3://bucket/a.bin") as file:
+        assert file.read() == DATA
+    assert logged.text.count("cannot be written: No such file or directory; going on without it") == 1
+
+
+class Listed(torch.utils.data.Dataset[bytes]):
+    def __getitem__(self, number: int) -> bytes:
+        with open_range("s3://bucket/a.bin") as file:
+            return file.read_at(number, 1)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("method", ["fork", "forkserver"])
+def test_workers_read_whether_forked_or_not(store: Store, method: str) -> None:
+    """Even from a process that read before. (Runs fork theirs on Linux.)"""
+    store.put("a.bin", DATA)
+    with open_range("s3://bucket/a.bin") as file:
+        file.read_at(0, 1)
+    loader = DataLoader(
+        Listed(), sampler=[0, 7, 250], batch_size=None, num_workers=1, multiprocessing_context=method
+    )
+    assert list(loader) == [b"\0", b"\7", b"\xfa"]
+
+
+def test_https_and_its_certificates(store: Store) -> None:
+    """In another process, as aiohttp reads the list of certificates once."""
+    store.put("list.csv", b"a 0\n")
+    code = f"""
+from video_iresnet.runtime import stores
+from video_iresnet.runtime.storage import read_lines
+stores.TRIES = 2
+try:
+    print(read_lines("{store.secure}/bucket/list.csv"))
+except ValueError as error:
+    print(error)
+"""
+    for trusted, said in ((True, "['a 0']\n"), (False, "bucket/list.csv cannot be read: ")):
+        variables = {"SSL_CERT_FILE": str(store.folder / "certificate.pem")} if trusted else {}
+        done = subprocess.run(
+            [sys.executable, "-c", code], env=os.environ | variables, cwd=ROOT, capture_output=True, text=True
+        )
+        assert said in done.stdout, done.stderr

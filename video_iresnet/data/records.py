@@ -12,7 +12,7 @@ from difflib import get_close_matches
 from typing import Any, NamedTuple, TypeVar
 
 from ..runtime.errors import InputError
-from ..runtime.ranges import version_of
+from ..runtime.ranges import prepare, version_of
 from ..runtime.shards import join
 from ..runtime.storage import open_text, path_manager, read_lines
 
@@ -251,9 +251,11 @@ def file_sizes(records: Sequence[Record]) -> list[int]:
 
 def _of_files(records: Sequence[Record], ask: Callable[[str], Answer]) -> list[Answer]:
     """Stat files in many threads: on a network disk each call takes milliseconds."""
+    paths = [_first_file(record) for record in records]
+    prepare(paths)
 
     def ask_some(first: int) -> list[Answer]:
-        return [ask(_first_file(record)) for record in records[first : first + TASK]]
+        return [ask(path) for path in paths[first : first + TASK]]
 
     with ThreadPoolExecutor(32) as pool:
         return [answer for some in pool.map(ask_some, range(0, len(records), TASK)) for answer in some]

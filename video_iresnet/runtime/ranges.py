@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import os
+from collections.abc import Sequence
 from typing import Any, BinaryIO, NamedTuple, cast
 
 from iopath.common.file_io import PathHandler
@@ -94,6 +95,9 @@ class RangeHandler(PathHandler):  # type: ignore[misc]
         """Raises FileNotFoundError, other OSErrors, or InputError."""
         raise NotImplementedError
 
+    def prepare(self, paths: Sequence[str]) -> None:
+        """Prepare for questions on many files, which are asked one by one. Raises InputError."""
+
     def _open(self, path: str, mode: str = "r", buffering: int = -1, **kwargs: Any) -> Any:
         if mode not in ("r", "rb"):
             raise OSError(f"cannot write {path}; it can only be read")
@@ -113,18 +117,18 @@ class RangeHandler(PathHandler):  # type: ignore[misc]
         return self._exists(path)
 
 
-_prefixes: list[str] = []
+_handlers: dict[str, RangeHandler] = {}  # by prefix
 
 
 def register(handler: RangeHandler) -> None:
     """Let the path manager open the handler's paths."""
     path_manager.register_handler(handler)
-    _prefixes.extend(handler._get_supported_prefixes())
+    _handlers.update(dict.fromkeys(handler._get_supported_prefixes(), handler))
 
 
 def is_ranged(path: str) -> bool:
     """Whether a path is read in ranges; others are files of a disk, or copied there by iopath."""
-    return path.startswith(tuple(_prefixes))
+    return path.startswith(tuple(_handlers))
 
 
 def open_range(path: str) -> RangeFile:
@@ -148,6 +152,14 @@ def version_of(path: str) -> Version:
             return file.version
     status = os.stat(path_manager.get_local_path(path))
     return Version(status.st_size, str(status.st_mtime_ns))
+
+
+def prepare(paths: Sequence[str]) -> None:
+    """Prepare for questions on many files of any kind. Raises InputError."""
+    for handler in set(_handlers.values()):
+        prefixes = tuple(prefix for prefix, other in _handlers.items() if other is handler)
+        if mine := [path for path in paths if path.startswith(prefixes)]:
+            handler.prepare(mine)
 
 
 def join(root: str, name: str) -> str:

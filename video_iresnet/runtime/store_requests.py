@@ -12,6 +12,8 @@ from typing import Any, Protocol
 from .errors import InputError, missing_extra
 from .ranges import Version
 
+PAGE = 1000  # files of a listing in one request, which is the most that S3 allows
+
 
 class ReplacedError(InputError):
     """An object that was replaced by another one."""
@@ -71,6 +73,24 @@ class S3:
         async with answer["Body"] as body:
             check_version(answer["ETag"], version)
             return bytes(await body.read())
+
+    async def page(self, files: Any, folder: str, after: str) -> tuple[dict[str, Version], str]:
+        """Return up to PAGE files of a folder, and where the next page begins, if there is one."""
+        bucket, key, _ = files.split_path(folder)
+        more = {"ContinuationToken": after} if after else {}
+        answer = await files._call_s3(
+            "list_objects_v2",
+            Bucket=bucket,
+            Prefix=f"{key}/" if key else "",
+            Delimiter="/",
+            MaxKeys=PAGE,
+            **more,
+        )
+        found = {
+            f"s3://{bucket}/{entry['Key']}": Version(entry["Size"], entry["ETag"])
+            for entry in answer.get("Contents", [])
+        }
+        return found, answer.get("NextContinuationToken", "")
 
     def status(self, error: BaseException) -> int:
         answer = getattr(error.__cause__, "response", {})

@@ -10,6 +10,7 @@ from __future__ import annotations
 import fcntl
 import functools
 import hashlib
+import itertools
 import logging
 import os
 import random
@@ -17,20 +18,23 @@ import re
 import tempfile
 import threading
 import time
-from collections.abc import Iterator
+from collections import Counter
+from collections.abc import Collection, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
 from .disk_cache import WHOLE, DiskCache, own_folder
 from .errors import InputError, reason
 from .ranges import RangeFile, RangeHandler, Version, register
-from .store_requests import STORES, ReplacedError, no_such_file, store_of
+from .store_requests import S3, STORES, ReplacedError, no_such_file, store_of
 
 BLOCK = 2**18  # bytes that are stored together
 FEWEST, MOST = 4, 32  # blocks that one request reads ahead, more and more where reading goes straight on
 IN_MEMORY = 64  # blocks of a thread
 AT_ONCE = 2**23  # bytes of a request for a file that is fetched as a whole
 REMEMBERED, SECONDS = 1000, 600  # how many answers on sizes and versions are remembered, and for how long
+MANY = 10  # files of a folder that are looked at by listing it
 # A request fails after so many seconds; it is repeated after waits that double. The longest time, 8 minutes
 # without any answer, is less than that of DATA_LOADER.TIMEOUT.
 TIMEOUT = 30
@@ -50,6 +54,13 @@ class StoreHandler(RangeHandler):
     def open_range(self, path: str) -> StoredFile:
         """See RangeHandler."""
         return StoredFile(path, look(path))
+
+    def prepare(self, paths: Sequence[str]) -> None:
+        """List folders with many of these files, which takes fewer requests than to look at each."""
+        folders = Counter(os.path.dirname(path) for path in paths if isinstance(store_of(path), S3))
+        many = [folder for folder, number in folders.items() if number >= MANY]
+        with ThreadPoolExecutor(16) as pool:
+            list(pool.map(_list, many, itertools.repeat(set(paths))))
 
     def _get_local_path(self, path: str, force: bool = False, **kwargs: Any) -> str:
         """Return the path of a copy of the whole file in the cache. Raises InputError, FileNotFoundError."""
@@ -140,6 +151,7 @@ class Recent(threading.local):
 
 _recent = Recent()
 _looked: dict[str, tuple[float, Version]] = {}
+_listed: dict[str, tuple[int, str]] = {}
 _warned_at = -float(QUIET)
 
 
@@ -147,6 +159,8 @@ def look(path: str) -> Version:
     """Return the size and version of a file, as it is or was within SECONDS. Raises FileNotFoundError or
     InputError.
     """
+    if path in _listed:
+        return Version(*_listed[path])
     then, version = _looked.get(path, (-float(SECONDS), Version(0, "")))
     if time.monotonic() - then >= SECONDS:
         version = answered(path, "look")
@@ -154,6 +168,22 @@ def look(path: str) -> Version:
             _looked.clear()
         _looked[path] = time.monotonic(), version
     return version
+
+
+def _list(folder: str, wanted: Collection[str]) -> None:
+    """Remember the sizes and versions of wanted files of a folder, which processes that are forked share."""
+    after = ""
+    while True:
+        try:
+            found, after = answered(folder, "page", after)
+        except InputError as error:
+            if isinstance(error.__cause__, PermissionError):  # which may be for reading alone
+                return
+            raise
+        # Not as Versions, which a garbage collection would copy into every process.
+        _listed.update({path: tuple(version) for path, version in found.items() if path in wanted})
+        if not after:
+            return
 
 
 def answered(path: str, question: str, *more: Any) -> Any:
@@ -203,6 +233,7 @@ def _explained(path: str, store: Any, error: Exception) -> Exception | None:
         error = ReplacedError()
     if isinstance(error, ReplacedError):
         _looked.pop(path, None)
+        _listed.pop(path, None)
     if isinstance(error, InputError):
         return InputError(f"{shown(path)} cannot be read: {error}")
     if isinstance(error, PermissionError) or status in (401, 403):
