@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import ctypes
+import gc
+import weakref
 from pathlib import Path
 
 import av
@@ -10,11 +13,13 @@ import pytest
 import torch
 from conftest import shown_numbers, write_video
 
-from video_iresnet.data.decode import container, pyav
+from video_iresnet.data.decode import container, open_video, pyav
+from video_iresnet.data.decode.backends import BACKENDS
 from video_iresnet.data.decode.container import missing_bytes
 from video_iresnet.data.decode.picture import Picture
 from video_iresnet.data.decode.pyav import PyAVReader
 from video_iresnet.data.decode.reader import DecodeError
+from video_iresnet.data.records import Record
 
 
 def frames_decoded(monkeypatch: pytest.MonkeyPatch) -> list[int]:
@@ -176,3 +181,46 @@ def test_not_matroska(tmp_path: Path) -> None:
     for data in (b"", b"\0", b"not Matroska at all", b"\x1aE\xdf\xa3\x84"):
         (tmp_path / "a").write_bytes(data)
         assert missing_bytes(str(tmp_path / "a")) == 0
+
+
+HEAP = ["arena", "a", "b", "c", "mapped", "d", "e", "used", "free", "top"]
+
+
+class Heap(ctypes.Structure):
+    """glibc's struct mallinfo2."""
+
+    _fields_ = [(name, ctypes.c_size_t) for name in HEAP]
+
+
+@pytest.mark.skipif(not hasattr(ctypes.CDLL(None), "mallinfo2"), reason="glibc alone tells its memory")
+def test_reading_parts_of_videos_leaks_no_memory(tmp_path: Path) -> None:
+    """Bytes in use; a leak of 100 a video would fill the memory of a worker in a long training."""
+    path = str(write_video(tmp_path / "a.mp4", 30))
+    heap = ctypes.CDLL(None).mallinfo2
+    heap.restype = Heap
+
+    def used_after(videos: int) -> int:
+        for _ in range(videos):
+            with PyAVReader(path) as reader:
+                reader.read([3, 5])
+        gc.collect()
+        return int(heap().used + heap().mapped)
+
+    begin = used_after(50)
+    assert (used_after(200) - begin) / 200 < 50
+
+
+@pytest.mark.parametrize("backend", BACKENDS)
+def test_a_closed_reader_is_freed_at_once(tmp_path: Path, backend: str) -> None:
+    """Its decoder would else wait for Python's garbage collector, which does not know of its megabytes."""
+    pytest.importorskip({"pyav": "av"}.get(backend, backend))
+    record = Record("a", str(write_video(tmp_path / "a.mp4", 30)), 0)
+    gc.disable()
+    try:
+        with open_video(record, backend) as reader:
+            reader.read([3, 5])
+        freed = weakref.ref(reader)
+        del reader
+        assert freed() is None
+    finally:
+        gc.enable()

@@ -5,9 +5,9 @@ from __future__ import annotations
 import os
 import re
 import stat
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
-from typing import BinaryIO, NamedTuple, TypeAlias
+from collections.abc import Generator, Iterator, Sequence
+from contextlib import closing, contextmanager
+from typing import BinaryIO, NamedTuple, TypeAlias, cast
 
 import av
 from av.container import InputContainer
@@ -190,9 +190,11 @@ class VideoFile:
     def _demux(self) -> Iterator[VideoPacket]:
         """Yield the packets from the current position, including empty ones and PyAV's empty end marker."""
         packet = None
-        with self._reading():
+        # PyAV leaks memory where this generator is abandoned and not closed.
+        found = cast("Generator[VideoPacket]", self.container.demux(self.stream))
+        with self._reading(), closing(found):
             try:
-                for packet in self.container.demux(self.stream):
+                for packet in found:
                     if self._file is not None and self._file.error is not None:
                         break
                     yield packet

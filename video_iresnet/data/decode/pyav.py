@@ -63,6 +63,8 @@ class PyAVReader:
         return self
 
     def __exit__(self, *exception: object) -> None:
+        # The generator refers to the reader; without the circle, the decoder's memory is free at once.
+        self._frames = iter(())
         self._video.close()
 
     def __len__(self) -> int:
