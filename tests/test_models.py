@@ -43,7 +43,9 @@ IMAGE_COUNTS = {
 }
 
 
-@pytest.mark.parametrize("depth", IMAGE_COUNTS)
+@pytest.mark.parametrize(
+    "depth", [pytest.param(depth, marks=[pytest.mark.slow] if depth > 400 else []) for depth in IMAGE_COUNTS]
+)
 def test_image_network_counts(depth: int) -> None:
     expected, *giga = IMAGE_COUNTS[depth]
     with torch.device("meta"):

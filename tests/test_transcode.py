@@ -285,6 +285,7 @@ def test_a_full_disk_is_one_clear_line(tmp_path: Path) -> None:
     assert "1 done, 1 skipped" in start(*command, "--workers", "0").communicate()[0]
 
 
+@pytest.mark.slow
 def test_a_stopped_run_goes_on(tmp_path: Path) -> None:
     """kill -9, Ctrl-C and SIGTERM of the whole process group, each in the middle of a video."""
     folder, out = tmp_path / "in", tmp_path / "out"

@@ -196,6 +196,7 @@ def test_nothing_is_decoded_twice(
     assert decoded == []
 
 
+@pytest.mark.slow
 def test_a_killed_run_goes_on(tmp_path: Path) -> None:
     """kill -9 of the whole process group; the result is that of a run that was left alone."""
     names = [f"{number}.mp4" for number in range(16)]
