@@ -465,6 +465,7 @@ def test_the_deepest_networks_take_a_training_step(dims: int, depth: int) -> Non
     assert net.conv1.weight.grad.abs().sum() > 0
 
 
+@pytest.mark.slow
 def test_a_deep_stage_does_not_recurse() -> None:
     """1000 blocks forward, backward, copied and saved with room for few more calls than a shallow network
     needs.
