@@ -5,10 +5,11 @@ hundreds of thousands, on a network disk or in an object store.
     python data_prep/shards.py --list /data/ssv2/train.csv --format frames --prefix frames --out /shards/ssv2
     python data_prep/shards.py --check /shards/k400
 
-OUT gets train-00000.tar and so on, the index shards.sqlite, the lists as they are, classes.txt and what else
-a run reads beside them. DATA.PATH_TO_DATA_DIR OUT is all that changes in a run: its samples and results are
-the same. A video in several lists is packed once; more lists can be added later. Videos that cannot be read
-stay in the list, as missing ones, and are in LIST_missing.csv (path, label, reason).
+OUT gets train-00000.tar and so on, shards.sqlite, the index of their members, packets.sqlite, that of the
+packets of videos, the lists as they are, classes.txt and what else a run reads beside them.
+DATA.PATH_TO_DATA_DIR OUT is all that changes in a run: its samples and results are the same. A video in
+several lists is packed once; more lists can be added later. Videos that cannot be read stay in the list, as
+missing ones, and are in LIST_missing.csv (path, label, reason).
 
 Each shard is read back and compared with the SHA-256 of what was packed before it gets its name; --check
 reads all shards again. A run that was killed goes on where it was when it is started again, and ends with

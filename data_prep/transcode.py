@@ -6,7 +6,8 @@ frames, and no sound.
 Every frame is kept, at its time after the first one (variable rates stay variable), upright (rotation is
 applied), with its colours' meaning; nothing is enlarged. OUT mirrors the folders of the list's relative
 paths, and those of its absolute paths from the root on. At the end OUT holds the list of what succeeded under
-the list's own name, and LIST_failed.csv (path, label, reason). Originals are only read.
+the list's own name, LIST_failed.csv (path, label, reason), and packets.sqlite, with which runs open videos
+faster. Originals are only read.
 
 It can be interrupted and restarted: finished videos of the same source and settings are skipped; if the
 source has changed, it is transcoded again. A video appears under its name only when it is complete.

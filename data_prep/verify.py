@@ -7,7 +7,8 @@ Worth a look, but kept: damaged pictures that the decoder conceals, lost frames,
 cannot be shown, frame rates outside [10, 61] or uneven ones, copies (files with the same bytes) in the list
 and in those of --against. Written next to the list, or to --out, for a train.csv:
 train_clean.csv; train_bad.csv (path, label, problem, reason); train_verify.html, the report, or where
---report says; train_verify.json, the same for machines; train_verify.jsonl, what was found in each video.
+--report says; train_verify.json, the same for machines; train_verify.jsonl, what was found in each video;
+packets.sqlite, with which runs open the videos faster.
 
 It can be interrupted and restarted: a video whose path, size and time of change are in train_verify.jsonl is
 not decoded again, unless it was bad. Videos are only read.

@@ -172,6 +172,7 @@ def own_cache(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
     """Keep what is measured on this machine out of the user's cache."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("XDG_CACHE_HOME", str(tmp_path_factory.mktemp("cache")))
+        patch.setenv("VIDEO_IRESNET_CACHE", str(tmp_path_factory.mktemp("machine")))
         yield
 
 

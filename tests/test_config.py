@@ -201,7 +201,7 @@ def test_data_keys_reach_their_objects() -> None:
     assert data.sampler == SlowFastSampler(2, 30.0, True)
     assert next(iter(build.build_batches(cfg, 16)))[0][2:] == (8, 48, 5)
     assert build.build_test_data(cfg, []).sampler == SlowFastSampler(2, 30.0, True)
-    assert data.open_video.keywords == {"backend": "pyav"}
+    assert data.open_video.keywords["backend"] == "pyav"
     assert data.crop == ShortSideJitter(48, 48, 60, inverse=True)
     assert data.num_samples == 2
     jitter, rand_augment, erasing = data.augment.transforms

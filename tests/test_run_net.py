@@ -22,7 +22,7 @@ from conftest import DEMO, ROOT, RunNet, load_script, start, write_video
 from PIL import Image
 
 from video_iresnet import build
-from video_iresnet.data.decode import Reader
+from video_iresnet.data.decode import PacketIndex, Reader
 from video_iresnet.data.records import Record
 from video_iresnet.engine.checkpoint import list_checkpoints, load_checkpoint
 from video_iresnet.models import create_model
@@ -344,13 +344,13 @@ def test_strong_augmentation_trains(small: list[str], tmp_path: Path, run_net: R
     assert all(0 < float(str(s["loss"])) < 10 for s in steps)
 
 
-def killed(record: Record, backend: str) -> Reader:
+def killed(record: Record, backend: str, index: PacketIndex) -> Reader:
     """What the system does to a worker without memory."""
     os.kill(os.getpid(), signal.SIGKILL)
     raise AssertionError
 
 
-def endless(record: Record, backend: str) -> Reader:
+def endless(record: Record, backend: str, index: PacketIndex) -> Reader:
     time.sleep(60)
     raise AssertionError
 

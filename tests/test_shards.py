@@ -49,8 +49,9 @@ def members(path: Path) -> list[str]:
 
 
 def contents(folder: Path) -> dict[str, str]:
-    """The hash of each file but the lock."""
-    files = [path for path in sorted(folder.rglob("*")) if path.is_file() and path.name != ".lock"]
+    """The hash of each file but the lock, and the index of packets, whose entries come in any order."""
+    others = {".lock", "packets.sqlite"}
+    files = [path for path in sorted(folder.rglob("*")) if path.is_file() and path.name not in others]
     return {str(p.relative_to(folder)): hashlib.sha256(p.read_bytes()).hexdigest() for p in files}
 
 

@@ -17,7 +17,7 @@ from conftest import DEMO, ROOT, RunNet, load_script, run_together, start_togeth
 from video_iresnet import build
 from video_iresnet.changes import TESTED
 from video_iresnet.config import default_config, leaves, load_config
-from video_iresnet.data.decode import DecodeError, Reader, open_video
+from video_iresnet.data.decode import DecodeError, PacketIndex, Reader, open_video
 from video_iresnet.data.records import Record
 from video_iresnet.engine import views
 from video_iresnet.engine.checkpoint import save_checkpoint
@@ -135,7 +135,7 @@ def test_failed_videos_are_tried_again(
 ) -> None:  # fmt: skip
     """As after an error of a disk, which changes no file."""
 
-    def broken(record: Record, backend: str) -> Reader:
+    def broken(record: Record, backend: str, index: PacketIndex) -> Reader:
         if record.name.endswith(("test_0002.mp4", "test_0007.mp4")):
             raise DecodeError("the disk is gone")
         return open_video(record, backend=backend)

@@ -15,7 +15,7 @@ from torchvision.transforms import v2
 
 from .config import Config, needed_files
 from .data.dataset import ClipDataset, ViewDataset
-from .data.decode import OpenVideo, load_backend, open_video
+from .data.decode import OpenVideo, PacketIndex, load_backend, open_video
 from .data.directions import directions
 from .data.frame_rates import with_frame_rates
 from .data.functional import normalize
@@ -530,7 +530,8 @@ def _sampler(cfg: Config) -> Sampler:
 
 def _open_video(cfg: Config) -> OpenVideo:
     load_backend(cfg.DATA.DECODING_BACKEND)  # a missing library should show here, not in a worker
-    return functools.partial(open_video, backend=cfg.DATA.DECODING_BACKEND)
+    index = PacketIndex(cfg.DATA.PATH_TO_DATA_DIR)
+    return functools.partial(open_video, backend=cfg.DATA.DECODING_BACKEND, index=index)
 
 
 def _random_crop(cfg: Config) -> Crop:

@@ -52,7 +52,7 @@ def open_upload(path: str, limits: Limits) -> PyAVReader:
     try:
         with VideoFile(path) as video:
             width, height = video.stream.width, video.stream.height
-            packets = [packet for packet in video.scan() if packet.size]
+            packets = video.scan().all
             tick = float(video.stream.time_base or 0)
     except DecodeError as error:
         raise DecodeError(f"this file is no video that can be read: {error}") from error

@@ -17,6 +17,7 @@ from ..data.records import Record, read_class_names, read_frame_list, read_recor
 from ..runtime.errors import InputError
 from ..runtime.shards import Index, root_of, split
 from ..runtime.storage import atomic_write, path_manager
+from .index import index_packets
 from .jobs import run_jobs
 from .lists import ANY_LABEL, held_folder, make_folder, write_csv
 from .shard_files import (
@@ -121,6 +122,11 @@ def pack_lists(
             catalogue.finish()
         for copy in copies:
             copy_file(*copy)
+        members = [
+            s.member for s in itertools.chain(*sources) if not s.num_frames and s.member not in failures
+        ]
+        videos = [f"{root_of(str(out))}/{member}" for member in members]
+        index_packets(out, videos, workers=workers, ray_address=ray_address)
         results = []
         for path, listed, planned in zip(list_paths, sources, shards, strict=True):
             missing = [(s.name, s.label, failures[s.member]) for s in listed if s.member in failures]

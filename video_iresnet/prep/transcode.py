@@ -20,6 +20,7 @@ from ..data.decode.reader import DecodeError
 from ..data.records import Record, read_records
 from ..runtime.errors import InputError, reason
 from ..runtime.storage import Output, atomic_write, remove_leftovers
+from .index import index_packets
 from .jobs import run_jobs
 from .lists import ANY_LABEL, held_folder, replace_list, write_csv
 from .pictures import Pictures, timed_frames
@@ -241,6 +242,8 @@ def transcode_list(
         pairs = [(record, job, outcomes[job].failure) for record, job in zip(records, jobs, strict=True)]
         write_csv(failed, ("path", "label", "reason"), [(r.name, r.label, why) for r, _, why in pairs if why])
         replace_list(made, [(os.path.relpath(job.target, out), r.label) for r, job, why in pairs if not why])
+        done = [job.target for _, job, why in pairs if not why]
+        index_packets(out, done, workers=workers, ray_address=ray_address)
     return outcomes
 
 

@@ -19,6 +19,7 @@ from ..data.records import Record, read_records
 from ..runtime.errors import InputError, reason
 from ..runtime.storage import atomic_write, remove_leftovers
 from .examine import Finding, Job, examine, warnings_of
+from .index import index_packets
 from .jobs import run_jobs
 from .lists import ANY_LABEL, held_folder, replace_list, write_csv
 
@@ -245,6 +246,7 @@ def verify(
         ):
             with atomic_write(path, "wb") as file:
                 file.write(text.encode())
+        index_packets(out, [record.path for record in good], workers=workers, ray_address=ray_address)
     return result
 
 

@@ -91,7 +91,7 @@ class DiskCache:
         files = []
         for entry in os.scandir(self.folder):
             with contextlib.suppress(FileNotFoundError):
-                if entry.name != COUNTER:
+                if entry.name != COUNTER and entry.is_file():
                     files.append((entry.stat().st_mtime, entry.stat().st_size, entry.path))
         total = sum(size for _, size, _ in files)
         for used, size, path in sorted(files):
@@ -101,6 +101,12 @@ class DiskCache:
                 continue
             Path(path).unlink(missing_ok=True)
             total -= size
+
+
+def cache_folder() -> Path:
+    """Return the folder of this user on this machine for what can be made again. Raises InputError."""
+    default = Path(tempfile.gettempdir(), f"video_iresnet-{os.getuid()}")
+    return own_folder(Path(os.environ.get("VIDEO_IRESNET_CACHE") or default))
 
 
 def own_folder(path: Path) -> Path:

@@ -15,7 +15,6 @@ import logging
 import os
 import random
 import re
-import tempfile
 import threading
 import time
 from collections import Counter
@@ -24,7 +23,7 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
-from .disk_cache import WHOLE, DiskCache, own_folder
+from .disk_cache import WHOLE, DiskCache, cache_folder
 from .errors import InputError, reason
 from .ranges import RangeFile, RangeHandler, Version, register
 from .store_requests import S3, STORES, ReplacedError, no_such_file, store_of
@@ -275,8 +274,7 @@ def name_of(path: str, version: Version, number: int | None = None) -> str:
 @functools.cache
 def cache() -> DiskCache:
     """Return the cache of this machine. Raises InputError if its folder or size cannot be used."""
-    default = Path(tempfile.gettempdir(), f"video_iresnet-{os.getuid()}")
-    folder = own_folder(Path(os.environ.get("VIDEO_IRESNET_CACHE") or default))
+    folder = cache_folder()
     text = os.environ.get("VIDEO_IRESNET_CACHE_GB") or "10"
     if not re.fullmatch(r"\d{1,9}(\.\d*)?", text):
         raise InputError(f"VIDEO_IRESNET_CACHE_GB is {text!r}; expected a number of gigabytes, or 0")

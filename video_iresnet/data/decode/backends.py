@@ -7,11 +7,13 @@ from collections.abc import Callable
 from ...runtime.errors import InputError, missing_extra, reason
 from ..records import Record
 from .frames import FrameReader
+from .packet_index import PacketIndex
 from .pyav import PyAVReader
 from .reader import Reader
 
 OpenVideo = Callable[[Record], Reader]
-Backend = Callable[[str], Reader]
+Backend = Callable[..., Reader]
+"""Opens the path of a file, with or without a PacketIndex."""
 
 
 def _pyav() -> Backend:
@@ -41,13 +43,13 @@ def _decord() -> Backend:
 BACKENDS: dict[str, Callable[[], Backend]] = {"pyav": _pyav, "torchcodec": _torchcodec, "decord": _decord}
 
 
-def open_video(record: Record, backend: str = "pyav") -> Reader:
+def open_video(record: Record, backend: str = "pyav", index: PacketIndex | None = None) -> Reader:
     """Open a video file with one of BACKENDS, or a folder of frames. Raises DecodeError, and InputError as
-    load_backend does.
+    load_backend does. `index`: where the packets of files are looked up, and noted.
     """
     if record.num_frames:
         return FrameReader(record.path, record.first_frame, record.num_frames, fps=record.fps)
-    return load_backend(backend)(record.path)
+    return load_backend(backend)(record.path, index)
 
 
 def load_backend(name: str) -> Backend:

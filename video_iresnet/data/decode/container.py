@@ -73,6 +73,15 @@ class PacketInfo(NamedTuple):
         )
 
 
+class Packets(NamedTuple):
+    """What a file's packets are, in its order, without empty ones; `x264`: the build of x264 that the first
+    one names, if it does.
+    """
+
+    all: list[PacketInfo]
+    x264: int | None
+
+
 @contextmanager
 def decode_errors() -> Iterator[None]:
     """Raise DecodeError for every failure of FFmpeg and PyAV in the block. Many of FFmpeg's errors are plain
@@ -170,22 +179,20 @@ class VideoFile:
         if last is not None:
             yield last
 
-    def scan(self) -> list[PacketInfo]:
-        """Return all packets of a file that was just opened, and store the bytes of the first one as `head`.
-        Raises TruncatedError if the end is missing.
-        """
-        packets = []
-        self.head = b""
+    def scan(self) -> Packets:
+        """Read a file that was just opened to its end. Raises TruncatedError if the end is missing."""
+        packets: list[PacketInfo] = []
+        head = b""
         is_h264, extradata = self.codec == "h264", self.stream.codec_context.extradata
         for packet in self._demux():
-            self.head = self.head or bytes(packet)
+            head = head or bytes(packet)
             is_idr = is_h264 and packet.is_keyframe and h264.is_idr(bytes(packet), extradata)
             packets.append(PacketInfo.of(packet, is_idr=is_idr))
         packets.pop()  # PyAV's end marker
         missing = missing_end(self, packets)
         if missing:
             raise TruncatedError(missing)
-        return packets
+        return Packets([packet for packet in packets if packet.size], h264.x264_build(head))
 
     def _demux(self) -> Iterator[VideoPacket]:
         """Yield the packets from the current position, including empty ones and PyAV's empty end marker."""

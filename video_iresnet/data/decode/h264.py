@@ -15,6 +15,12 @@ def is_idr(packet: bytes, extradata: bytes | None) -> bool:
     return any(unit[0] & 31 == SLICE_OF_IDR for unit in _nal_units(packet, extradata))
 
 
+def x264_build(packet: bytes) -> int | None:
+    """Return the build of x264 that a first packet names; None if it names none."""
+    found = re.search(rb"x264 - core (\d{1,9})", packet)
+    return int(found[1]) if found else None
+
+
 def may_be_interlaced(extradata: bytes | None) -> bool:
     """Whether the stream allows interlaced frames; True if unknown."""
     if not extradata:

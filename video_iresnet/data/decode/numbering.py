@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import re
 from array import array
 from collections.abc import Sequence
 from itertools import pairwise
 from typing import NamedTuple
 
-from .container import PacketInfo, VideoFile, VideoPacket
+from .container import PacketInfo, Packets, VideoFile, VideoPacket
 from .reader import DecodeError
 
 # Containers with decoding times only. FFmpeg guesses presentation times, wrongly for Xvid and H.264.
@@ -41,9 +40,9 @@ class Numbering(NamedTuple):
     is_closed: bool
 
 
-def number_frames(video: VideoFile) -> Numbering:
-    """Number the frames of a file that was just opened. Raises DecodeError."""
-    packets = [packet for packet in video.scan() if packet.size]
+def number_frames(video: VideoFile, found: Packets) -> Numbering:
+    """Number the frames of a file with these packets. Raises DecodeError if it has none."""
+    packets = found.all
     if not packets:
         raise DecodeError("it has no frames")
     shown = [(number, packet) for number, packet in enumerate(packets) if not packet.is_discard]
@@ -62,7 +61,7 @@ def number_frames(video: VideoFile) -> Numbering:
         num_doubtful = DOUBTFUL  # the times may be decoding times, whatever the container should store
     else:
         num_doubtful = int(
-            not packets[0].is_keyframe or times[0] < (packets[0].pts or 0) or not _is_clean(video, packets[0])
+            not packets[0].is_keyframe or times[0] < (packets[0].pts or 0) or not _is_clean(video, found)
         )
     is_closed = video.codec != "h264" or all(p.is_idr for p in packets if p.is_keyframe)
     return Numbering(times, keyframes, fingerprints, clock[0], num_doubtful, is_closed)
@@ -73,7 +72,7 @@ def fingerprint(packet: PacketInfo | VideoPacket) -> int:
     return hash((packet.pts or 0, packet.pos, packet.size))
 
 
-def _is_clean(video: VideoFile, first: PacketInfo) -> bool:
+def _is_clean(video: VideoFile, packets: Packets) -> bool:
     """Whether decoding can start at the first keyframe later on, and its packet has no information for later
     ones.
     """
@@ -81,10 +80,8 @@ def _is_clean(video: VideoFile, first: PacketInfo) -> bool:
         return True
     # FFmpeg decodes streams of old versions of x264 differently, and only the first packet contains the
     # version.
-    x264 = re.search(rb"x264 - core (\d+)", video.head)
-    if x264 and int(x264[1]) < (151 if "444" in (video.stream.codec_context.pix_fmt or "") else 34):
-        return False
-    return first.is_idr
+    oldest = 151 if "444" in (video.stream.codec_context.pix_fmt or "") else 34
+    return (packets.x264 is None or packets.x264 >= oldest) and packets.all[0].is_idr
 
 
 def _clock_jumps_back(packets: Sequence[PacketInfo]) -> bool:

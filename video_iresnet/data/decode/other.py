@@ -9,6 +9,7 @@ from torch import Tensor
 
 from ...runtime.ranges import Input, open_range
 from .h264 import may_be_interlaced
+from .packet_index import PacketIndex
 from .picture import orientation, peculiarity
 from .pyav import PyAVReader
 
@@ -31,8 +32,8 @@ class OtherReader(PyAVReader):
 
     name: str
 
-    def __init__(self, path: str) -> None:
-        super().__init__(path)
+    def __init__(self, path: str, index: PacketIndex | None = None) -> None:
+        super().__init__(path, index)
         self._read_other: Read | None = None
         self._file: Input | None = None
         self.left_because = ""  # why PyAV reads instead

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import bisect
 import math
+from array import array
 from collections import deque
 from collections.abc import Iterator, Sequence
 from fractions import Fraction
@@ -15,7 +16,8 @@ from av.video.stream import VideoStream
 from torch import Tensor
 
 from .container import VideoFile, VideoPacket
-from .numbering import Keyframe, fingerprint, number_frames
+from .numbering import Keyframe, Numbering, fingerprint, number_frames
+from .packet_index import PacketIndex
 from .picture import Picture, orientation
 from .reader import DecodeError
 
@@ -26,6 +28,10 @@ SAYS_UNREFERENCED = {"h264", "mpeg4"}
 
 class SeekError(DecodeError):
     """A seek led to other frames than decoding from the start."""
+
+
+class StrangePacketError(SeekError):
+    """A seek led to packets that are not known."""
 
 
 class OrderError(DecodeError):
@@ -41,10 +47,15 @@ class PyAVReader:
     trusted only if it leads to known packets and the first frame is the keyframe; otherwise decoding starts
     at the beginning of the file. If packets do not determine the order of the frames (AVI with B-frames,
     joined recordings), all frames are decoded to number them.
+
+    `index`: where packets are looked up, so that they need not be read, and noted. If a file has others, it
+    is numbered anew.
     """
 
-    def __init__(self, path: str) -> None:
+    def __init__(self, path: str, index: PacketIndex | None = None) -> None:
         self.path = path
+        self._index = index
+        self._is_looked_up = False  # whether its packets are those of the index, unread
         self.is_counted = False  # then the times are frame numbers
         self.num_unshown = 0  # frames at the start that need missing ones
         self._frames: Iterator[tuple[int, VideoFrame]] = iter(())
@@ -123,8 +134,27 @@ class PyAVReader:
         return self.stream.average_rate or self.stream.guessed_rate or Fraction(30)
 
     def _number(self) -> None:
+        """Number the frames by the packets in the index, or else by those in the file."""
+        video = self._video
+        known = self._index.find(video.path, video.version) if self._index else None
+        numbering = number_frames(video, known) if known else None
+        if numbering and _is_checked(numbering):
+            self._is_looked_up = True
+            self._use(numbering)
+        else:
+            self._number_anew(None)
+
+    def _number_anew(self, expected: array[int] | None) -> None:
+        """Number the frames by the packets in the file, and note these unless they are the expected ones."""
+        self._is_looked_up = False
+        found = self._video.scan()
+        numbering = number_frames(self._video, found)
+        if self._index and _is_checked(numbering) and numbering.fingerprints != expected:
+            self._index.add(self._video.path, self._video.version, found)
+        self._use(numbering)
+
+    def _use(self, numbering: Numbering) -> None:
         """Determine the times of all frames, and the keyframes."""
-        numbering = number_frames(self._video)
         self._fingerprints, self._start = numbering.fingerprints, numbering.start
         self._times, self._keyframes = numbering.times or [], numbering.keyframes
         self._can_rewind = self._start is not None
@@ -151,7 +181,9 @@ class PyAVReader:
         self._restart(None)
         try:
             times = [time for time, _ in islice(self._frames, num_frames)]
-        except SeekError:
+        except SeekError as error:
+            if self._is_looked_up and isinstance(error, StrangePacketError):
+                return self._scan_again()
             self._can_rewind = False
             return self._begin(num_frames)
         except OrderError:
@@ -182,14 +214,14 @@ class PyAVReader:
         try:
             self._video.seek(time)
         except DecodeError as error:
-            raise SeekError(str(error)) from error
+            raise StrangePacketError(str(error)) from error
         awaited, is_there = next(expected), False
         for packet in self._video.packets():
             if (fingerprint(packet) if packet.size else None) == awaited:
                 yield packet
                 awaited, is_there = next(expected, None), True
             elif is_there or not packet.size:
-                raise SeekError("a seek leads to other packets")
+                raise StrangePacketError("a seek leads to other packets")
 
     def _decode(
         self, packets: Iterator[VideoPacket], entry: Keyframe | None
@@ -246,6 +278,8 @@ class PyAVReader:
             except OrderError:
                 return self._frame_in_order(index)
             except DecodeError as error:
+                if self._is_looked_up and isinstance(error, StrangePacketError):
+                    return self._frame_anew(index)
                 failure = error
             if self._entry is not None:
                 self._keyframes = [] if isinstance(failure, SeekError) else self._keyframes
@@ -258,6 +292,19 @@ class PyAVReader:
                 self._position = math.inf
                 raise failure or DecodeError(f"frame {index} of {len(self)} cannot be decoded")
             self._restart(None)
+
+    def _frame_anew(self, index: int) -> VideoFrame:
+        """Return frame `index` of a file where seeks do not lead to the packets that were looked up."""
+        times = self._times
+        self._scan_again()
+        if self._times != times:
+            raise DecodeError("the index of its packets was wrong, and is put right; open it again")
+        return self._frame(index)
+
+    def _scan_again(self) -> None:
+        self._video.reopen()
+        self._position = math.inf
+        self._number_anew(self._fingerprints)
 
     def _frame_in_order(self, index: int) -> VideoFrame:
         """Return frame `index` of a file whose times turned out to be unusable."""
@@ -276,3 +323,8 @@ class PyAVReader:
             if frame_time > time:
                 break
         return None
+
+
+def _is_checked(numbering: Numbering) -> bool:
+    """Whether a seek comes before each frame, and shows if the packets are others."""
+    return numbering.times is not None and numbering.start is not None
