@@ -21,6 +21,7 @@ from test_foreign import built
 
 from video_iresnet.data.decode import PacketIndex, backends, open_video, packet_index, packets
 from video_iresnet.data.decode.container import PacketInfo, Packets, VideoFile
+from video_iresnet.data.decode.numbering import number_frames
 from video_iresnet.data.decode.packet_index import FILE_NAME, Entry, IndexFile
 from video_iresnet.data.decode.packets import pack, unpack
 from video_iresnet.data.decode.pyav import PyAVReader
@@ -331,7 +332,7 @@ class Handler(RangeHandler):
 @pytest.fixture
 def counted(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     handlers = dict(path_manager._path_handlers)
-    monkeypatch.setattr(ranges, "_prefixes", [])
+    monkeypatch.setattr(ranges, "_handlers", {})
     ranges.register(Handler())
     yield
     path_manager._path_handlers.clear()
@@ -359,6 +360,15 @@ def test_a_sample_reads_a_small_part_of_a_long_video(tmp_path: Path, counted: No
     assert total > 8e6
     assert reads[0] > total  # the first reads everything
     assert max(reads[1:]) < total / 8
+
+
+@pytest.mark.parametrize("name", ["h264.mp4", "h264_front.mp4", "hevc.mp4", "mpeg4.3gp"])
+def test_a_seek_leads_to_the_keyframe_and_not_to_the_one_before(folder: Path, name: str) -> None:
+    with VideoFile(str(built(folder, name))) as video:
+        found = video.scan()
+        for keyframe in number_frames(video, found).keyframes:
+            video.seek(keyframe.seek)
+            assert next(video.packets()).pos == found.all[keyframe.packet].pos
 
 
 def test_an_index_beside_a_data_set_moves_with_it(tmp_path: Path, own: Path, scans: list[str]) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from array import array
 from collections.abc import Sequence
 from itertools import pairwise
@@ -47,7 +48,7 @@ def number_frames(video: VideoFile, found: Packets) -> Numbering:
         raise DecodeError("it has no frames")
     shown = [(number, packet) for number, packet in enumerate(packets) if not packet.is_discard]
     times = sorted({packet.pts for _, packet in shown if packet.pts is not None})
-    # Seeking uses presentation times in Matroska, and decoding times elsewhere.
+    # Seeking uses presentation times in Matroska, and decoding times elsewhere, but see below for MP4.
     clock = [p.pts if p.dts is None or video.format == "matroska" else p.dts for p in packets]
     fingerprints = array("q", map(fingerprint, packets))
     if len(times) < len(shown) or _clock_jumps_back(packets) or _times_are_guesses(video):
@@ -57,6 +58,8 @@ def number_frames(video: VideoFile, found: Packets) -> Numbering:
         for number, packet in shown
         if packet.is_keyframe
     )
+    if video.format == "mov":
+        keyframes = _sought_by_presentation(keyframes)
     if video.stream.codec_context.has_b_frames and times == [packet.pts for _, packet in shown]:
         num_doubtful = DOUBTFUL  # the times may be decoding times, whatever the container should store
     else:
@@ -65,6 +68,17 @@ def number_frames(video: VideoFile, found: Packets) -> Numbering:
         )
     is_closed = video.codec != "h264" or all(p.is_idr for p in packets if p.is_keyframe)
     return Numbering(times, keyframes, fingerprints, clock[0], num_doubtful, is_closed)
+
+
+def _sought_by_presentation(keyframes: Sequence[Keyframe]) -> list[Keyframe]:
+    """Let FFmpeg seek to times of presentation: from those of decoding it goes back to the keyframe before.
+    They are used where the next keyframe is decoded later.
+    """
+    ends = [*(keyframe.seek for keyframe in keyframes[1:]), math.inf]
+    return [
+        keyframe._replace(seek=keyframe.time) if keyframe.time < end else keyframe
+        for keyframe, end in zip(keyframes, ends, strict=True)
+    ]
 
 
 def fingerprint(packet: PacketInfo | VideoPacket) -> int:
