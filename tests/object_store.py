@@ -1,4 +1,5 @@
 """An S3 server on this machine, behind a proxy that fails by plan: python tests/object_store.py starts both.
+The proxy also answers as a web server, and in the language of Google Cloud Storage.
 
 Prints the addresses with and without TLS. The proxy answers `PUT /-/faults` with a list of faults, each
 [part of the path, kind, how often]; kinds are HTTP statuses, and those in `Proxy.answer`. `GET /-/requests`
@@ -10,6 +11,7 @@ from __future__ import annotations
 import contextlib
 import http.client
 import json
+import re
 import ssl
 import subprocess
 import sys
@@ -20,6 +22,7 @@ from contextlib import contextmanager
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any, ClassVar
+from urllib.parse import quote, unquote
 
 STALLED = 5  # seconds of a stalled answer
 
@@ -51,14 +54,23 @@ class Proxy(BaseHTTPRequestHandler):
         if fault.isdigit():
             self.send(int(fault), {}, b"")
             return
+        google = re.fullmatch(r"(/download)?/storage/v1/b/(\w+)/o/([^?]+)(\?.*)?", self.path)
+        if google and not google[1]:
+            self.describe(f"/{google[2]}/{google[3]}")
+            return
         connection = http.client.HTTPConnection(self.target)
-        connection.request(self.command, self.path, body, dict(self.headers))
+        path = f"/{google[2]}/{google[3]}" if google else self.path
+        connection.request(self.command, path, body, dict(self.headers))
         answer = connection.getresponse()
         data = answer.read()
         connection.close()
         headers = {key: value for key, value in answer.getheaders() if key != "Content-Length"}
         if fault == "short":  # well-formed, but not all that was asked for
             data = data[: len(data) // 2]
+        expected = re.search(r"ifGenerationMatch=(\w+)", self.path)
+        if expected and expected[1] != generation(answer):
+            self.send(412, {}, b"")
+            return
         length = len(data) if self.command != "HEAD" else int(answer.getheader("Content-Length") or 0)
         noted[3] = len(data)
         if fault == "cut":
@@ -67,6 +79,16 @@ class Proxy(BaseHTTPRequestHandler):
         self.send(answer.status, headers, data, length)
 
     do_GET = do_PUT = do_HEAD = do_POST = do_DELETE = answer  # noqa: N815
+
+    def describe(self, path: str) -> None:
+        """Answer as Google's JSON API on an object."""
+        connection = http.client.HTTPConnection(self.target)
+        connection.request("HEAD", quote(unquote(path)))
+        answer = connection.getresponse()
+        connection.close()
+        size = answer.getheader("Content-Length")
+        found = {"name": path, "size": size, "generation": generation(answer)}
+        self.send(answer.status, {}, json.dumps(found).encode())
 
     def next_fault(self) -> str:
         with self.lock:
@@ -87,6 +109,10 @@ class Proxy(BaseHTTPRequestHandler):
             self.wfile.write(data)
 
     def log_message(self, *_: object) -> None: ...
+
+
+def generation(answer: http.client.HTTPResponse) -> str:
+    return (answer.getheader("ETag") or "").strip('"')
 
 
 class Store:

@@ -30,6 +30,7 @@ def square(number: int) -> int:
 
 # extra: (the module that is missing, what needs it)
 EXTRAS: dict[str, tuple[str, Callable[[], object]]] = {
+    "gs": ("gcsfs.retry", lambda: open_range("gs://bucket/key")),
     "hub": ("huggingface_hub", lambda: importlib.import_module("video_iresnet.inference.hub")),
     "onnx": ("onnxruntime", lambda: export_onnx(Trained.__new__(Trained))),
     "prep": ("skimage.metrics", structural_similarity),

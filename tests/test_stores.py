@@ -21,6 +21,7 @@ from urllib.parse import quote
 import pytest
 import torch
 from conftest import ROOT, RunNet, write_video
+from fsspec.config import conf
 from object_store import Store, running
 from torch.utils.data import DataLoader
 
@@ -33,8 +34,8 @@ from video_iresnet.runtime.ranges import open_range, version_of
 from video_iresnet.runtime.storage import make_output_dir, path_manager, read_lines
 from video_iresnet.runtime.stores import BLOCK
 
-pytest.importorskip("s3fs")
-pytest.importorskip("moto")
+for name in ("s3fs", "gcsfs", "moto"):
+    pytest.importorskip(name)
 
 
 @pytest.fixture(scope="module")
@@ -55,6 +56,7 @@ def store(server: Store, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Sto
         "NO_PROXY": "*",
     }.items():
         monkeypatch.setenv(key, value)
+    monkeypatch.setitem(conf, "gs", {"token": "anon", "endpoint_url": server.address})
     for name, number in {"FIRST_WAIT": 0.01, "TRIES": 4, "QUIET": 0}.items():
         monkeypatch.setattr(stores, name, number)
     forget()
@@ -82,7 +84,7 @@ def test_bytes_and_texts(store: Store) -> None:
     store.put("a%20b%25.bin", DATA)
     store.put("list.csv", "\ufeffé.mp4 0\r\nb.mp4 1\n".encode())
     store.put("empty", b"")
-    for root in ("s3://bucket", f"{store.address}/bucket"):
+    for root in ("s3://bucket", "gs://bucket", f"{store.address}/bucket"):
         assert read_lines(f"{root}/list.csv") == ["é.mp4 0", "b.mp4 1"]
         assert version_of(f"{root}/empty").size == 0
         with path_manager.open(f"{root}/empty", "rb") as file:
@@ -111,7 +113,7 @@ def test_reading_ahead(store: Store) -> None:
 
 
 @pytest.mark.parametrize("fault", ["500", "503", "429", "stall", "cut", "short", "close"])
-@pytest.mark.parametrize("root", ["s3://bucket", "web"])
+@pytest.mark.parametrize("root", ["s3://bucket", "gs://bucket", "web"])
 def test_a_passing_fault_is_survived_and_a_lasting_one_told(
     store: Store,
     fault: str,
@@ -153,6 +155,13 @@ def test_what_is_refused_is_told_at_once(store: Store) -> None:
         store.fail(("a.bin", fault, -1))
         with pytest.raises(InputError, match=f"^{line}$"):
             open_range("s3://bucket/a.bin")
+    for fault, line in {
+        "403": r"gs://bucket/a\.bin may not be read \(.*Forbidden.*\); check the credentials and the name",
+        "401": r"gs://bucket/a\.bin may not be read \(.+\); check the credentials and the name",
+    }.items():
+        store.fail(("a.bin", fault, -1))
+        with pytest.raises(InputError, match=f"^{line}$"):
+            open_range("gs://bucket/a.bin")
     store.fail(("a.bin", "200", -1))
     address = f"{store.address}/bucket/a.bin"
     with pytest.raises(
@@ -164,7 +173,7 @@ def test_what_is_refused_is_told_at_once(store: Store) -> None:
 
 
 def test_a_replaced_object_is_never_mixed_with_another(store: Store) -> None:
-    for root in ("s3://bucket", f"{store.address}/bucket"):
+    for root in ("s3://bucket", "gs://bucket", f"{store.address}/bucket"):
         store.put("a.bin", DATA)
         with open_range(f"{root}/a.bin") as file:
             assert file.read(10) == DATA[:10]

@@ -6,6 +6,7 @@ Each is one request and is not repeated here. Bytes are checked to be of the ver
 from __future__ import annotations
 
 import errno
+import json
 import re
 from typing import Any, Protocol
 
@@ -97,6 +98,46 @@ class S3:
         return int(answer.get("ResponseMetadata", {}).get("HTTPStatusCode", 0))
 
 
+class GoogleCloud:
+    """Google Cloud Storage. Credentials are found as by Google's own tools."""
+
+    passing: tuple[type[BaseException], ...] = ()
+
+    def file_system(self) -> Any:
+        try:
+            import aiohttp
+            import fsspec
+            from gcsfs.retry import HttpError
+            from google.auth.exceptions import TransportError
+        except ImportError as error:
+            raise missing_extra("reading from Google Cloud Storage", "gs", error) from error
+        self.passing = (HttpError, aiohttp.ClientError, TransportError, OSError)
+        return fsspec.filesystem("gs")
+
+    async def look(self, files: Any, path: str) -> Version:
+        bucket, key, _ = files.split_path(path)
+        found = json.loads(await self._get(files, "b/{}/o/{}", bucket, key))
+        return Version(int(found["size"]), found["generation"])
+
+    async def fetch(self, files: Any, path: str, start: int, end: int, version: Version) -> bytes:
+        wanted = {"Range": f"bytes={start}-{end - 1}"}
+        try:
+            return await self._get(files, files.url(path), headers=wanted, ifGenerationMatch=version.written)
+        except FileExistsError as error:  # what gcsfs makes of status 412
+            raise ReplacedError from error
+
+    async def _get(self, files: Any, *words: str, **options: Any) -> bytes:
+        """Return the content, without gcsfs's own repetitions and tracebacks in the log."""
+        *_, content = await files._request.__wrapped__(files, "GET", *words, **options)
+        return bytes(content)
+
+    def status(self, error: BaseException) -> int:
+        if str(error).startswith("Forbidden"):
+            return 403
+        code = str(getattr(error, "code", 0))
+        return int(code) if code.isdigit() else 0
+
+
 class Web:
     """A web server that answers requests of byte ranges. Proxies are taken from the environment, and
     credentials from ~/.netrc.
@@ -154,7 +195,7 @@ def check_version(found: str, version: Version) -> None:
         raise ReplacedError
 
 
-STORES: dict[str, Store] = {"s3://": S3(), "https://": Web(), "http://": Web()}
+STORES: dict[str, Store] = {"s3://": S3(), "gs://": GoogleCloud(), "https://": Web(), "http://": Web()}
 
 
 def store_of(path: str) -> Store:
