@@ -18,8 +18,10 @@ from threading import Thread
 from typing import Any
 
 import pytest
+import test_stores
 import torch
 from conftest import DEMO, RunNet, copy_video, load_script, write_video
+from object_store import Store
 from test_decode_frames import write_frames
 
 from video_iresnet import build
@@ -27,15 +29,17 @@ from video_iresnet.config import load_config
 from video_iresnet.data.dataset import SampleKey
 from video_iresnet.data.decode import DecodeError, open_video
 from video_iresnet.data.decode.backends import BACKENDS
-from video_iresnet.data.records import Record
+from video_iresnet.data.records import Record, read_records
 from video_iresnet.prep import shards as prep
 from video_iresnet.prep.shard_index import Catalogue
 from video_iresnet.prep.shards import Layout, Packed, check_shards, pack_lists
+from video_iresnet.prep.verify import output_files, verify
 from video_iresnet.runtime import shards
 from video_iresnet.runtime.errors import InputError
 from video_iresnet.runtime.shards import INDEX, find, list_root, member_name
 from video_iresnet.runtime.storage import path_manager
 
+server, store = test_stores.server, test_stores.store  # fixtures
 SMALL = 40_000  # bytes: a few videos of these tests
 
 
@@ -87,7 +91,7 @@ def packed(loose: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     return out
 
 
-def data_of(folder: Path, *overrides: str) -> list[Any]:
+def data_of(folder: Path | str, *overrides: str) -> list[Any]:
     """What a run of these settings reads: records, samples of training, views of a test."""
     settings = f"""NUM_GPUS 0 DATA.PATH_TO_DATA_DIR {folder} DATA.TEST_LIST train.csv TRAIN.BATCH_SIZE 2
     DATA.NUM_FRAMES 4 DATA.SAMPLING_RATE 3 DATA.TRAIN_CROP_SIZE 32 DATA.TRAIN_JITTER_SCALES [32,40]
@@ -102,6 +106,13 @@ def data_of(folder: Path, *overrides: str) -> list[Any]:
         [clips[SampleKey(1, i, 4, 32)] for i in range(len(train))],
         [views[i] for i in range(len(test))],
     ]
+
+
+def without_paths(data: list[Any]) -> list[Any]:
+    """What a run reads, without the paths in the reasons why a video cannot be read."""
+    records, identity, samples, views = data
+    samples = [sample._replace(failures=[f.record for f in sample.failures]) for sample in samples]
+    return [records, identity, samples, [v._replace(error=v.error[-25:]) for v in views]]
 
 
 def assert_same(a: Any, b: Any) -> None:
@@ -120,11 +131,24 @@ def test_samples_are_the_same(loose: Path, packed: Path, backend: str) -> None:
     pytest.importorskip({"pyav": "av"}.get(backend, backend))
     ours, theirs = (data_of(folder, "DATA.DECODING_BACKEND", backend) for folder in (packed, loose))
     assert sum(len(sample.failures) for sample in ours[2]) >= 1
-    for data in (ours, theirs):  # why a video cannot be read has its path
-        data[2] = [sample._replace(failures=[f.record for f in sample.failures]) for sample in data[2]]
-        assert data[3][-1].error.endswith("No such file or directory")
-        data[3] = [views._replace(error="") for views in data[3]]
-    assert_same(ours, theirs)
+    assert ours[3][-1].error.endswith("No such file or directory")
+    assert_same(without_paths(ours), without_paths(theirs))
+
+
+def test_shards_in_a_store(store: Store, packed: Path) -> None:
+    for path in packed.iterdir():
+        store.put(f"packed/{path.name}", path.read_bytes())
+    assert_same(without_paths(data_of("s3://bucket/packed")), without_paths(data_of(packed)))
+
+
+def test_the_benchmark_compares_folders(
+    loose: Path, packed: Path, small: list[str], capsys: pytest.CaptureFixture[str]
+) -> None:
+    main = load_script("tools/benchmark.py").main
+    folders = ["folders", "--cfg", DEMO, "--folders", str(loose), str(packed), "--samples", "5", *small]
+    assert main([*folders, "DATA.TRAIN_LIST", "val.csv", "DATA.CLASS_NAMES", ""]) == 0
+    rows = [line for line in capsys.readouterr().out.splitlines() if line.startswith("| /")]
+    assert [row.split("|")[4].strip() for row in rows] == ["5 of 5"] * 2
 
 
 @pytest.mark.parametrize("list_format", ["frames", "folders"])
@@ -152,10 +176,7 @@ def test_folders_of_frames(tmp_path: Path, list_format: str) -> None:
     assert result.missing == [("8%", 0 if list_format == "frames" else 1, "No such file or directory")]
     ours, theirs = data_of(out, *prefix, *more), data_of(loose, *prefix, *more)
     assert [record.fps for record in ours[0]] == [12, 6]
-    for data in (ours, theirs):
-        data[2] = [sample._replace(failures=[f.record for f in sample.failures]) for sample in data[2]]
-        data[3] = [views._replace(error=views.error[-25:]) for views in data[3]]
-    assert_same(ours, theirs)
+    assert_same(without_paths(ours), without_paths(theirs))
     # What was missing can be added.
     write_frames(loose / "frames/8%", [3], 3)
     (result,) = pack(out, loose / "train.csv", layout=layout)
@@ -305,6 +326,19 @@ def test_damage_is_found(loose: Path, packed: Path, tmp_path: Path) -> None:
         find(f"{shards.root_of(str(tmp_path / 'b'))}/{name}")
     with pytest.raises(InputError, match="was not written by this script"):
         pack(tmp_path / "b", loose / "train.csv")
+
+
+def test_verifying_shards(loose: Path, packed: Path, tmp_path: Path) -> None:
+    rows = []
+    for folder in (loose, packed):
+        files = output_files(folder / "train.csv", tmp_path / folder.name)
+        result = verify(folder / "train.csv", [folder / "val.csv"], files, workers=0)
+        rows.append([result[key] for key in ("videos", "good", "bad", "hours", "bytes", "distributions")])
+        assert result["copies"]
+    assert rows[0] == rows[1]
+    clean = read_records(str(files.clean), root="", num_classes=2)
+    with open_video(clean[2]) as reader:
+        assert len(reader) == 30
 
 
 def test_names(tmp_path: Path) -> None:

@@ -3,6 +3,8 @@
 python tools/benchmark.py data --cfg CONFIG.yaml [--videos A.mp4 B.mp4 ...] [--repeats 30] [KEY VALUE ...]
     Time a training sample by stage, in one thread, and a whole test video; compare them with the plain way of
     other projects, also after data_prep/transcode.py. Default: the first videos of the training list.
+python tools/benchmark.py folders --cfg CONFIG.yaml --folders A B --samples 200 [KEY VALUE ...]
+    Training samples from several DATA.PATH_TO_DATA_DIR with the same list, such as loose files and shards.
 python tools/benchmark.py memory [--records 100000]
     Memory of a process and its two decoding workers over an epoch, with packed records and with a list.
 python tools/benchmark.py model --cfg CONFIG.yaml [--clips 8,16,...] [--repeats 30] [--compile] [KEY VALUE]
@@ -52,7 +54,7 @@ from video_iresnet.runtime.environment import processor, usable_cores
 from video_iresnet.runtime.errors import InputError
 from video_iresnet.runtime.storage import atomic_write
 from video_iresnet.speed import memory, whole
-from video_iresnet.speed.data import STAGES, compare_samples, compare_tests
+from video_iresnet.speed.data import STAGES, compare_folders, compare_samples, compare_tests
 from video_iresnet.speed.model import testing_ways, training_ways
 from video_iresnet.speed.timing import measure, peak
 
@@ -136,6 +138,22 @@ def benchmark_data(options: argparse.Namespace) -> Iterator[Table]:
     about = f"one thread, PyAV {av.__version__}, {cfg.DATA.DECODING_BACKEND}"
     yield Table(f"Stages of a training sample, {about}", headers, stages)
     yield Table("Against the plain way", ["video", "what", "way", "ms", "times as fast"], ratios)
+
+
+def benchmark_folders(options: argparse.Namespace) -> Iterator[Table]:
+    cfg = load_config(options.cfg, options.overrides)
+    at_least(1, samples=options.samples)
+    torch.set_num_threads(1)
+    found = compare_folders(cfg, options.folders, options.samples)
+    first = found[options.folders[0]][0]
+    yield Table(
+        f"Samples of {build.clip_text(cfg)} from folders, one thread, {cfg.DATA.DECODING_BACKEND}",
+        ["folder", "ms", "times as fast", "equal samples"],
+        [
+            (folder, f"{time:.2f}", f"{first / time:.2f}", f"{same} of {options.samples}")
+            for folder, (time, same) in found.items()
+        ],
+    )
 
 
 def benchmark_memory(options: argparse.Namespace) -> Iterator[Table]:
@@ -268,6 +286,7 @@ def device() -> str:
 
 COMMANDS = {
     "data": benchmark_data,
+    "folders": benchmark_folders,
     "memory": benchmark_memory,
     "model": benchmark_model,
     "train": benchmark_train,
@@ -290,6 +309,9 @@ def main(arguments: list[str]) -> int:
         command.add_argument("--cfg", required=True, metavar="CONFIG.yaml")
         if name in ("data", "test"):
             command.add_argument("--videos", nargs="+", default=[])
+        if name == "folders":
+            command.add_argument("--folders", nargs="+", required=True)
+            command.add_argument("--samples", type=int, default=200)
         if name in ("data", "model"):
             command.add_argument("--repeats", type=int, default=30)
         if name == "model":

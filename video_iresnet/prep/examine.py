@@ -14,6 +14,7 @@ from ..data.decode.container import VideoFile, check_regular
 from ..data.decode.pyav import PyAVReader
 from ..data.decode.reader import DecodeError
 from ..runtime.errors import reason
+from ..runtime.ranges import is_ranged, open_bytes, version_of
 
 RATES = (10, 61)  # usual frames per second
 UNEVEN = 0.01  # fraction of frame intervals that may differ from the usual one
@@ -48,19 +49,29 @@ class Finding(NamedTuple):
     damage: str = ""
 
 
+def size_and_time(path: str) -> tuple[int, int]:
+    """Return bytes, and nanoseconds since 1970, or 0 where files are read in ranges. Raises OSError, and
+    DecodeError if it is no regular file.
+    """
+    if is_ranged(path):
+        return version_of(path).size, 0
+    status = os.stat(path)
+    check_regular(status)
+    return status.st_size, status.st_mtime_ns
+
+
 def examine(job: Job) -> Finding:
     """Hash and decode one file. Every failure is a finding."""
     finding = Finding(job.path, is_decoded=job.is_decoded)
     try:
-        status = os.stat(job.path)
-        finding = finding._replace(size=status.st_size, mtime_ns=status.st_mtime_ns)
-        check_regular(status)
-        with open(job.path, "rb") as file:
+        size, mtime_ns = size_and_time(job.path)
+        finding = finding._replace(size=size, mtime_ns=mtime_ns)
+        with open_bytes(job.path) as file:
             digest = hashlib.sha256()
             while block := file.read(2**20):
                 digest.update(block)
         finding = finding._replace(sha256=digest.hexdigest())
-        if not status.st_size:
+        if not size:
             raise DecodeError("the file is empty")
         return finding._replace(**decode(job.path)) if job.is_decoded else finding
     except FileNotFoundError:

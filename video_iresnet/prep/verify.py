@@ -15,10 +15,13 @@ from typing import Any, NamedTuple
 import jinja2
 import numpy as np
 
+from ..data.decode.reader import DecodeError
 from ..data.records import Record, read_records
 from ..runtime.errors import InputError, reason
+from ..runtime.ranges import is_ranged
+from ..runtime.shards import list_root
 from ..runtime.storage import atomic_write, remove_leftovers
-from .examine import Finding, Job, examine, warnings_of
+from .examine import Finding, Job, examine, size_and_time, warnings_of
 from .index import index_packets
 from .jobs import run_jobs
 from .lists import ANY_LABEL, held_folder, replace_list, write_csv
@@ -61,8 +64,8 @@ def examine_all(
     """Return a finding per path, from the journal or else examined and added to it. Files of `others` are
     not decoded.
     """
-    jobs = {os.path.abspath(record.path): Job(os.path.abspath(record.path), False) for record in others}
-    jobs |= {os.path.abspath(record.path): Job(os.path.abspath(record.path), True) for record in records}
+    jobs = {place(record): Job(place(record), False) for record in others}
+    jobs |= {place(record): Job(place(record), True) for record in records}
     known = read_journal(journal)
     findings: dict[str, Finding] = {}
     with ThreadPoolExecutor(32) as pool:  # on a network disk each stat takes milliseconds
@@ -95,12 +98,16 @@ def examine_all(
     return findings
 
 
+def place(record: Record) -> str:
+    """Return what tells the record's file from others: its address, or its absolute path."""
+    return record.path if is_ranged(record.path) else os.path.abspath(record.path)
+
+
 def identity(path: str) -> tuple[str, int, int]:
     try:
-        status = os.stat(path)
-    except OSError:
+        return path, *size_and_time(path)
+    except (OSError, DecodeError):
         return path, -1, -1
-    return path, status.st_size, status.st_mtime_ns
 
 
 def find_copies(
@@ -110,7 +117,7 @@ def find_copies(
     groups = defaultdict(list)
     for name, listed in [("", records), *others.items()]:
         for record in listed:
-            finding = findings[os.path.abspath(record.path)]
+            finding = findings[place(record)]
             if not finding.problem:
                 groups[finding.sha256].append({"list": name, "path": record.name, "label": record.label})
     copies = []
@@ -138,7 +145,7 @@ def assess(
     findings: dict[str, Finding],
 ) -> dict[str, Any]:
     """Return the contents of the report."""
-    pairs = [(record, findings[os.path.abspath(record.path)]) for record in records]
+    pairs = [(record, findings[place(record)]) for record in records]
     good = [finding for _, finding in pairs if not finding.problem]
     bad = [
         {"path": r.name, "label": r.label, "problem": f.problem, "reason": f.reason}
@@ -164,8 +171,7 @@ def assess(
         "warnings": odd,
         "copies": find_copies(records, others, findings),
         "against": {
-            name: sum(bool(findings[os.path.abspath(r.path)].problem) for r in listed)
-            for name, listed in others.items()
+            name: sum(bool(findings[place(r)].problem) for r in listed) for name, listed in others.items()
         },
         "classes": [
             {"label": label, "listed": n, "good": fine[label]} for label, n in sorted(listed.items())
@@ -219,9 +225,9 @@ def verify(
     """
     out, root = files.clean.parent, Path(os.path.abspath(list_path.parent))
     with held_folder(out):
-        records = read_records(str(list_path), root=str(root), num_classes=ANY_LABEL)
+        records = read_records(str(list_path), root=list_root(str(root)), num_classes=ANY_LABEL)
         others = {
-            str(path): read_records(str(path), root=str(path.parent), num_classes=ANY_LABEL)
+            str(path): read_records(str(path), root=list_root(str(path.parent)), num_classes=ANY_LABEL)
             for path in against
         }
         prepare(files)
@@ -235,10 +241,10 @@ def verify(
         result = assess(list_path, records, others, findings)
         columns = ("path", "label", "problem", "reason")
         write_csv(files.bad, columns, [[row[column] for column in columns] for row in result["bad"]])
-        good = [record for record in records if not findings[os.path.abspath(record.path)].problem]
+        good = [record for record in records if not findings[place(record)].problem]
         replace_list(
             files.clean,
-            [(record.name if out == root else os.path.abspath(record.path), record.label) for record in good],
+            [(record.name if out == root else place(record), record.label) for record in good],
         )
         for path, text in (
             (files.machine, json.dumps(result, indent=1, ensure_ascii=False)),

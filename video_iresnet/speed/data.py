@@ -19,7 +19,7 @@ from tqdm import tqdm
 from .. import build
 from ..config import Config
 from ..data.dataset import ClipDataset, SampleKey, ViewDataset
-from ..data.decode.reader import Reader
+from ..data.decode.reader import DecodeError, Reader
 from ..data.functional import crop, short_side_size, spread_crops
 from ..data.loader import collate_clips
 from ..data.records import Record
@@ -152,6 +152,39 @@ def compare_samples(
             else:
                 training_sample(data, record, cfg, draw, watches[name])
     return watches
+
+
+def compare_folders(cfg: Config, folders: Sequence[str], samples: int) -> dict[str, tuple[float, int]]:
+    """Return milliseconds for a training sample from each DATA.PATH_TO_DATA_DIR, and how many of the samples
+    are those of the first folder.
+
+    The folders take turns, so that changes of the machine's speed affect all. Raises DecodeError.
+    """
+    sets = []
+    for folder in folders:
+        cfg.DATA.PATH_TO_DATA_DIR = folder
+        sets.append(build.build_training_data(cfg, build.build_records(cfg, "DATA.TRAIN_LIST")))
+    times: list[list[float]] = [[] for _ in folders]
+    equal = [0 for _ in folders]
+    for draw in tqdm(range(samples), leave=False, disable=None):
+        # Each video once, before any comes again, from all over the list.
+        record = draw * 7919 % len(sets[0])
+        key = SampleKey(draw, record, *build.batch_shape(cfg)[1:])
+        clips = [torch.empty(0) for _ in folders]
+        for turn in range(len(folders)):
+            number = (draw + turn) % len(folders)
+            begin = time.perf_counter()
+            sample = sets[number][key]
+            times[number].append(1000 * (time.perf_counter() - begin))
+            if sample.failures:
+                raise DecodeError(sample.failures[0].reason)
+            clips[number] = torch.stack(sample.clips)
+        for number, clip in enumerate(clips):
+            equal[number] += torch.equal(clip, clips[0])
+    return {
+        folder: (statistics.median(some), same)
+        for folder, some, same in zip(folders, times, equal, strict=True)
+    }
 
 
 def compare_tests(cfg: Config, records: dict[str, Record], repeats: int) -> dict[str, float]:
