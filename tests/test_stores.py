@@ -172,6 +172,18 @@ def test_what_is_refused_is_told_at_once(store: Store) -> None:
         open_range("s3://b u/a")
 
 
+def test_settings_of_fsspec_apply(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Such as the addresses of a MinIO under a name, and headers of a web server."""
+    style = {"s3": {"addressing_style": "path"}}
+    monkeypatch.setitem(conf, "s3", {"config_kwargs": style, "anon": True})
+    files = store_requests.STORES["s3://"].file_system()
+    assert files.config_kwargs == style | {"retries": {"total_max_attempts": 1}}
+    assert files.anon
+    monkeypatch.setitem(conf, "http", {"client_kwargs": {"headers": {"A": "b"}}})
+    files = store_requests.STORES["http://"].file_system()
+    assert files.client_kwargs == {"headers": {"A": "b"}, "trust_env": True}
+
+
 def test_a_replaced_object_is_never_mixed_with_another(store: Store) -> None:
     for root in ("s3://bucket", "gs://bucket", f"{store.address}/bucket"):
         store.put("a.bin", DATA)

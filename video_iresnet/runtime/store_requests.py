@@ -59,7 +59,8 @@ class S3:
         except ImportError as error:
             raise missing_extra("reading from S3", "s3", error) from error
         self.passing = (*S3_RETRYABLE_ERRORS, ConnectionError, OSError)
-        files = fsspec.filesystem("s3", config_kwargs={"retries": {"total_max_attempts": 1}})
+        once = _with_ours("s3", "config_kwargs", retries={"total_max_attempts": 1})
+        files = fsspec.filesystem("s3", **once)
         files.retries = 1
         return files
 
@@ -152,7 +153,7 @@ class Web:
         except ImportError as error:
             raise missing_extra("reading from a web server", "s3", error) from error
         self.passing = (aiohttp.ClientError, OSError)
-        return fsspec.filesystem("http", client_kwargs={"trust_env": True})
+        return fsspec.filesystem("http", **_with_ours("http", "client_kwargs", trust_env=True))
 
     async def look(self, files: Any, path: str) -> Version:
         async with await self._get(files, path, 0, 1) as answer:
@@ -187,6 +188,13 @@ class Web:
 
     def status(self, error: BaseException) -> int:
         return int(getattr(error, "status", 0))
+
+
+def _with_ours(protocol: str, option: str, **ours: Any) -> dict[str, Any]:
+    """Return an option of a file system as the user set it in fsspec's configuration, with our values."""
+    from fsspec.config import conf
+
+    return {option: {**conf.get(protocol, {}).get(option, {}), **ours}}
 
 
 def check_version(found: str, version: Version) -> None:
