@@ -1,5 +1,6 @@
-"""An S3 server on this machine, behind a proxy that fails by plan: python tests/object_store.py starts both.
-The proxy also answers as a web server, and in the language of Google Cloud Storage.
+"""An S3 server on this machine, behind a proxy that fails by plan: python tests/object_store.py FOLDER starts
+both, with a certificate in FOLDER. A port (of HTTP) and a folder, whose files become objects, may follow. The
+proxy also answers as a web server, and in the language of Google Cloud Storage.
 
 Prints the addresses with and without TLS. The proxy answers `PUT /-/faults` with a list of faults, each
 [part of the path, kind, how often]; kinds are HTTP statuses, and those in `Proxy.answer`. `GET /-/requests`
@@ -157,7 +158,7 @@ def running(folder: Path) -> Iterator[Store]:
         process.communicate()
 
 
-def main(folder: str) -> None:
+def main(folder: str, port: str = "0", objects: str = "") -> None:
     import logging
 
     from moto.moto_server.threaded_moto_server import ThreadedMotoServer
@@ -166,9 +167,11 @@ def main(folder: str) -> None:
     moto = ThreadedMotoServer("127.0.0.1", 0, verbose=False)
     moto.start()
     Proxy.target = "{}:{}".format(*moto.get_host_and_port())
+    if objects:
+        put_all(Path(objects), Proxy.target)
     addresses = []
     for scheme in ("http", "https"):
-        server = ThreadingHTTPServer(("127.0.0.1", 0), Proxy)
+        server = ThreadingHTTPServer(("127.0.0.1", int(port) if scheme == "http" else 0), Proxy)
         if scheme == "https":
             context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
             context.load_cert_chain(certificate(Path(folder)))
@@ -177,6 +180,14 @@ def main(folder: str) -> None:
         addresses.append(f"{scheme}://127.0.0.1:{server.server_port}")
     print(*addresses, flush=True)
     threading.Event().wait()
+
+
+def put_all(folder: Path, address: str) -> None:
+    store = Store(f"http://{address}", "", folder)
+    store.ask("PUT", "/bucket")
+    for path in folder.iterdir():
+        if path.is_file():
+            store.put(path.name, path.read_bytes())
 
 
 def certificate(folder: Path) -> Path:
@@ -210,4 +221,4 @@ def certificate(folder: Path) -> Path:
 
 
 if __name__ == "__main__":
-    main(sys.argv[1])
+    main(*sys.argv[1:])

@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 import torch
 from conftest import ROOT
-from drill import FAULTS, Fault, Start, differences, disorder, leftovers
+from drill import FAULTS, TWO, Fault, Start, differences, disorder, leftovers
 
 from video_iresnet.engine.checkpoint import Position, save_checkpoint
 
@@ -63,7 +63,7 @@ def test_half_written_files_are_found(name: str, contents: bytes, tmp_path: Path
 
 
 def test_disorder_in_the_output_is_found() -> None:
-    kill, term = (Fault(2, "all", number) for number in (signal.SIGKILL, signal.SIGTERM))
+    kill, term = (Fault(TWO, "all", number) for number in (signal.SIGKILL, signal.SIGTERM))
     assert not disorder(f"saved x\n{TORCHRUNS}", term)
     importing = TRACEBACK.replace("File x", 'File "<frozen runpy>", line 1') + "KeyboardInterrupt\n"
     assert not disorder(importing, term)
