@@ -210,20 +210,18 @@ class ObjectStore:
             "VIDEO_IRESNET_CACHE_GB": "0",  # so that each read of a video asks the server
         }
         self.start()
+        atexit.register(self.kill)
 
     def start(self) -> None:
         """Start the server with its objects; it has the port when it has all of them."""
         command = [sys.executable, str(ROOT / "tests/object_store.py"), str(self.out), str(self.port)]
-        self.process = subprocess.Popen(
-            [*command, str(self.out / "shards")], stdout=subprocess.PIPE, text=True
-        )
-        atexit.register(self.kill)
+        self.process = subprocess.Popen([*command, str(self.out / "shards")], stdout=subprocess.PIPE)
         assert self.process.stdout
         self.process.stdout.readline()
 
     def kill(self) -> None:
         self.process.kill()
-        self.process.communicate()
+        self.process.wait()
 
 
 class Drill:
