@@ -18,6 +18,7 @@ from multiprocessing import get_context
 from pathlib import Path
 from urllib.parse import quote
 
+import fsspec
 import pytest
 import torch
 from conftest import ROOT, RunNet, write_video
@@ -66,6 +67,7 @@ def store(server: Store, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Sto
 
 def forget() -> None:
     """Do as a new process: nothing is in memory."""
+    fsspec.get_filesystem_class("s3").clear_instance_cache()
     stores.cache.cache_clear()
     stores._looked.clear()
     stores._listed.clear()
@@ -434,7 +436,7 @@ class Listed(torch.utils.data.Dataset[bytes]):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("method", ["fork", "forkserver"])
+@pytest.mark.parametrize("method", ["fork", "spawn"])
 def test_workers_read_whether_forked_or_not(store: Store, method: str) -> None:
     """Even from a process that read before. (Runs fork theirs on Linux.)"""
     store.put("a.bin", DATA)

@@ -318,7 +318,8 @@ def test_a_stopped_run_goes_on(tmp_path: Path) -> None:
     text = start(*arguments).communicate()[0]
     assert f"{12 - len(kept)} done, {len(kept)} skipped" in text
     assert {str(path.relative_to(out)) for path in out.rglob("*") if path.is_file()} == {
-        *names, ".lock", "v/.other.mp4.abcdefgh.partial", "train.csv", "train_failed.csv"
+        *names, ".lock", "v/.other.mp4.abcdefgh.partial", "packets.sqlite", "train.csv",
+        "train_failed.csv",
     }  # fmt: skip
     assert all(path.stat().st_mtime_ns == before for path, before in kept.items())
     assert all(all_numbers(out / name) == list(range(100)) for name in names)

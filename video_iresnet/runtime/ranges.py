@@ -7,9 +7,9 @@ import os
 from collections.abc import Sequence
 from typing import Any, BinaryIO, NamedTuple, cast
 
-from iopath.common.file_io import PathHandler
+from iopath.common.file_io import PathHandler, PathManagerFactory
 
-from .storage import path_manager
+path_manager = PathManagerFactory.get()
 
 
 class Version(NamedTuple):

@@ -13,8 +13,7 @@ from urllib.parse import quote
 
 from . import ranges
 from .errors import InputError, reason
-from .ranges import RangeFile, RangeHandler, Version
-from .storage import path_manager
+from .ranges import RangeFile, RangeHandler, Version, path_manager
 
 INDEX = "shards.sqlite"
 PREFIX = "shards://"

@@ -13,11 +13,9 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import IO, Any
 
-from iopath.common.file_io import PathManagerFactory
-
+from . import shards, stores  # noqa: F401  # let the path manager open members of shards and addresses
 from .errors import InputError, reason
-
-path_manager = PathManagerFactory.get()
+from .ranges import path_manager as path_manager
 
 
 @contextmanager
