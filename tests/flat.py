@@ -66,15 +66,18 @@ def watch(start: Start, run: Path) -> dict[int, list[Look]]:
     return dict(seen)
 
 
-def slope(points: list[tuple[float, float]]) -> float:
-    """Return the slope of the line of least squares."""
-    return statistics.linear_regression(*zip(*points, strict=True)).slope
-
-
 def growth(epochs: dict[int, Look], steps: int) -> dict[str, float]:
-    """Return how much each number grows in 1,000 steps, from epoch WARM + 1 on."""
+    """Return how much the least of each number grows in 1,000 steps, from the first to the last third of the
+    epochs. The least, because validations and what is being sent come and go.
+    """
+    seen, third = list(epochs.values()), len(epochs) // 3
+    thousands = (len(seen) - third) * steps / 1000
     return {
-        name: slope([(epoch * steps / 1000, getattr(seen, name)) for epoch, seen in epochs.items()])
+        name: (
+            min(getattr(look, name) for look in seen[-third:])
+            - min(getattr(look, name) for look in seen[:third])
+        )
+        / thousands
         for name in Look._fields
     }
 
