@@ -149,21 +149,25 @@ def test_a_passing_fault_is_survived_and_a_lasting_one_told(
 
 def test_what_is_refused_is_told_at_once(store: Store) -> None:
     store.put("a.bin", DATA)
-    for fault, line in {
-        "403": r"s3://bucket/a\.bin may not be read \(.*Forbidden\); check the credentials and the name",
-        "401": r"s3://bucket/a\.bin may not be read \(.+\); check the credentials and the name",
-        "400": r"s3://bucket/a\.bin cannot be read: .+; check the address, the credentials and the region",
+    for (scheme, fault), line in {
+        (
+            "s3",
+            "403",
+        ): r"s3://bucket/a\.bin may not be read \(.*Forbidden\); check the credentials and the name",
+        ("s3", "401"): r"s3://bucket/a\.bin may not be read \(.+\); check the credentials and the name",
+        (
+            "s3",
+            "400",
+        ): r"s3://bucket/a\.bin cannot be read: .+; check the address, the credentials and the region",
+        (
+            "gs",
+            "403",
+        ): r"gs://bucket/a\.bin may not be read \(.*Forbidden.*\); check the credentials and the name",
+        ("gs", "401"): r"gs://bucket/a\.bin may not be read \(.+\); check the credentials and the name",
     }.items():
         store.fail(("a.bin", fault, -1))
         with pytest.raises(InputError, match=f"^{line}$"):
-            open_range("s3://bucket/a.bin")
-    for fault, line in {
-        "403": r"gs://bucket/a\.bin may not be read \(.*Forbidden.*\); check the credentials and the name",
-        "401": r"gs://bucket/a\.bin may not be read \(.+\); check the credentials and the name",
-    }.items():
-        store.fail(("a.bin", fault, -1))
-        with pytest.raises(InputError, match=f"^{line}$"):
-            open_range("gs://bucket/a.bin")
+            open_range(f"{scheme}://bucket/a.bin")
     store.fail(("a.bin", "200", -1))
     address = f"{store.address}/bucket/a.bin"
     with pytest.raises(

@@ -34,9 +34,8 @@ def index_packets(
         versions = pool.map(_version, paths, chunksize=256)
         there = [(path, version) for path, version in zip(paths, versions, strict=True) if version]
     try:
-        file.add(
-            []
-        )  # rolls back what a killed process left, and fails before the work if it cannot be written
+        # Rolls back what a killed process left, and fails before the work if it cannot be written.
+        file.add([])
         known = file.find(there)
         new = [path for (path, _), packed in zip(there, known, strict=True) if packed is None]
         work = run_jobs(_entry, new, workers=workers, ray_address=ray_address, description="indexing packets")

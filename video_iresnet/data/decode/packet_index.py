@@ -50,10 +50,8 @@ class IndexFile:
     """
 
     def __init__(self, path: str | Path, folder: str = "") -> None:
-        self.path, self.folder = (
-            str(path),
-            folder if "://" in folder or not folder else os.path.abspath(folder),
-        )
+        self.path = str(path)
+        self.folder = folder if "://" in folder or not folder else os.path.abspath(folder)
 
     def find(self, files: Sequence[tuple[str, Version]]) -> list[bytes | None]:
         """Return the packed packets of these versions of files, where they are known. Raises sqlite3.Error,
