@@ -914,7 +914,7 @@ root = {str(tmp_path)!r}
 folders = ["--videos", root + "/raw", "--annotations", {str(labels)!r}, "--out", root + "/out"]
 sys.exit(main([*folders, "--frames", "--workers", "0"]))
 """
-    process = start("-c", code, cwd=ROOT / "tests")
+    process = start("-c", code, cwd=ROOT / "tests", environment={"PYTHONPATH": str(ROOT)})
     text = process.communicate()[0]
     assert process.returncode == 1
     error = f"error: cannot write {tmp_path / 'out/frames/10'}: File too large; make room and start again, "
