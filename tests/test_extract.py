@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from safetensors import safe_open
 
 from video_iresnet import build
-from video_iresnet.data.functional import crop
+from video_iresnet.data.functional import cut
 from video_iresnet.engine.views import VideoOutputs, ViewWriter
 from video_iresnet.inference import read_trained
 
@@ -65,7 +65,7 @@ def test_features_are_means_of_the_stage_under_the_names_of_the_list(
         for number, (name, feature) in enumerate(per_video.items()):
             views, clips = data[number], []
             for clip in views.clips:
-                crops = [crop(views.frames, *place, 32, 32)[clip] for place in views.crops]
+                crops = [cut(views.frames, place, 32)[clip] for place in views.crops]
                 inputs = normalize(torch.stack(crops).permute(0, 4, 1, 2, 3))
                 with torch.no_grad():
                     clips.append(trained.network.features(inputs)[2].mean((2, 3, 4)).mean(0))
@@ -104,7 +104,7 @@ def test_logits_are_those_of_the_network(run: Path, shapes: Path, tmp_path: Path
     trained.cfg.TEST.NUM_ENSEMBLE_VIEWS = trained.cfg.TEST.NUM_SPATIAL_CROPS = 1
     data = build.build_test_data(trained.cfg, build.build_records(trained.cfg, "DATA.TEST_LIST"))
     views = data[1]
-    clip = crop(views.frames, *views.crops[0], 32, 32)[views.clips[0]].permute(3, 0, 1, 2)[None]
+    clip = cut(views.frames, views.crops[0], 32)[views.clips[0]].permute(3, 0, 1, 2)[None]
     with torch.no_grad():
         expected = trained.network(build.build_normalize(trained.cfg, torch.device("cpu"))(clip))[0]
     found = read(tmp_path / "f/features_per_video.npz")

@@ -18,7 +18,7 @@ from video_iresnet import build, run
 from video_iresnet.config import keys_of_run, load_config
 from video_iresnet.data.dataset import ViewDataset
 from video_iresnet.data.decode import open_video
-from video_iresnet.data.functional import crop
+from video_iresnet.data.functional import cut
 from video_iresnet.data.records import Record
 from video_iresnet.data.sampling import DenseSampler
 from video_iresnet.report.compare import read_run
@@ -66,7 +66,7 @@ def test_a_test_writes_its_page(tested: Path, small: list[str]) -> None:
     data = build.build_test_data(cfg, build.build_records(cfg, "DATA.TEST_LIST"))
     (number,) = (i for i, record in enumerate(data.records) if record.name == names[0])
     views = data[number]
-    seen = crop(views.frames[views.clips[0]], *views.crops[1], data.crop_size, data.crop_size).numpy()
+    seen = cut(views.frames[views.clips[0]], views.crops[1], data.crop_size).numpy()
     assert len(shown[0]) == cfg.DATA.NUM_FRAMES == 4
     for frame, expected in zip(shown[0], seen, strict=True):
         assert np.abs(frame.astype(int) - expected).mean() < 4  # JPEG
@@ -147,7 +147,7 @@ def test_a_strip_is_of_the_centre_view(num_frames: int, thinned: list[int], tmp_
     strip = strips_of(data)(0, "a.mp4")
     views = data[0]
     frames = views.frames[[views.clips[1][i] for i in thinned]]
-    seen = crop(frames, *views.crops[1], 100, 100).numpy()
+    seen = cut(frames, views.crops[1], 100).numpy()
     assert len(strip.frames) == min(num_frames, FRAMES) == len(strip.indices)
     start = (40 - (2 * num_frames - 1)) // 2
     assert strip.indices == [pytest.approx(start + 2 * i, abs=1) for i in thinned]

@@ -24,7 +24,7 @@ from video_iresnet.config import Config, load_config
 from video_iresnet.data.dataset import SampleKey
 from video_iresnet.data.decode import OpenVideo, Reader
 from video_iresnet.data.decode.reader import DecodeError
-from video_iresnet.data.functional import crop
+from video_iresnet.data.functional import cut
 from video_iresnet.data.records import Record
 from video_iresnet.data.sampling import Timeline
 from video_iresnet.report.contact_sheet import Row, png, sheet
@@ -109,8 +109,8 @@ def test_rows(cfg: Config, count: int) -> list[Row]:
                 Timeline(len(reader), reader.fps), data.num_frames, data.num_clips
             )
         for c, (clip, indices) in enumerate(zip(views.clips, wanted, strict=True), start=1):
-            for s, (top, left) in enumerate(views.crops, start=1):
-                picture = crop(views.frames[clip], top, left, data.crop_size, data.crop_size)
+            for s, place in enumerate(views.crops, start=1):
+                picture = cut(views.frames[clip], place, data.crop_size)
                 title = f"{record.label} {names[record.label]}  -  clip {c}, crop {s}  -  {record.name}"
                 rows.append(Row(picture, title, indices))
                 if len(rows) == count:

@@ -18,7 +18,7 @@ from .data.dataset import ClipDataset, ViewDataset
 from .data.decode import OpenVideo, PacketIndex, load_backend, open_video
 from .data.directions import directions
 from .data.frame_rates import with_frame_rates
-from .data.functional import normalize
+from .data.functional import half_even, half_up, normalize
 from .data.loader import BatchShape, EpochBatches
 from .data.mixing import Mixer, Targets, plain_targets
 from .data.packed import PackedRecords
@@ -38,6 +38,7 @@ from .data.transforms import (
     Compose,
     Crop,
     OnAllFrames,
+    PaddedCrop,
     RandomErasing,
     RandomFlip,
     RandomResizedCrop,
@@ -62,6 +63,7 @@ from .runtime.shards import list_root
 def build_model(cfg: Config) -> ResNet:
     resnet = cfg.RESNET
     common = {
+        "dims": cfg.MODEL.DIMS,
         "num_classes": cfg.MODEL.NUM_CLASSES,
         "width": resnet.WIDTH_PER_GROUP,
         "dropout": cfg.MODEL.DROPOUT_RATE,
@@ -80,7 +82,7 @@ def build_model(cfg: Config) -> ResNet:
     }
     try:
         if resnet.STAGES == 3:
-            net = create_cifar_model(cfg.MODEL.ARCH, resnet.DEPTH, dims=3, **common)
+            net = create_cifar_model(cfg.MODEL.ARCH, resnet.DEPTH, **common)
         else:
             net = create_model(cfg.MODEL.ARCH, resnet.DEPTH, **common, **temporal)
     except (ValueError, RuntimeError, MemoryError) as error:
@@ -94,7 +96,8 @@ def build_model(cfg: Config) -> ResNet:
 def build_network(cfg: Config, device: torch.device) -> ResNet:
     """Return the untrained network on the device, in channels-last layout."""
     model = build_model(cfg)
-    return model.to(device, memory_format=torch.channels_last_3d)  # type: ignore[call-overload,no-any-return]
+    layout = torch.channels_last if cfg.MODEL.DIMS == 2 else torch.channels_last_3d
+    return model.to(device, memory_format=layout)  # type: ignore[call-overload,no-any-return]
 
 
 def micro_batch(cfg: Config, shape: BatchShape, num_processes: int) -> int:
@@ -456,11 +459,9 @@ def loading(cfg: Config, device: torch.device) -> dict[str, Any]:
 
 def build_validation_data(cfg: Config, records: Sequence[Record]) -> ViewDataset:
     """Return the validation data: the centre view of each video at the training size."""
-    return ViewDataset(
+    return _view_dataset(
+        cfg,
         records,
-        sampler=_sampler(cfg),
-        open_video=_open_video(cfg),
-        num_frames=cfg.DATA.NUM_FRAMES,
         num_clips=1,
         num_crops=1,
         short_side=cfg.DATA.TRAIN_JITTER_SCALES[0],
@@ -468,13 +469,23 @@ def build_validation_data(cfg: Config, records: Sequence[Record]) -> ViewDataset
     )
 
 
-def build_test_data(cfg: Config, records: Sequence[Record]) -> ViewDataset:
-    """Return the test data: clips spread over each video, crops along its longer side."""
+def _view_dataset(cfg: Config, records: Sequence[Record], **views: int) -> ViewDataset:
     return ViewDataset(
         records,
         sampler=_sampler(cfg),
         open_video=_open_video(cfg),
         num_frames=cfg.DATA.NUM_FRAMES,
+        # Images are cropped as in torchvision's transforms.
+        halve=half_even if cfg.MODEL.DIMS == 2 else half_up,
+        **views,
+    )
+
+
+def build_test_data(cfg: Config, records: Sequence[Record]) -> ViewDataset:
+    """Return the test data: clips spread over each video, crops along its longer side."""
+    return _view_dataset(
+        cfg,
+        records,
         num_clips=cfg.TEST.NUM_ENSEMBLE_VIEWS,
         num_crops=cfg.TEST.NUM_SPATIAL_CROPS,
         short_side=cfg.DATA.TEST_SHORT_SIDE or cfg.DATA.TEST_CROP_SIZE,
@@ -538,6 +549,8 @@ def _random_crop(cfg: Config) -> Crop:
     area, aspect = cfg.DATA.TRAIN_JITTER_SCALES_RELATIVE, cfg.DATA.TRAIN_JITTER_ASPECT_RELATIVE
     if area:
         return RandomResizedCrop((area[0], area[1]), (aspect[0], aspect[1]))
+    if cfg.DATA.TRAIN_PADDING:
+        return PaddedCrop(cfg.DATA.TRAIN_PADDING)
     smallest, largest = cfg.DATA.TRAIN_JITTER_SCALES
     return ShortSideJitter(cfg.DATA.TRAIN_CROP_SIZE, smallest, largest, inverse=cfg.DATA.INV_UNIFORM_SAMPLE)
 

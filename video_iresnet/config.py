@@ -63,7 +63,7 @@ RANGES = {
     "[1, 99]": ("RESNET.STEM_TEMPORAL_STRIDE", "AUG.NUM_SAMPLE"),
     "[1, 1024]": ("TEST.NUM_ENSEMBLE_VIEWS", "RESNET.WIDTH_PER_GROUP", "BN.NUM_SPLITS"),
     "[32, 4096]": ("DATA.TRAIN_CROP_SIZE", "DATA.TEST_CROP_SIZE", "DATA.TRAIN_JITTER_SCALES"),
-    "[0, 4096]": ("DATA.TEST_SHORT_SIDE",),
+    "[0, 4096]": ("DATA.TEST_SHORT_SIDE", "DATA.TRAIN_PADDING"),
     "[1, 10000]": ("DATA.NUM_FRAMES", "DATA.SAMPLING_RATE"),
     "[0, 10000]": ("DATA.TRAIN_JITTER_RATE",),
     "[1, 1000000]": (
@@ -80,11 +80,12 @@ RANGES = {
 }  # fmt: skip
 CHOICES: dict[str, Sequence[Any]] = {
     "MODEL.ARCH": list(ARCHITECTURES),
+    "MODEL.DIMS": [2, 3],
     "RESNET.STAGES": [3, 4],
     "DATA.SAMPLER": ["dense", "segments", "slowfast"],
     "DATA.LIST_FORMAT": ["videos", "frames", "folders"],
     "DATA.DECODING_BACKEND": ["pyav", "torchcodec", "decord"],
-    "TEST.NUM_SPATIAL_CROPS": [1, 3],
+    "TEST.NUM_SPATIAL_CROPS": [1, 3, 10],
     "TEST.STORED_VIEWS": ["float32", "float16", "off"],
     "TRAIN.CHECKPOINT_INFLATE": list(METHODS),
     "TRAIN.HALF_DTYPE": ["bfloat16", "float16"],
@@ -93,8 +94,9 @@ CHOICES: dict[str, Sequence[Any]] = {
     "SOLVER.LR_POLICY": ["cosine", "steps_with_relative_lrs"],
     "BN.NORM_TYPE": list(NORMS),
 }
-# Prefixes of keys that need RESNET.STAGES 4.
+# Prefixes of keys that need RESNET.STAGES 4, and of those that need MODEL.DIMS 3.
 FOUR_STAGES = ("RESNET.TEMPORAL_", "RESNET.STEM_", "RESNET.SHORTCUT_")
+OF_TIME = ("RESNET.TEMPORAL_", "RESNET.STEM_TEMPORAL_", "RESNET.SHORTCUT_TEMPORAL_")
 # Keys in checkpoints of older versions: old -> new.
 RENAMED = {"DATA.MAX_BAD_SHARE": "DATA.MAX_BAD_FRACTION"}
 # Lists of floats that are empty by default.
@@ -173,7 +175,7 @@ def default_config() -> Config:
     cfg.TEST.CHECKPOINT_FILE_PATH = ""
     # Clips per video, spread flush with both ends; a single clip is centred (PySlowFast: the first one).
     cfg.TEST.NUM_ENSEMBLE_VIEWS = 10
-    # Square crops per clip: 1 (centre) or 3 (along the longer side).
+    # Square crops per clip: 1 (centre), 3 (along the longer side) or 10 (corners and centre, and mirrored).
     cfg.TEST.NUM_SPATIAL_CROPS = 3
     # Also report the accuracy with the frames of each clip reversed, shuffled, and frozen to the middle one.
     cfg.TEST.TEMPORAL_CHECKS = False
@@ -239,6 +241,9 @@ def default_config() -> Config:
     # the range below, instead of using TRAIN_JITTER_SCALES.
     cfg.DATA.TRAIN_JITTER_SCALES_RELATIVE = []
     cfg.DATA.TRAIN_JITTER_ASPECT_RELATIVE = []
+    # If not 0, crop from a picture whose short side is TRAIN_CROP_SIZE, with as many black pixels on each
+    # side, instead of using TRAIN_JITTER_SCALES.
+    cfg.DATA.TRAIN_PADDING = 0
     # Crop size in pixels, in training and validation.
     cfg.DATA.TRAIN_CROP_SIZE = 224
     # Crop size in pixels, in testing.
@@ -280,6 +285,9 @@ def default_config() -> Config:
     # resnet, resstage, iresnet, resgroup, resgroupfix, iresgroup or iresgroupfix. PySlowFast's c2d, i3d and
     # slow are values of RESNET.TEMPORAL_KERNELS.
     cfg.MODEL.ARCH = "iresnet"
+    # 3 for video, or 2 for a network of images: lists of pictures, or one frame of each video
+    # (DATA.NUM_FRAMES 1). It takes none of the temporal keys of RESNET.
+    cfg.MODEL.DIMS = 3
     cfg.MODEL.NUM_CLASSES = 400
     cfg.MODEL.DROPOUT_RATE = 0.5
     # Classify every window of the size of the training features and average the probabilities, as PySlowFast
@@ -294,8 +302,8 @@ def default_config() -> Config:
     cfg.MODEL.ACT_CHECKPOINT = False
 
     cfg.RESNET = CfgNode()
-    # 4, or 3 for the CIFAR networks: clips of about 32 pixels, WIDTH_PER_GROUP 16, DEPTH 9n+2, a 3x3x3 stem,
-    # no temporal strides; they take none of the TEMPORAL_, STEM_ and SHORTCUT_ keys.
+    # 4, or 3 for the CIFAR networks: about 32 pixels, WIDTH_PER_GROUP 16, DEPTH 9n+2, a stem of kernel 3, no
+    # temporal strides; they take none of the TEMPORAL_, STEM_ and SHORTCUT_ keys.
     cfg.RESNET.STAGES = 4
     # 18 and 34 (basic blocks); 50, 101, 152, 200, 302, 404, 1001 (bottlenecks); grouped architectures: 50,
     # 101, 152.
@@ -575,10 +583,11 @@ def _network_problems(cfg: Config) -> Iterator[str]:
             f"DATA.TEST_SHORT_SIDE {data.TEST_SHORT_SIDE} is smaller than DATA.TEST_CROP_SIZE "
             f"{data.TEST_CROP_SIZE}; make it larger, or 0"
         )
+    if cfg.MODEL.DIMS == 2:
+        yield from _image_problems(cfg)
     if resnet.STAGES == 3:
-        for key, default in leaves(default_config()):
-            if key.startswith(FOUR_STAGES) and _get(cfg, key) != default:
-                yield f"{key} is {_get(cfg, key)}, but RESNET.STAGES is 3; leave it out, or set STAGES to 4"
+        yield from _unneeded(cfg, FOUR_STAGES, "RESNET.STAGES", 4)
+    if cfg.MODEL.DIMS == 2 or resnet.STAGES == 3:
         return
     kernel = resnet.SHORTCUT_TEMPORAL_KERNEL
     if kernel and kernel % 2 == 0:
@@ -603,6 +612,25 @@ def _network_problems(cfg: Config) -> Iterator[str]:
             f"{frames} is less than {stride}, the product of the temporal strides "
             "of stem, pool and stages (RESNET); take more frames or smaller strides"
         )
+
+
+def _unneeded(cfg: Config, prefixes: tuple[str, ...], key: str, expected: int) -> Iterator[str]:
+    for name, default in leaves(default_config()):
+        if name.startswith(prefixes) and _get(cfg, name) != default:
+            yield (
+                f"{name} is {_get(cfg, name)}, but {key} is {_get(cfg, key)}; leave it out, or set {key} to "
+                f"{expected}"
+            )
+
+
+def _image_problems(cfg: Config) -> Iterator[str]:
+    yield from _unneeded(cfg, OF_TIME, "MODEL.DIMS", 3)
+    one = {"DATA.NUM_FRAMES": cfg.DATA.NUM_FRAMES, "TEST.NUM_ENSEMBLE_VIEWS": cfg.TEST.NUM_ENSEMBLE_VIEWS}
+    for key, value in one.items():
+        if value != 1:
+            yield f"{key} is {value}, but MODEL.DIMS is 2; set it to 1"
+    if cfg.TEST.TEMPORAL_CHECKS:
+        yield "TEST.TEMPORAL_CHECKS is True, but MODEL.DIMS is 2; set it to False"
 
 
 def _sampling_problems(cfg: Config) -> Iterator[str]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
 import torch
@@ -11,7 +11,7 @@ from torch.utils.data import Dataset
 
 from ..runtime.seeding import Stream, generator
 from .decode import DecodeError, OpenVideo, Reader
-from .functional import resize, short_side_size, spread_crops
+from .functional import Place, half_up, resize, short_side_size, spread_crops
 from .records import Record
 from .sampling import Sampler, Timeline
 from .transforms import Crop, RandomFlip, Transform
@@ -114,19 +114,19 @@ class ClipDataset(Dataset[TrainSample]):
 class VideoViews(NamedTuple):
     """A test video: N resized frames (N, H, W, 3) uint8 and its views as indices, or the error.
 
-    `clips`: the positions in `frames` of the T frames of each clip. `crops`: the (top, left) of each crop of
+    `clips`: the positions in `frames` of the T frames of each clip. `crops`: the place of each crop of
     `crop_size` pixels.
     """
 
     record: int
     frames: Tensor
     clips: list[list[int]]
-    crops: list[tuple[int, int]]
+    crops: list[Place]
     error: str
 
 
 class ViewDataset(Dataset[VideoViews]):
-    """record -> all views of a video, with one decoding and one resize."""
+    """record -> all views of a video, with one decoding and one resize. `halve`: see spread_crops."""
 
     def __init__(
         self,
@@ -139,6 +139,7 @@ class ViewDataset(Dataset[VideoViews]):
         num_crops: int,
         short_side: int,
         crop_size: int,
+        halve: Callable[[int], int] = half_up,
     ) -> None:
         self.records = records
         self.sampler = sampler
@@ -148,12 +149,17 @@ class ViewDataset(Dataset[VideoViews]):
         self.num_crops = num_crops
         self.short_side = short_side
         self.crop_size = crop_size
+        self.halve = halve
 
     @property
     def protocol(self) -> str:
         """The protocol, such as `10x3 @256`: ten clips by three crops of 256 pixels."""
         scale = "" if self.short_side == self.crop_size else f" of short side {self.short_side}"
         return f"{self.num_clips}x{self.num_crops} @{self.crop_size}{scale}"
+
+    def places(self, height: int, width: int) -> list[Place]:
+        """Return the places of the crops in resized frames."""
+        return spread_crops(height, width, self.crop_size, self.num_crops, self.halve)
 
     def __len__(self) -> int:
         return len(self.records)
@@ -185,5 +191,5 @@ class ViewDataset(Dataset[VideoViews]):
                 frames = torch.empty(len(wanted), *chunk.shape[1:], dtype=torch.uint8)
             frames[start : start + len(chunk)] = chunk
         position = {index: p for p, index in enumerate(wanted)}
-        crops = spread_crops(frames.shape[1], frames.shape[2], self.crop_size, self.num_crops)
+        crops = self.places(frames.shape[1], frames.shape[2])
         return VideoViews(record, frames, [[position[index] for index in clip] for clip in clips], crops, "")

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from typing import NamedTuple
+
 import torch
 from torch import Tensor
 from torch.nn import functional as F
@@ -41,16 +44,49 @@ def erase(clip: Tensor, top: int, left: int, filling: Tensor) -> Tensor:
     return clip
 
 
-def spread_crops(height: int, width: int, size: int, num_crops: int) -> list[tuple[int, int]]:
-    """Return the positions of 1 crop (centre) or 3 (start, centre and end of the longer side; in x for
-    squares, as in PySlowFast).
+class Place(NamedTuple):
+    """Where a square is cut out, and whether it is mirrored then."""
+
+    top: int
+    left: int
+    is_mirrored: bool = False
+
+
+def cut(clip: Tensor, place: Place, size: int) -> Tensor:
+    """(T, H, W, C) -> (T, size, size, C), a view unless it is mirrored."""
+    square = crop(clip, place.top, place.left, size, size)
+    return flip(square) if place.is_mirrored else square
+
+
+def half_up(margin: int) -> int:
+    """Halve a margin as PySlowFast does for a centred crop: the larger half of an odd one."""
+    return -(-margin // 2)
+
+
+def half_even(margin: int) -> int:
+    """Halve a margin as torchvision's center_crop does: the even half of an odd one."""
+    return round(margin / 2)
+
+
+def spread_crops(
+    height: int, width: int, size: int, num_crops: int, halve: Callable[[int], int] = half_up
+) -> list[Place]:
+    """Return the places of 1 crop (centre), of 3 (start, centre and end of the longer side; in x for squares,
+    as in PySlowFast), or of 10 (the corners and the centre, each also mirrored).
+
+    The crop in the middle of the list is the centre. `halve`: a margin -> where the centre begins.
     """
-    top, left = -(-(height - size) // 2), -(-(width - size) // 2)
+    bottom, right = height - size, width - size
+    top, left = halve(bottom), halve(right)
     if num_crops == 1:
-        return [(top, left)]
+        return [Place(top, left)]
+    if num_crops == 10:
+        corners = [(0, 0), (0, right), (bottom, 0), (bottom, right)]
+        mirrored = [Place(y, right - x, is_mirrored=True) for y, x in [(top, left), *corners]]
+        return [Place(*corner) for corner in corners] + [mirrored[0], Place(top, left), *mirrored[1:]]
     if width >= height:
-        return [(top, 0), (top, left), (top, width - size)]
-    return [(0, left), (top, left), (height - size, left)]
+        return [Place(top, 0), Place(top, left), Place(top, right)]
+    return [Place(0, left), Place(top, left), Place(bottom, left)]
 
 
 def normalize(clips: Tensor, mean: Tensor, std: Tensor) -> Tensor:

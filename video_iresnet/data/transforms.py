@@ -9,9 +9,10 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 from torch import Tensor
+from torch.nn import functional as F
 from torchvision.transforms import v2
 
-from .functional import crop, erase, flip, resize
+from .functional import crop, erase, flip, resize, short_side_size
 
 # (T, H, W, C) and size -> (T, size, size, C).
 Crop = Callable[[Tensor, int, np.random.Generator], Tensor]
@@ -70,6 +71,22 @@ class RandomResizedCrop:
         h = min(height, round(width / self.aspect[0]))
         w = min(width, round(height * self.aspect[1]))
         return resize(crop(clip, (height - h) // 2, (width - w) // 2, h, w), size, size)
+
+
+@dataclass(frozen=True)
+class PaddedCrop:
+    """Crop a random square from a clip with `padding` black pixels on each side, whose short side is the size
+    of the crop before (He et al., arXiv 1512.03385, section 4.2, for CIFAR).
+    """
+
+    padding: int
+
+    def __call__(self, clip: Tensor, size: int, rng: np.random.Generator) -> Tensor:
+        clip = resize(clip, *short_side_size(clip.shape[1], clip.shape[2], size))
+        p = self.padding
+        clip = F.pad(clip, (0, 0, p, p, p, p))
+        top, left = (int(rng.integers(length - size + 1)) for length in clip.shape[1:3])
+        return crop(clip, top, left, size, size)
 
 
 def _random_sizes(

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from tqdm import tqdm
 
 from ..data.dataset import VideoViews
-from ..data.functional import crop
+from ..data.functional import cut
 from ..runtime.distributed import Processes
 from ..runtime.errors import InputError
 from ..runtime.seeding import Stream, generator
@@ -135,8 +135,8 @@ def _all_views(
         for order in orders.values():
             for clip in video.clips:
                 chosen = torch.tensor(order(clip, video.record)).to(device, non_blocking=True)
-                for top, left in video.crops:
-                    yield crop(frames, top, left, crop_size, crop_size)[chosen].permute(3, 0, 1, 2)
+                for place in video.crops:
+                    yield cut(frames, place, crop_size)[chosen].permute(3, 0, 1, 2)
 
 
 def _outputs(

@@ -13,7 +13,7 @@ from torch import Tensor
 
 from .. import build
 from ..data.dataset import FRAMES_AT_ONCE
-from ..data.functional import crop, resize, short_side_size
+from ..data.functional import Place, cut, resize, short_side_size
 from ..data.sampling import Timeline
 from ..engine.aggregate import Numbers
 from ..models import ResNet
@@ -38,7 +38,7 @@ class Seen(NamedTuple):
     numbers: list[int]
     times: list[float]
     inputs: Tensor
-    place: tuple[int, int]
+    place: Place
 
 
 class Explanation(NamedTuple):
@@ -67,12 +67,12 @@ def seen_clip(
     timeline = Timeline(last - first, reader.fps)
     (clip,) = data.sampler.uniform_clips(timeline, data.num_frames, data.num_clips)
     views = data.views_of(reader, 0, first, last)
-    (positions,), ((top, left),) = views.clips, views.crops
-    frames = crop(views.frames, top, left, data.crop_size, data.crop_size)[positions]
+    (positions,), (place,) = views.clips, views.crops
+    frames = cut(views.frames, place, data.crop_size)[positions]
     normalize = build.build_normalize(classifier.trained.cfg, classifier.trained.device)
     inputs = normalize(frames.permute(3, 0, 1, 2)[None].to(classifier.trained.device))
     numbers = [first + index for index in clip]
-    return Seen(frames, numbers, [times[number] for number in numbers], inputs, (top, left))
+    return Seen(frames, numbers, [times[number] for number in numbers], inputs, place)
 
 
 def explain(
@@ -143,7 +143,7 @@ def heated_pictures(
         chosen = range(first, min(first + FRAMES_AT_ONCE, numbers[-1] + 1))
         frames = reader.read(list(chosen))
         frames = resize(frames, *short_side_size(frames.shape[1], frames.shape[2], data.short_side))
-        frames = crop(frames, *seen.place, data.crop_size, data.crop_size)
+        frames = cut(frames, seen.place, data.crop_size)
         for frame, number in zip(frames, chosen, strict=True):
             over = heated(frame, _at(heat, known, times[number]))
             left, right = (enlarged(each, SMALLEST).numpy() for each in (frame, over))

@@ -152,7 +152,8 @@ class Stage(nn.Sequential):
 
 
 class ResNet(nn.Module):
-    """(B, 3, T, H, W) normalized clips -> (B, num_classes) logits; (B, 3, H, W) images for an image network.
+    """(B, 3, T, H, W) normalized clips -> (B, num_classes) logits. An image network takes (B, 3, H, W)
+    images, or clips of one frame, whose features then have an axis of time too.
 
     Any size works. The head averages the features over all positions. With a `head_window` in the plan, it
     classifies the average of every window of that size and averages the probabilities, so that larger crops
@@ -205,22 +206,23 @@ class ResNet(nn.Module):
 
     def features(self, x: Tensor) -> list[Tensor]:
         """(B, 3, T, H, W) -> the outputs of the stages, (B, C, t, h, w) each, finest first."""
-        x = self._stem(x)
+        is_clip, x = x.dim() == 5, self._stem(x)
         maps: list[Tensor] = []
         for number in range(len(self.stages)):
             x = self._between(number, number + 1, x)
-            maps.append(x)
+            maps.append(_as_clip(x) if is_clip else x)
         return maps
 
     def features_of(self, stage: str, x: Tensor) -> Tensor:
         """(B, 3, T, H, W) -> the output (B, C, t, h, w) of one of `stage_names`, computing no more
         than that. Raises ValueError for another name.
         """
-        return self._between(0, self._number(stage), self._stem(x))
+        maps = self._between(0, self._number(stage), self._stem(x))
+        return _as_clip(maps) if x.dim() == 5 else maps
 
     def logits_from(self, stage: str, x: Tensor) -> Tensor:
         """The output (B, C, t, h, w) of one of `stage_names` -> (B, num_classes) logits."""
-        return self._head(self._between(self._number(stage), len(self.stages), x))
+        return self._head(self._between(self._number(stage), len(self.stages), self._picture(x)))
 
     def forward(self, x: Tensor) -> Tensor:
         return self._head(self.features(x)[-1])
@@ -236,13 +238,21 @@ class ResNet(nn.Module):
             x = stage(self.temporal_pool(x) if number == 1 else x)
         return x
 
+    def _picture(self, x: Tensor) -> Tensor:
+        """Remove the axis of time, of one frame, of what an image network gets. Raises ValueError."""
+        if self.plan.dims == 3 or x.dim() == 4:
+            return x
+        _check(x.shape[2] == 1, f"an image network got clips of {x.shape[2]} frames; expected one")
+        return x[:, :, 0]
+
     def _stem(self, x: Tensor) -> Tensor:
-        return self.maxpool(F.relu(self.bn1(self.conv1(x))))  # type: ignore[no-any-return]
+        return self.maxpool(F.relu(self.bn1(self.conv1(self._picture(x)))))  # type: ignore[no-any-return]
 
     def _head(self, x: Tensor) -> Tensor:
         """(B, C, t, h, w) features -> (B, num_classes) logits; with a window, the logarithms of mean
         probabilities.
         """
+        x = self._picture(x)
         if self.plan.head_window is None:
             return self.fc(self.dropout(x.flatten(2).mean(2)))  # type: ignore[no-any-return]
         window = [
@@ -254,6 +264,11 @@ class ResNet(nn.Module):
         if logits.shape[1] == 1:
             return logits[:, 0]  # type: ignore[no-any-return]
         return logits.log_softmax(2).logsumexp(1) - math.log(logits.shape[1])  # type: ignore[no-any-return]
+
+
+def _as_clip(maps: Tensor) -> Tensor:
+    """(B, C, h, w) features of an image network -> (B, C, 1, h, w); others as they are."""
+    return maps[:, :, None] if maps.dim() == 4 else maps
 
 
 def _first_and_second_pass(

@@ -10,7 +10,7 @@ from PIL import Image
 
 from ..data.dataset import ViewDataset
 from ..data.decode import DecodeError
-from ..data.functional import crop, resize, short_side_size, spread_crops
+from ..data.functional import cut, resize, short_side_size
 from ..data.sampling import Timeline
 from ..engine.aggregate import positions
 
@@ -57,8 +57,8 @@ def _strip(data: ViewDataset, record: int) -> Strip:
         wanted = sorted(set(indices))
         frames = reader.read(wanted)
     height, width = short_side_size(frames.shape[1], frames.shape[2], data.short_side)
-    top, left = spread_crops(height, width, data.crop_size, data.num_crops)[data.num_crops // 2]
-    seen = crop(resize(frames, height, width), top, left, data.crop_size, data.crop_size)
+    place = data.places(height, width)[data.num_crops // 2]
+    seen = cut(resize(frames, height, width), place, data.crop_size)
     return Strip([_jpeg(Image.fromarray(seen[wanted.index(i)].numpy())) for i in indices], indices)
 
 

@@ -20,7 +20,7 @@ from .. import build
 from ..config import Config
 from ..data.dataset import ClipDataset, SampleKey, ViewDataset
 from ..data.decode.reader import DecodeError, Reader
-from ..data.functional import crop, short_side_size, spread_crops
+from ..data.functional import cut, short_side_size
 from ..data.loader import collate_clips
 from ..data.records import Record
 from ..data.sampling import Timeline
@@ -200,8 +200,8 @@ def compare_tests(cfg: Config, records: dict[str, Record], repeats: int) -> dict
             else:
                 views = data[0]
                 for clip in views.clips:
-                    for top, left in views.crops:
-                        crop(views.frames, top, left, data.crop_size, data.crop_size)[clip]
+                    for place in views.crops:
+                        cut(views.frames, place, data.crop_size)[clip]
             results.setdefault(name, []).append(1000 * (time.perf_counter() - begin))
     return {name: statistics.median(values) for name, values in results.items()}
 
@@ -213,8 +213,8 @@ def plain_views(data: ViewDataset, record: Record) -> Iterator[Tensor]:
     clips = data.sampler.uniform_clips(timeline, data.num_frames, data.num_clips)
     size = short_side_size(*av_size(record.path), data.short_side)
     for clip in clips:
-        for position in spread_crops(*size, data.crop_size, data.num_crops):
-            yield plain_sample(record.path, clip, data.short_side, data.crop_size, position)
+        for top, left, _ in data.places(*size):
+            yield plain_sample(record.path, clip, data.short_side, data.crop_size, (top, left))
 
 
 def av_size(path: str) -> tuple[int, int]:

@@ -7,6 +7,7 @@ from collections.abc import Callable
 from ...runtime.errors import InputError, missing_extra, reason
 from ..records import Record
 from .frames import FrameReader
+from .image import ImageReader, is_image
 from .packet_index import PacketIndex
 from .pyav import PyAVReader
 from .reader import Reader
@@ -44,11 +45,13 @@ BACKENDS: dict[str, Callable[[], Backend]] = {"pyav": _pyav, "torchcodec": _torc
 
 
 def open_video(record: Record, backend: str = "pyav", index: PacketIndex | None = None) -> Reader:
-    """Open a video file with one of BACKENDS, or a folder of frames. Raises DecodeError, and InputError as
-    load_backend does. `index`: where the packets of files are looked up, and noted.
+    """Open a video file with one of BACKENDS, a folder of frames or a picture. Raises DecodeError, and
+    InputError as load_backend does. `index`: where the packets of files are looked up, and noted.
     """
     if record.num_frames:
         return FrameReader(record.path, record.first_frame, record.num_frames, fps=record.fps)
+    if is_image(record.path):
+        return ImageReader(record.path)
     return load_backend(backend)(record.path, index)
 
 
