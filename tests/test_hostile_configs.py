@@ -112,7 +112,7 @@ def test_every_number_has_a_range() -> None:
     ranged = [key for keys in RANGES.values() for key in keys]
     assert len(ranged) == len(set(ranged))
     assert numeric | set(NUMBER_LISTS) | set(NAME_OR_LIST) == {
-        *ranged, "RESNET.STAGES", "RESNET.DEPTH", "TEST.NUM_SPATIAL_CROPS"
+        *ranged, "MODEL.DIMS", "RESNET.STAGES", "RESNET.DEPTH", "TEST.NUM_SPATIAL_CROPS"
     }  # fmt: skip
 
 

@@ -172,12 +172,14 @@ def test_a_run_of_images_learns_and_is_tested_by_ten_crops(
     run = tmp_path / "run"
     overrides = f"""DATA.PATH_TO_DATA_DIR {pictures} MODEL.NUM_CLASSES 2 RESNET.WIDTH_PER_GROUP 4 NUM_GPUS 0
     DATA_LOADER.NUM_WORKERS 0 TRAIN.BATCH_SIZE 8 SOLVER.MAX_EPOCH 4 SOLVER.STEPS [0,3] SOLVER.LRS [1,0.1]
-    OUTPUT_DIR {run} TEST.NUM_SPATIAL_CROPS 10 TEST.BATCH_SIZE 30 DATA.TEST_SHORT_SIDE 36"""
+    OUTPUT_DIR {run} TEST.NUM_SPATIAL_CROPS 10 TEST.BATCH_SIZE 30 DATA.TEST_SHORT_SIDE 36
+    DATA.TRAIN_PADDING 2"""
     assert run_net(*overrides.split(), cfg=CIFAR) == 0
     results = json.loads((run / "results.json").read_text())
     assert results["top1_acc"] == 100
     assert results["protocol"] == "1x10 @32 of short side 36, clips of 1x1"
     trained = read_trained(run, torch.device("cpu"))
+    assert build.build_training_data(trained.cfg, []).crop == PaddedCrop(2)
     data = trained.cfg.DATA
     (folder,) = (run / "views").iterdir()
     videos = list(ViewStore.open(folder))
