@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from pathlib import Path
 
 import numpy as np
@@ -69,11 +70,13 @@ def test_bad_pictures_are_bad_videos(tmp_path: Path) -> None:
     drawn(np.random.default_rng(0)).save(tmp_path / "a.gif")
     (tmp_path / "a.gif").rename(tmp_path / "gif.png")
     write_video(tmp_path / "a.mp4", 3).rename(tmp_path / "video.jpg")
+    os.mkfifo(tmp_path / "pipe.jpg")
     for name, why in {
         "cut.jpg": "truncated",
         "none.png": "cannot identify",
         "gif.png": "cannot identify",
         "video.jpg": "cannot identify",
+        "pipe.jpg": "it is a named pipe",
         "absent.webp": "No such file",
     }.items():
         with pytest.raises(DecodeError, match=why):

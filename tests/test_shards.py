@@ -20,8 +20,9 @@ from typing import Any
 import pytest
 import test_stores
 import torch
-from conftest import DEMO, RunNet, copy_video, load_script, write_video
+from conftest import DEMO, RunNet, copy_video, load_script, numbered_frame, write_video
 from object_store import Store
+from PIL import Image
 from test_decode_frames import write_frames
 
 from video_iresnet import build
@@ -326,6 +327,28 @@ def test_damage_is_found(loose: Path, packed: Path, tmp_path: Path) -> None:
         find(f"{shards.root_of(str(tmp_path / 'b'))}/{name}")
     with pytest.raises(InputError, match="was not written by this script"):
         pack(tmp_path / "b", loose / "train.csv")
+
+
+def test_pictures_in_shards(tmp_path: Path) -> None:
+    """They are read from shards as from files, by a verification too, and have no index of packets."""
+    names = [f"a b/{number}.{('JPEG', 'png')[number % 2]}" for number in range(6)]
+    (tmp_path / "loose/a b").mkdir(parents=True)
+    for number, name in enumerate(names):
+        pixels = numbered_frame(number, (48, 64))
+        Image.fromarray(pixels).save(tmp_path / "loose" / name)
+    rows = [f"{name} {number % 2}\n" for number, name in enumerate([*names, "gone.jpg"])]
+    (tmp_path / "loose/train.csv").write_text("".join(rows))
+    (packed,) = pack(tmp_path / "packed", tmp_path / "loose/train.csv")
+    assert [name for name, *_ in packed.missing] == ["gone.jpg"]
+    assert not (tmp_path / "packed/packets.sqlite").exists()
+    root = list_root(str(tmp_path / "packed"))
+    for record in read_records(str(tmp_path / "packed/train.csv"), root=root, num_classes=2)[:-1]:
+        copy = Record("", str(tmp_path / "loose" / record.name), 0)
+        with open_video(record) as one, open_video(copy) as two:
+            assert torch.equal(one.read([0]), two.read([0]))
+    result = verify(tmp_path / "packed/train.csv", [], output_files(tmp_path / "packed/train.csv"), workers=0)
+    assert (result["good"], result["warnings"]) == (6, [])
+    assert [row["problem"] for row in result["bad"]] == ["missing"]
 
 
 def test_verifying_shards(loose: Path, packed: Path, tmp_path: Path) -> None:

@@ -21,6 +21,7 @@ import foreign
 import numpy as np
 import pytest
 from conftest import VARIABLE, copy_video, load_script, start, trimmed, write_video
+from PIL import Image
 from test_decode import broken_files
 
 from video_iresnet.data.records import read_records
@@ -292,6 +293,37 @@ def test_hostile_files_are_findings_of_one_line(script: ModuleType, tmp_path: Pa
     assert bad["/dev/zero"]["reason"] == "it is a device, not a file"
     assert {bad[url]["problem"] for url in urls[:2]} == {"missing"}
     assert result["against"] == {str(tmp_path / "val.csv"): 2}
+
+
+def test_pictures_are_verified(script: ModuleType, tmp_path: Path) -> None:
+    """Without warnings of rates or an index of packets, and with pixels that are patched up."""
+    rng = np.random.default_rng(0)
+    picture = Image.fromarray(rng.integers(0, 256, (70, 90, 3), dtype=np.uint8))
+    picture.save(tmp_path / "good.JPEG", quality=90)
+    picture.convert("P").save(tmp_path / "good.png")
+    picture.save(tmp_path / "other.png", "WEBP")
+    data = (tmp_path / "good.JPEG").read_bytes()
+    (tmp_path / "cut.jpg").write_bytes(data[: len(data) // 2])
+    (tmp_path / "text.jpg").write_bytes(b"a picture")
+    (tmp_path / "patched.jpg").write_bytes(data[:-2] + b"\0" * 20 + data[-2:])
+    (tmp_path / "copy.jpg").write_bytes(data)
+    names = ["good.JPEG", "good.png", "other.png", "cut.jpg", "text.jpg", "patched.jpg", "copy.jpg", "no.jpg"]
+    result = run(script, tmp_path, names)
+    bad = {row["path"]: row["problem"] for row in result["bad"]}
+    assert bad == {"cut.jpg": "truncated", "text.jpg": "unreadable", "no.jpg": "missing"}
+    (odd,) = result["warnings"]
+    assert (odd["path"], odd["problem"]) == ("patched.jpg", "damaged")
+    assert "patched up: Corrupt JPEG data" in odd["reason"]
+    assert [entry["path"] for entry in result["copies"][0]["entries"]] == ["good.JPEG", "copy.jpg"]
+    assert result["distributions"]["short side, pixels"] == [["0 to below 128", 5]]
+    assert result["distributions"]["codec"] == [["jpeg", 3], ["png", 1], ["webp", 1]]
+    assert result["distributions"]["frame rate, frames a second"] == []
+    page = Page((tmp_path / "train_verify.html").read_text())
+    assert "The good ones take" in page.words
+    assert "duration, seconds" not in page.words
+    assert not (tmp_path / "packets.sqlite").exists()
+    kept = read_records(str(tmp_path / "train_clean.csv"), root="", num_classes=9)
+    assert [record.name for record in kept] == [*names[:3], "patched.jpg", "copy.jpg"]
 
 
 def test_a_second_run_is_refused(

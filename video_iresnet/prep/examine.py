@@ -1,4 +1,4 @@
-"""Examine one video: hash it, decode it completely, and report problems."""
+"""Examine one video or picture: hash it, decode it completely, and report problems."""
 
 from __future__ import annotations
 
@@ -9,8 +9,10 @@ from collections.abc import Iterable
 from typing import Any, NamedTuple
 
 import numpy as np
+from PIL import Image
 
 from ..data.decode.container import VideoFile, check_regular
+from ..data.decode.image import FORMATS, ImageReader, is_image
 from ..data.decode.pyav import PyAVReader
 from ..data.decode.reader import DecodeError
 from ..runtime.errors import reason
@@ -73,7 +75,10 @@ def examine(job: Job) -> Finding:
         finding = finding._replace(sha256=digest.hexdigest())
         if not size:
             raise DecodeError("the file is empty")
-        return finding._replace(**decode(job.path)) if job.is_decoded else finding
+        if not job.is_decoded:
+            return finding
+        found = decode_picture(job.path) if is_image(job.path) else decode(job.path)
+        return finding._replace(**found)
     except FileNotFoundError:
         return finding._replace(problem="missing", reason="No such file or directory")
     except OSError as error:
@@ -101,6 +106,18 @@ def decode(path: str) -> dict[str, Any]:
             deque(reader.frames(), maxlen=0)
             found["damage"] = f"decodes only with pictures patched up: {failure}"
         return found
+
+
+def decode_picture(path: str) -> dict[str, Any]:
+    """Decode a picture as in training. Returns fields of Finding; durations and rates stay 0. Raises
+    DecodeError.
+    """
+    with ImageReader(path) as reader:
+        _, height, width, _ = reader.read([0]).shape
+        damage = f"decodes only with parts patched up: {reader.damage}" if reader.damage else ""
+    with open_bytes(path) as file, Image.open(file, formats=FORMATS) as image:
+        codec = (image.format or "").lower()
+    return {"codec": codec, "height": height, "width": width, "num_frames": 1, "damage": damage}
 
 
 def damage(path: str, num_frames: int) -> str:
@@ -147,7 +164,7 @@ def warnings_of(finding: Finding) -> Iterable[tuple[str, str]]:
     """Yield (problem, reason) for each oddity of a video that can be decoded."""
     if finding.damage:
         yield "damaged", finding.damage
-    if not RATES[0] <= finding.frame_rate <= RATES[1]:
+    if not RATES[0] <= finding.frame_rate <= RATES[1] and not is_image(finding.path):
         yield "odd frame rate", f"{finding.frame_rate:.2f} frames a second, outside [{RATES[0]}, {RATES[1]}]"
     if finding.unshown:
         yield (

@@ -10,6 +10,7 @@ from itertools import islice
 from pathlib import Path
 
 from ..data.decode.container import VideoFile
+from ..data.decode.image import is_image
 from ..data.decode.packet_index import FILE_NAME, Entry, IndexFile
 from ..data.decode.packets import pack
 from ..data.decode.reader import DecodeError
@@ -24,12 +25,14 @@ def index_packets(
     folder: Path, paths: Sequence[str], *, workers: int, ray_address: str | None = None
 ) -> None:
     """Add the packets of videos that it does not know to the index in `folder`, where a run finds them that
-    has its lists there; see run_jobs. Videos that cannot be read are left out.
+    has its lists there; see run_jobs. Pictures, and videos that cannot be read, are left out.
 
     Raises InputError if the file cannot be written, or is another one.
     """
+    paths = [path for path in dict.fromkeys(paths) if not is_image(path)]
+    if not paths:
+        return
     file = IndexFile(folder / FILE_NAME, str(folder))
-    paths = list(dict.fromkeys(paths))
     with ThreadPoolExecutor(32) as pool:  # on a network disk each stat takes milliseconds
         versions = pool.map(_version, paths, chunksize=256)
         there = [(path, version) for path, version in zip(paths, versions, strict=True) if version]

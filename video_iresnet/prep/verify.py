@@ -160,7 +160,7 @@ def assess(
     ]
     listed = Counter(record.label for record in records)
     fine = Counter(record.label for record, finding in pairs if not finding.problem)
-    rates = Counter(f"{finding.frame_rate:.2f}" for finding in good)
+    rates = Counter(f"{finding.frame_rate:.2f}" for finding in good if finding.frame_rate)  # not of pictures
     return {
         "list": str(list_path),
         "videos": len(records),
@@ -178,7 +178,7 @@ def assess(
         ],
         "distributions": {
             "short side, pixels": histogram((min(f.height, f.width) for f in good), SHORT_SIDES),
-            "duration, seconds": histogram((f.duration for f in good), DURATIONS),
+            "duration, seconds": histogram((f.duration for f in good if f.duration), DURATIONS),
             "file size, MiB": histogram((f.size / 2**20 for f in good), MEBIBYTES),
             "frame rate, frames a second": sorted(rates.most_common(12), key=lambda item: float(item[0])),
             "codec": Counter(f.codec for f in good).most_common(12),

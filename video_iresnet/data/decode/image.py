@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import os
 from collections.abc import Sequence
 from pathlib import PurePath
 
@@ -14,8 +15,9 @@ from PIL import Image
 from torch import Tensor
 
 from ...runtime.errors import reason
-from ...runtime.ranges import open_bytes
-from .reader import DecodeError
+from ...runtime.ranges import is_ranged, open_bytes
+from .container import check_regular
+from .reader import DecodeError, TruncatedError
 
 SUFFIXES = frozenset([".jpg", ".jpeg", ".png", ".webp"])
 FORMATS = ("JPEG", "PNG", "WEBP")  # Pillow's names; files of others are refused whatever they are called
@@ -30,18 +32,21 @@ class ImageReader:
     """The picture of a JPEG, PNG or WebP file as the only frame of a video.
 
     As with Pillow's `convert("RGB")` in torchvision's data sets, transparency is dropped and the orientation
-    in EXIF is ignored: networks of the field were trained so.
+    in EXIF is ignored: networks of the field were trained so. `damage`: what the decoder concealed.
     """
 
     fps = 0.0
 
     def __init__(self, path: str) -> None:
         try:
+            if not is_ranged(path):
+                check_regular(os.stat(path))  # a pipe would never end
             with open_bytes(path) as file:
                 data = file.read()
-            self._picture = _decoded(data)
+            self._picture, self.damage = _decoded(data)
         except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
-            raise DecodeError(reason(error)) from error
+            kind = TruncatedError if "truncated" in str(error) else DecodeError
+            raise kind(reason(error)) from error
 
     def __enter__(self) -> ImageReader:
         return self
@@ -56,15 +61,17 @@ class ImageReader:
         return torch.from_numpy(self._picture).expand(len(indices), -1, -1, -1)
 
 
-def _decoded(data: bytes) -> NDArray[np.uint8]:
-    """The bytes of a file -> (1, H, W, 3) uint8 RGB. Both libraries decode JPEGs with libjpeg-turbo, to the
-    same pixels; simplejpeg is faster, and Pillow reads all kinds. Raises ValueError or OSError.
+def _decoded(data: bytes) -> tuple[NDArray[np.uint8], str]:
+    """The bytes of a file -> (1, H, W, 3) uint8 RGB, and what the decoder conceals. Both libraries decode
+    JPEGs with libjpeg-turbo, to the same pixels; simplejpeg is faster, and Pillow reads all kinds. Raises
+    ValueError or OSError.
     """
+    damage = ""
     if data.startswith(b"\xff\xd8"):
         try:
             if simplejpeg.decode_jpeg_header(data)[2] in ("YCbCr", "Gray"):
-                return np.asarray(simplejpeg.decode_jpeg(data, "RGB"))[None]
-        except ValueError:
-            pass  # perhaps only unusual
+                return np.asarray(simplejpeg.decode_jpeg(data, "RGB"))[None], ""
+        except ValueError as error:
+            damage = reason(error)  # perhaps only unusual
     with Image.open(io.BytesIO(data), formats=FORMATS) as image:
-        return np.array(image.convert("RGB"))[None]
+        return np.array(image.convert("RGB"))[None], damage
