@@ -15,7 +15,7 @@ from video_iresnet.config import load_config
 from video_iresnet.engine import compiled as compiled_module
 from video_iresnet.engine.compiled import FullBatches, compiled
 from video_iresnet.engine.precision import Precision, keep_in_float32, supports
-from video_iresnet.models import create_model, fold_batch_norm
+from video_iresnet.models import create_cifar_model, fold_batch_norm
 from video_iresnet.runtime.distributed import Processes
 from video_iresnet.runtime.errors import InputError
 
@@ -84,8 +84,10 @@ def check_compiled(network: nn.Module, precision: Precision, tolerance: float) -
 @pytest.mark.slow
 @needs_compiler
 def test_logits_of_a_compiled_network() -> None:
+    """One of few layers, because each kernel takes a second."""
     torch.manual_seed(0)
-    network = create_model("iresnet", 18, width=4, num_classes=5).to(memory_format=torch.channels_last_3d)
+    network = create_cifar_model("iresnet", 20, width=4, num_classes=5, dims=3)
+    network = network.to(memory_format=torch.channels_last_3d)
     check_compiled(fold_batch_norm(network), Precision("cpu"), 1e-5)
 
 

@@ -43,16 +43,15 @@ IMAGE_COUNTS = {
 }
 
 
-@pytest.mark.parametrize(
-    "depth", [pytest.param(depth, marks=[pytest.mark.slow] if depth > 400 else []) for depth in IMAGE_COUNTS]
-)
+@pytest.mark.parametrize("depth", IMAGE_COUNTS)
 def test_image_network_counts(depth: int) -> None:
+    """Multiply-adds up to 200 layers: counting them takes 10 s for a thousand."""
     expected, *giga = IMAGE_COUNTS[depth]
     with torch.device("meta"):
         for arch, multiplied in zip(("resnet", "iresnet"), giga, strict=True):
             model = create_model(arch, depth, dims=2, num_classes=1000)
             assert parameters(model) == expected
-            assert round(multiply_adds(model, (224, 224)), 3) == multiplied
+            assert depth > 200 or round(multiply_adds(model, (224, 224)), 3) == multiplied
         assert parameters(create_model("resstage", depth, dims=2, num_classes=1000)) == expected
 
 
@@ -485,17 +484,15 @@ def test_a_deep_stage_does_not_recurse() -> None:
 
 
 @pytest.mark.slow
-def test_compile_and_export() -> None:
-    """As one graph; kernels are generated for a small network, because each takes a second."""
+def test_capture_and_export() -> None:
+    """As one graph; test_compiled.py has kernels generated for one."""
     torch.manual_seed(0)
     clip = torch.randn(1, 3, 8, 64, 64)
-    large = create_model("iresnet", 50, num_classes=5).eval()
-    small = create_cifar_model("iresnet", 20, width=4, dims=3).eval()
+    net = create_model("iresnet", 50, num_classes=5, width=4).eval()
     with torch.no_grad():
-        for net, made in (
-            (large, torch.export.export(large, (clip,)).module()),
-            (large, torch.compile(large, fullgraph=True, backend="aot_eager")),
-            (small, torch.compile(small, fullgraph=True)),
+        for made in (
+            torch.export.export(net, (clip,)).module(),
+            torch.compile(net, fullgraph=True, backend="aot_eager"),
         ):
             torch.testing.assert_close(made(clip), net(clip), rtol=1e-3, atol=1e-4)
 
