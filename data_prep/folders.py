@@ -17,11 +17,8 @@ with a warning; --test-fraction 0.2 holds out videos for testing.
 from __future__ import annotations
 
 import argparse
-import itertools
 import os
 import re
-import shlex
-import shutil
 import sys
 from collections import defaultdict
 from collections.abc import Collection, Mapping, Sequence
@@ -42,6 +39,7 @@ from video_iresnet.prep.lists import (
     listed_path,
     of_class,
     print_found,
+    print_next,
     report_doubles,
     video_stem,
     write_class_names,
@@ -49,7 +47,6 @@ from video_iresnet.prep.lists import (
     write_split,
 )
 from video_iresnet.runtime.errors import InputError
-from video_iresnet.runtime.root import ROOT, script_words
 from video_iresnet.runtime.storage import read_lines
 
 CONFIG = "configs/own/iR3D18.yaml"
@@ -269,11 +266,8 @@ def print_next_command(out: Path, num_classes: int, splits: Collection[str]) -> 
             "there is no val.csv: the command below validates on the test videos; hold out training videos "
             "with --val-fraction before choosing anything by the validation"
         )
-    python = "python" if shutil.which("python") == sys.executable else sys.executable
-    script = "tools/run_net.py" if Path.cwd() == ROOT else str(ROOT / "tools/run_net.py")
-    words = [*script_words(script), "--cfg", CONFIG, *itertools.chain(*overrides.items())]
     print(f"on a CPU, {SMALL_CONFIG} in its place needs a tenth of the computation")
-    print(f"next: {shlex.join([python, *words])}")
+    print_next(CONFIG, overrides)
 
 
 def _same_class(paths: Sequence[str], name: str, names: Sequence[str]) -> list[str]:

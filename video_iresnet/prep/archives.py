@@ -75,9 +75,11 @@ def group_parts(paths: Sequence[Path]) -> list[list[Path]]:
     return [[path for _, path in archives[name]] for name in sorted(archives)]
 
 
-def unpack(parts: Sequence[Path], folder: Path, *, max_expansion: float = MAX_EXPANSION) -> Unpacked:
+def unpack(
+    parts: Sequence[Path], folder: Path, *, max_expansion: float = MAX_EXPANSION, inner: bool = False
+) -> Unpacked:
     """Unpack a tar (also compressed or in parts) or a zip into a folder. Existing files are kept, so a
-    stopped run can continue.
+    stopped run can continue. `inner`: of each x.tar in a tar, the members are unpacked into a folder x.
 
     Raises InputError for an archive that is damaged or incomplete, contains anything but files inside the
     folder, or unpacks to more than `max_expansion` times its size; for an existing file of another size; if
@@ -94,7 +96,7 @@ def unpack(parts: Sequence[Path], folder: Path, *, max_expansion: float = MAX_EX
         try:
             if len(parts) == 1 and zipfile.is_zipfile(parts[0]):
                 return _unpack_zip(parts[0], folder, partial, progress, limit)
-            return _unpack_tar(parts, folder, partial, progress, limit)
+            return _unpack_tar(parts, folder, partial, progress, limit, inner)
         except DAMAGE as error:
             name = (
                 f"{parts[0]} (with its {len(parts) - 1} further parts)" if len(parts) > 1 else str(parts[0])
@@ -154,7 +156,7 @@ class _Limit(NamedTuple):
 
 
 def _unpack_tar(
-    parts: Sequence[Path], folder: Path, partial: Path, progress: tqdm[Any], limit: _Limit
+    parts: Sequence[Path], folder: Path, partial: Path, progress: tqdm[Any], limit: _Limit, inner: bool
 ) -> Unpacked:
     counts = [0, 0]
     with io.BufferedReader(_Joined(parts, progress), CHUNK) as joined:
@@ -162,27 +164,40 @@ def _unpack_tar(
             (function for magic, function in COMPRESSIONS.items() if joined.peek(8).startswith(magic)), None
         )
         stream = _TarStream(open_compressed(joined) if open_compressed else joined, limit)
-        # Only read() of the stream is needed.
-        with tarfile.open(fileobj=stream, mode="r|") as archive:  # type: ignore[call-overload]
-            for member in archive:
-                if member.isdir():
-                    continue
-                if not member.isreg():
-                    raise InputError(
-                        f"{member.name} in {parts[0]} is a link or a device; expected files alone, unpack "
-                        "another copy"
-                    )
-                target = _target(folder, member.name, parts[0])
-                if hasattr(tarfile, "data_filter"):  # a second check, since Python 3.10.12 and 3.11.4
-                    tarfile.data_filter(member, str(folder))
-                source = archive.extractfile(member)
-                assert source
-                counts[_write(source, member.size, target, partial)] += 1
+        for target, source, size in _members(stream, folder, parts[0], inner):
+            counts[_write(source, size, target, partial)] += 1
         while stream.read(CHUNK):  # to the end, where the checksum is
             pass
         if not stream.ended:
             raise EOFError("its end is missing")
     return Unpacked(counts[True], counts[False])
+
+
+def _members(
+    stream: IO[bytes] | _TarStream, folder: Path, path: Path, inner: bool
+) -> Iterator[tuple[Path, IO[bytes], int]]:
+    """Yield where each file of a tar goes, its bytes, and their number. `path`: for errors."""
+    # Only read() of the stream is needed.
+    with tarfile.open(fileobj=stream, mode="r|") as archive:  # type: ignore[call-overload]
+        for member in archive:
+            if member.isdir():
+                continue
+            if not member.isreg():
+                raise InputError(
+                    f"{member.name} in {path} is a link or a device; expected files alone, unpack "
+                    "another copy"
+                )
+            source = archive.extractfile(member)
+            assert source
+            if inner and member.name.endswith(".tar"):
+                yield from _members(
+                    source, _target(folder, member.name.removesuffix(".tar"), path), path, False
+                )
+                continue
+            target = _target(folder, member.name, path)
+            if hasattr(tarfile, "data_filter"):  # a second check, since Python 3.10.12 and 3.11.4
+                tarfile.data_filter(member, str(folder))
+            yield target, source, member.size
 
 
 def _unpack_zip(path: Path, folder: Path, partial: Path, progress: tqdm[Any], limit: _Limit) -> Unpacked:

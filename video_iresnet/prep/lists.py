@@ -4,10 +4,14 @@ from __future__ import annotations
 
 import csv
 import io
+import itertools
 import os
 import re
+import shlex
+import shutil
+import sys
 from collections import Counter, defaultdict
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path, PurePosixPath
@@ -17,6 +21,7 @@ from tabulate import tabulate
 from tqdm import tqdm
 
 from ..runtime.errors import InputError, reason
+from ..runtime.root import ROOT, script_words
 from ..runtime.storage import atomic_write, exclusive
 from .jobs import run_jobs
 
@@ -36,6 +41,14 @@ class Found(NamedTuple):
     others: list[str]
 
 
+class Place(NamedTuple):
+    """A folder to look through, below a root, for files of these endings."""
+
+    root: str
+    folder: str
+    suffixes: frozenset[str]
+
+
 # Folders with their identities, videos, empty videos, other files.
 Scanned = tuple[list[tuple[str, tuple[int, int]]], list[str], list[str], list[str]]
 
@@ -50,8 +63,14 @@ class Wanted(NamedTuple):
     path: str | None
 
 
-def find_videos(folder: Path, workers: int, ray_address: str | None = None) -> Found:
+def find_videos(
+    folder: Path,
+    workers: int,
+    ray_address: str | None = None,
+    suffixes: frozenset[str] = VIDEO_SUFFIXES,
+) -> Found:
     """Search a folder recursively, level by level, in threads or on a Ray cluster. Hidden files are skipped.
+    `suffixes`: of what counts as a video; those of pictures, for instance.
 
     Raises InputError if it is not a folder, and as `run_jobs` does.
     """
@@ -61,8 +80,8 @@ def find_videos(folder: Path, workers: int, ray_address: str | None = None) -> F
     level = {"": frozenset({_identity(folder)})}  # folders, with the identities of their parents
     while level:
         below = {}
-        for (_, name), (folders, *files) in _scan_all(
-            [(str(folder), name) for name in level], workers, ray_address
+        for (_, name, _), (folders, *files) in _scan_all(
+            [Place(str(folder), name, suffixes) for name in level], workers, ray_address
         ):
             for names, more in zip(found, files, strict=True):
                 names.extend(more)
@@ -95,9 +114,7 @@ def named_videos(names: Sequence[str], workers: int) -> list[str]:
     return paths
 
 
-def _scan_all(
-    folders: list[tuple[str, str]], workers: int, ray_address: str | None
-) -> Iterator[tuple[tuple[str, str], Scanned]]:
+def _scan_all(folders: list[Place], workers: int, ray_address: str | None) -> Iterator[tuple[Place, Scanned]]:
     if ray_address is not None:
         yield from run_jobs(
             _scan, folders, workers=0, ray_address=ray_address, description="looking for videos"
@@ -112,9 +129,9 @@ def _scan_all(
             )
 
 
-def _scan(root_and_folder: tuple[str, str]) -> Scanned:
+def _scan(place: Place) -> Scanned:
     """Return the folders, videos, empty videos and other files in a folder, as paths below the root."""
-    root, folder = root_and_folder
+    root, folder, suffixes = place
     folders: list[tuple[str, tuple[int, int]]] = []
     videos: list[str] = []
     empty: list[str] = []
@@ -126,7 +143,7 @@ def _scan(root_and_folder: tuple[str, str]) -> Scanned:
                 continue
             if entry.is_dir():
                 folders.append((name, _identity(entry)))
-            elif PurePosixPath(name).suffix.lower() not in VIDEO_SUFFIXES or not entry.is_file():
+            elif PurePosixPath(name).suffix.lower() not in suffixes or not entry.is_file():
                 others.append(name)
             else:
                 (videos if entry.stat().st_size else empty).append(name)
@@ -197,6 +214,14 @@ def listed_path(folder: Path, name: str, out: Path) -> str:
         if path.is_relative_to(os.path.abspath(out))
         else str(path)
     )
+
+
+def print_next(config: str, overrides: Mapping[str, str]) -> None:
+    """Print the command that trains and tests with a config and overrides."""
+    python = "python" if shutil.which("python") == sys.executable else sys.executable
+    script = "tools/run_net.py" if Path.cwd() == ROOT else str(ROOT / "tools/run_net.py")
+    words = [*script_words(script), "--cfg", config, *itertools.chain(*overrides.items())]
+    print(f"next: {shlex.join([python, *words])}")
 
 
 def write_list(path: Path, entries: Sequence[tuple[str, int]]) -> None:
