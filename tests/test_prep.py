@@ -23,7 +23,7 @@ import pytest
 import simplejpeg
 import torch
 from conftest import ROOT, RunNet, load_script, shown_numbers, start, write_video
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from video_iresnet.data.records import (
@@ -73,6 +73,7 @@ def one_line(error: str, *words: str) -> bool:
 # Lists
 
 
+@settings(deadline=None)  # other programs may have the cores
 @given(
     st.lists(
         st.tuples(
