@@ -1,13 +1,15 @@
-"""Write lists and class names for videos in class folders; also for UCF101 and HMDB51 with official splits.
+"""Write lists and class names for videos or images in class folders; for UCF101 and HMDB51 by their splits.
 
     python data_prep/folders.py --videos /my/videos --out /data/mine --val-fraction 0.2
+    python data_prep/folders.py --images --videos /my/pictures --out /data/pictures --test-fraction 0.2
     python data_prep/folders.py --videos /raw/UCF-101 --splits /raw/ucfTrainTestlist --out /data/ucf101
     python data_prep/folders.py --videos /raw/hmdb51 --splits /raw/hmdb51_splits --fold 1 --out /data/hmdb51
 
 Without --splits, a fraction of each class goes to val.csv and to test.csv, the rest to train.csv. The
 choice depends only on --seed and the names. Clips cut from one video, by names like UCF101's
-(v_Class_g01_c01), stay together. With --splits, --val-fraction holds out a part of the official training
-videos.
+(v_Class_g01_c01), stay together. Where the folders are train, val and test, with the classes below, they are
+the splits. Of them and of those of --splits, --val-fraction holds out a part of the training videos. --images
+looks for JPEG, PNG and WebP files, each of which is a video of one frame, and not for videos.
 
 Existing lists with other content are not overwritten, and videos are not changed or moved. At the end the
 script prints a command that trains and tests on them. Without a test.csv it tests on the validation videos,
@@ -18,19 +20,18 @@ from __future__ import annotations
 
 import argparse
 import os
-import re
 import sys
 from collections import defaultdict
 from collections.abc import Collection, Mapping, Sequence
-from hashlib import sha256
-from pathlib import Path, PurePosixPath
+from pathlib import Path
 from typing import NamedTuple
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 from video_iresnet.runtime.ending import exit_code  # isort: skip, so Ctrl-C ends slow imports in one line
 
-from video_iresnet.data.records import read_class_names
+from video_iresnet.data.decode.image import SUFFIXES, is_image
 from video_iresnet.prep.lists import (
+    VIDEO_SUFFIXES,
     Wanted,
     by_stem,
     class_key,
@@ -46,154 +47,126 @@ from video_iresnet.prep.lists import (
     write_list,
     write_split,
 )
+from video_iresnet.prep.splits import Video, check_each_once, divide, given_splits, read_splits
 from video_iresnet.runtime.errors import InputError
-from video_iresnet.runtime.storage import read_lines
 
-CONFIG = "configs/own/iR3D18.yaml"
 SMALL_CONFIG = "configs/own/iR3D18_small.yaml"
-HMDB_USE = {"1": "train", "2": "test"}  # 0: in neither
-Video = tuple[str, str]  # its class, and its name or path
+VAL_FRACTION = 0.2  # of folders that are not divided
 
 
-class Splits(NamedTuple):
-    """Official splits: class names in order, and the videos of train and test."""
+class Kind(NamedTuple):
+    """What is looked for, by its endings, and the config of the command for it."""
 
-    names: list[str]
-    videos: dict[str, list[Video]]
-
-
-def divide(videos: Sequence[str], fractions: Mapping[str, float], key: str) -> dict[str, list[str]]:
-    """Divide the videos of one class: split -> its videos. `fractions`: split -> fraction of the videos; the
-    rest is train.
-
-    Groups are ordered by the hash of their name and `key`. A split with a fraction has at least one group, if
-    train keeps one too.
-    """
-    groups = defaultdict(list)
-    for video in videos:
-        groups[_group(video)].append(video)
-    order = sorted(
-        groups, key=lambda group: sha256(f"{key}/{group}".encode("utf-8", "surrogateescape")).digest()
-    )
-    parts: dict[str, list[str]] = {}
-    for split, fraction in fractions.items():
-        part = parts[split] = []
-        while (
-            fraction
-            and len(order) > 1
-            and (not part or len(part) + len(groups[order[0]]) / 2 <= fraction * len(videos))
-        ):
-            part.extend(groups[order.pop(0)])
-    parts["train"] = [video for group in order for video in groups[group]]
-    return {split: sorted(part) for split, part in parts.items()}
+    name: str
+    suffixes: frozenset[str]
+    config: str
 
 
-def _group(video: str) -> str:
-    match = re.fullmatch(r"v_.+_(g\d+)_c\d+", video_stem(video))
-    return match[1] if match else video
+VIDEOS = Kind("videos", VIDEO_SUFFIXES, "configs/own/iR3D18.yaml")
+IMAGES = Kind("images", SUFFIXES, "configs/own/iresnet18.yaml")
 
 
-def read_splits(folder: Path, fold: int) -> Splits:
-    """Read UCF101's trainlist01.txt, testlist01.txt and classInd.txt, or HMDB51's <class>_test_split1.txt.
-    Raises InputError with file and line.
-    """
-    if (folder / f"trainlist{fold:02d}.txt").exists():
-        return _read_ucf101(folder, fold)
-    files = sorted(folder.glob(f"*_test_split{fold}.txt"))
-    if not files:
-        raise InputError(
-            f"{folder} holds neither trainlist{fold:02d}.txt (UCF101) nor <class>_test_split{fold}.txt "
-            "(HMDB51); correct --splits or --fold"
-        )
-    names = [path.name.removesuffix(f"_test_split{fold}.txt") for path in files]
-    videos: dict[str, list[Video]] = {"train": [], "test": []}
-    for name, path in zip(names, files, strict=True):
-        for number, line in enumerate(read_lines(str(path)), 1):
-            match = re.fullmatch(r"\s*(\S.*?)\s+([012])\s*", line)
-            if match and match[2] in HMDB_USE:
-                videos[HMDB_USE[match[2]]].append((name, match[1]))
-            elif line.strip() and not match:
-                raise InputError(
-                    f"line {number} of {path} is {line!r}; expected `name 0`, `name 1` or `name 2`"
-                )
-    return Splits(names, videos)
+class Kind(NamedTuple):
+    """What is looked for, by its endings, and the config of the command for it."""
+
+    name: str
+    suffixes: frozenset[str]
+    config: str
 
 
-def _read_ucf101(folder: Path, fold: int) -> Splits:
-    videos: dict[str, list[Video]] = {"train": [], "test": []}
-    names = (
-        list(read_class_names(str(folder / "classInd.txt")).names)
-        if (folder / "classInd.txt").exists()
-        else []
-    )
-    for split, found in videos.items():
-        path = folder / f"{split}list{fold:02d}.txt"
-        for number, line in enumerate(read_lines(str(path)), 1):
-            match = re.fullmatch(r"\s*([^/]+)/(.+?)(?:\s+\d+)?\s*", line)
-            if match and (match[1] in names or not (folder / "classInd.txt").exists()):
-                found.append((match[1], match[2]))
-            elif line.strip():
-                expected = f"a class of {folder / 'classInd.txt'}" if match else "`class/name`"
-                raise InputError(f"line {number} of {path} is {line!r}; expected {expected}")
-    return Splits(names or sorted({name for found in videos.values() for name, _ in found}), videos)
-
-
-def check_each_once(videos: Mapping[str, Sequence[Video]], folder: Path) -> None:
-    """Raise InputError if a video is listed twice, in one split or in both."""
-    seen: set[Video] = set()
-    for name, video in (entry for entries in videos.values() for entry in entries):
-        if (name, video_stem(video)) in seen:
-            raise InputError(f"{name}/{video} is listed twice in {folder}; remove one of the lines")
-        seen.add((name, video_stem(video)))
+VIDEOS = Kind("videos", VIDEO_SUFFIXES, "configs/own/iR3D18.yaml")
+IMAGES = Kind("images", SUFFIXES, "configs/own/iresnet18.yaml")
 
 
 def prepare_folders(options: argparse.Namespace) -> None:
     """Options for class folders."""
-    found = find_videos(options.videos, options.workers, options.ray)
-    classes = defaultdict(list)
-    for path in found.videos:
-        classes[PurePosixPath(path).parts[0]].append(path)
-    outside = [path for path in found.videos if "/" not in path]
-    names = sorted(set(classes) - set(outside))
+    kind = IMAGES if options.images else VIDEOS
+    found = find_videos(options.videos, options.workers, options.ray, kind.suffixes)
+    given = given_splits(found.videos)
+    depth = 1 if given else 0  # of the class in a path
+    outside = [path for path in found.videos if path.count("/") <= depth]
+    classes: dict[str, dict[str, list[str]]] = {}
+    for split, paths in (given or {"train": found.videos}).items():
+        classes[split] = defaultdict(list)
+        for path in paths:
+            if path.count("/") > depth:
+                classes[split][path.split("/")[depth]].append(path)
+    names = sorted(set().union(*classes.values()))
     print(
-        f"{options.videos}: {len(found.videos) - len(outside):,} videos of {len(names):,} classes; passed "
-        f"over: {len(found.others):,} other files, {len(found.empty):,} empty videos, {len(outside):,} "
-        "videos in no class folder"
+        f"{options.videos}: {len(found.videos) - len(outside):,} {kind.name} of {len(names):,} classes; "
+        f"passed over: {len(found.others):,} other files, {len(found.empty):,} empty {kind.name}, "
+        f"{len(outside):,} {kind.name} in no class folder"
     )
     if not names:
-        raise InputError(f"{options.videos} holds no folder with videos; expected one folder for each class")
-    empty = sorted(
-        {path.name for path in options.videos.iterdir() if path.is_dir() and not path.name.startswith(".")}
-        - set(names)
-    )
-    if empty:
-        print(f"{len(empty):,} folders hold no video and are no class: {', '.join(empty[:5])}")
+        pictures = any(is_image(path) for path in found.others)
+        raise InputError(
+            f"{options.videos} holds no folder with {kind.name}; expected one folder for each class"
+            + (", or --images where they hold pictures" if pictures else "")
+        )
+    if given:
+        print(f"{options.videos}: its folders are the splits {', '.join(sorted(given))}")
+    else:
+        print_empty(options.videos, kind, names)
     with held_folder(options.out):
-        write_divided(options, classes, names)
+        write_divided(options, kind, classes, names)
+
+
+def print_empty(folder: Path, kind: Kind, names: Sequence[str]) -> None:
+    """Print which folders are no class."""
+    folders = {path.name for path in folder.iterdir() if path.is_dir() and not path.name.startswith(".")}
+    if empty := sorted(folders - set(names)):
+        print(
+            f"{len(empty):,} folders hold no {kind.name.removesuffix('s')} and are no class: "
+            f"{', '.join(empty[:5])}"
+        )
+
+
+def fractions_of(options: argparse.Namespace, splits: Collection[str]) -> dict[str, float]:
+    """Return the fraction of the training videos that goes to each other split. Raises InputError for one
+    that has its own folder.
+    """
+    default = 0 if len(splits) > 1 else VAL_FRACTION
+    val = default if options.val_fraction is None else options.val_fraction
+    fractions = {"test": options.test_fraction, "val": val}
+    for split, fraction in fractions.items():
+        if fraction and split in splits:
+            raise InputError(
+                f"--{split}-fraction is {fraction}, but {options.videos} has a folder for {split}; leave "
+                "the option out"
+            )
+    return fractions
 
 
 def write_divided(
-    options: argparse.Namespace, classes: Mapping[str, list[str]], names: Sequence[str]
+    options: argparse.Namespace,
+    kind: Kind,
+    classes: Mapping[str, Mapping[str, list[str]]],
+    names: Sequence[str],
 ) -> None:
-    """Divide the videos of each class; write the lists and the class names."""
-    fractions = {"test": options.test_fraction, "val": options.val_fraction}
+    """Divide the training videos of each class; write the lists and the class names."""
+    fractions = fractions_of(options, classes)
     lists: dict[str, list[tuple[str, int]]] = defaultdict(list)
     for label, name in enumerate(names):
-        for split, paths in divide(classes[name], fractions, f"{options.seed}/{name}").items():
+        train = classes["train"].get(name, [])
+        parts = divide(train, fractions, f"{options.seed}/{name}")
+        parts |= {split: videos.get(name, []) for split, videos in classes.items() if split != "train"}
+        for split, paths in parts.items():
             lists[split] += [(listed_path(options.videos, path, options.out), label) for path in paths]
     write_class_names(options.out / "classes.txt", names)
     for split in ("train", "val", "test"):
         entries = lists[split]
-        absent = [name for label, name in enumerate(names) if label not in {entry[1] for entry in entries}]
+        there = {label for _, label in entries}
+        absent = [name for label, name in enumerate(names) if label not in there]
         if entries:
             write_list(options.out / f"{split}.csv", entries)
-            print(f"{split}: {len(entries):,} videos -> {options.out / f'{split}.csv'}")
+            print(f"{split}: {len(entries):,} {kind.name} -> {options.out / f'{split}.csv'}")
             if absent:
                 print(
-                    f"{split}: {len(absent):,} classes have too few videos to be in it: "
+                    f"{split}: {len(absent):,} classes have too few {kind.name} to be in it: "
                     f"{', '.join(absent[:5])}"
                 )
-    print_next_command(options.out, len(names), {split for split, entries in lists.items() if entries})
+    there = {split for split, entries in lists.items() if entries}
+    print_next_command(options.out, kind, len(names), there)
 
 
 def prepare_splits(options: argparse.Namespace) -> None:
@@ -240,10 +213,10 @@ def write_official(
         write_split(options.out, split, wanted, columns=("class", "video"), names=names, inputs=[])
     report_doubles(doubles)
     there = {split for split in videos if (options.out / f"{split}.csv").exists()}
-    print_next_command(options.out, len(names), there)
+    print_next_command(options.out, VIDEOS, len(names), there)
 
 
-def print_next_command(out: Path, num_classes: int, splits: Collection[str]) -> None:
+def print_next_command(out: Path, kind: Kind, num_classes: int, splits: Collection[str]) -> None:
     """Print the command that trains and tests on the written lists."""
     if "train" not in splits or len(splits) == 1:
         print(f"{out} does not hold what run_net.py needs: train.csv, and val.csv or test.csv")
@@ -257,17 +230,18 @@ def print_next_command(out: Path, num_classes: int, splits: Collection[str]) -> 
     if "test" not in splits:
         overrides["DATA.TEST_LIST"] = "val.csv"
         print(
-            "there is no test.csv: the command below tests on the validation videos, and its accuracy "
+            f"there is no test.csv: the command below tests on the validation {kind.name}, and its accuracy "
             "flatters what was chosen by them; hold out others with --test-fraction"
         )
     elif "val" not in splits:
         overrides["DATA.VAL_LIST"] = "test.csv"
         print(
-            "there is no val.csv: the command below validates on the test videos; hold out training videos "
-            "with --val-fraction before choosing anything by the validation"
+            f"there is no val.csv: the command below validates on the test {kind.name}; hold out training "
+            f"{kind.name} with --val-fraction before choosing anything by the validation"
         )
-    print(f"on a CPU, {SMALL_CONFIG} in its place needs a tenth of the computation")
-    print_next(CONFIG, overrides)
+    if kind is VIDEOS:
+        print(f"on a CPU, {SMALL_CONFIG} in its place needs a tenth of the computation")
+    print_next(kind.config, overrides)
 
 
 def _same_class(paths: Sequence[str], name: str, names: Sequence[str]) -> list[str]:
@@ -286,9 +260,12 @@ def main(arguments: list[str]) -> int:
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("--videos", type=Path, required=True, help="folder with a folder for each class")
+    parser.add_argument("--images", action="store_true", help="look for pictures instead of videos")
     parser.add_argument("--out", type=Path, required=True, help="folder to write into")
     parser.add_argument(
-        "--val-fraction", type=float, help="part of the videos for val.csv; 0.2, or 0 with --splits"
+        "--val-fraction",
+        type=float,
+        help="part of the videos for val.csv; 0.2, or 0 with --splits or folders of splits",
     )
     parser.add_argument("--test-fraction", type=float, default=0, help="part of the videos for test.csv")
     parser.add_argument("--seed", type=int, default=0)
@@ -297,9 +274,7 @@ def main(arguments: list[str]) -> int:
     parser.add_argument("--workers", type=int, default=8, help="folders that are looked through at once")
     parser.add_argument("--ray", metavar="ADDRESS", help="look through them on this Ray cluster")
     options = parser.parse_args(arguments)
-    if options.val_fraction is None:
-        options.val_fraction = 0 if options.splits else 0.2
-    val, test = options.val_fraction, options.test_fraction
+    val, test = options.val_fraction or 0, options.test_fraction
     if min(val, test) < 0 or val + test >= 1:
         parser.error(
             f"--val-fraction {val} and --test-fraction {test}: expected fractions from 0 on that leave "
@@ -307,6 +282,8 @@ def main(arguments: list[str]) -> int:
         )
     if options.splits and options.test_fraction:
         parser.error("--test-fraction cannot be given with --splits, which say what the test videos are")
+    if options.splits and options.images:
+        parser.error("--images cannot be given with --splits, which are of videos")
     return exit_code(lambda: prepare_splits(options) if options.splits else prepare_folders(options))
 
 

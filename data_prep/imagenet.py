@@ -129,7 +129,8 @@ def prepare(options: argparse.Namespace) -> None:
         for split, images in found.items():
             if not images.entries:
                 raise InputError(
-                    f"{folders[split]} holds no images in folders such as n01440764; correct --source"
+                    f"{folders[split]} holds no images in folders such as n01440764; correct --source, or "
+                    "take data_prep/folders.py --images for folders of other names"
                 )
         synsets = {synset for images in found.values() for _, synset in images.entries}
         classes = number_classes(annotations.words, synsets)

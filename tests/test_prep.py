@@ -25,6 +25,7 @@ import torch
 from conftest import ROOT, RunNet, load_script, shown_numbers, start, write_video
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from PIL import Image
 
 from video_iresnet.data.records import (
     Record,
@@ -576,6 +577,66 @@ def test_no_command_without_held_out_videos(tmp_path: Path, script: Script) -> N
     assert text.splitlines()[-1].endswith("what run_net.py needs: train.csv, and val.csv or test.csv")
     text = script(*command[:4], tmp_path / "b", "--val-fraction", "0.3", "--test-fraction", "0")[1]
     assert next_command(text)[-2:] == ["DATA.TEST_LIST", "val.csv"]
+
+
+def test_folders_of_images(tmp_path: Path, script: Script, run_net: RunNet) -> None:
+    """They are looked for on request; the command trains and tests an image network."""
+    raw, out = tmp_path / "raw", tmp_path / "out"
+    rng = np.random.default_rng(0)
+    for number in range(12):
+        path = raw / f"{'ab'[number % 2]}/deeper/{number}.{('JPEG', 'png', 'webp')[number % 3]}"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        Image.fromarray(rng.integers(0, 256, (40, 50, 3), dtype=np.uint8)).save(path)
+    touch(raw, "a/notes.txt", "a/empty.jpg", data=b"")
+    command = ("folders", "--videos", raw, "--out", out)
+    assert one_line(
+        script(*command)[2], "holds no folder with videos", "or --images where they hold pictures"
+    )
+    code, text, _ = script(*command, "--images", "--val-fraction", "0.3", "--test-fraction", "0.2")
+    assert code == 0
+    assert "12 images of 2 classes; passed over: 1 other files, 1 empty images, 0 images" in text
+    counts = {split: len(listed(out / f"{split}.csv", 2)) for split in ("train", "val", "test")}
+    assert counts == {"train": 6, "val": 4, "test": 2}
+    _, _, *arguments = next_command(text)
+    words = iter(arguments)
+    assert (next(words), next(words)) == ("--cfg", "configs/own/iresnet18.yaml")
+    overrides = dict(zip(words, words, strict=True)) | {"OUTPUT_DIR": str(tmp_path / "run"), "NUM_GPUS": "0"}
+    overrides |= {"TRAIN.BATCH_SIZE": "3", "SOLVER.MAX_EPOCH": "1", "SOLVER.WARMUP_EPOCHS": "0"}
+    overrides |= {"RESNET.WIDTH_PER_GROUP": "4", "DATA_LOADER.NUM_WORKERS": "0"}
+    config = str(ROOT / "configs/own/iresnet18.yaml")
+    assert run_net(*[word for pair in overrides.items() for word in pair], cfg=config) == 0
+    predictions = (tmp_path / "run/predictions.csv").read_text()
+    assert all(name in predictions for name, _ in listed(out / "test.csv", 2))
+
+
+def test_folders_of_splits(tmp_path: Path, script: Script) -> None:
+    """Folders train and val with the classes below are no classes."""
+    raw = tmp_path / "raw"
+    names = [f"train/{name}/{number}.jpg" for name in "ab" for number in range(5)]
+    touch(raw, *names, "Valid/a/1.png", "Valid/c/2.png", "train/none.jpg", "readme.txt")
+    command = ("folders", "--images", "--videos", raw)
+    code, text, _ = script(*command, "--out", tmp_path / "all")
+    assert code == 0
+    assert "12 images of 3 classes; passed over: 1 other files, 0 empty images, 1 images in no" in text
+    assert "its folders are the splits train, val" in text
+    assert (tmp_path / "all/classes.txt").read_text() == "a\nb\nc\n"
+    expected = [(str(raw / "Valid/a/1.png"), 0), (str(raw / "Valid/c/2.png"), 2)]
+    assert listed(tmp_path / "all/val.csv", 3) == expected
+    train = listed(tmp_path / "all/train.csv", 3)
+    assert train == [(str(raw / name), "ab".index(name[6])) for name in names]
+    assert next_command(text)[-2:] == ["DATA.TEST_LIST", "val.csv"]
+    assert script(*command, "--out", tmp_path / "held", "--test-fraction", "0.2")[0] == 0
+    held = [listed(tmp_path / f"held/{split}.csv", 3) for split in ("train", "test")]
+    assert [len(entries) for entries in held] == [8, 2]
+    assert sorted(held[0] + held[1]) == train
+    code, _, error = script(*command, "--out", tmp_path / "new", "--val-fraction", "0.2")
+    assert one_line(error, "--val-fraction is 0.2, but", "has a folder for val; leave the option out")
+    touch(raw, "val/a/3.png")
+    error = script(*command, "--out", tmp_path / "new")[2]
+    assert one_line(error, "the folders Valid, train, val name a split twice")
+    touch(raw, "other/a/3.png")
+    assert script(*command, "--out", tmp_path / "new")[0] == 0
+    assert (tmp_path / "new/classes.txt").read_text() == "Valid\nother\ntrain\nval\n"
 
 
 def test_splits_that_list_a_video_twice_are_refused(tmp_path: Path, script: Script) -> None:
