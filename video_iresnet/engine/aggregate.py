@@ -218,9 +218,10 @@ def intervals(values: Numbers, groups: Numbers | None = None) -> list[list[float
     sums = np.stack([np.bincount(groups, column) for column in values.T.astype(np.float64)], 1)
     rng = generator(0, Stream.BOOTSTRAP)
     means = np.empty((RESAMPLES, values.shape[1]))
-    for i in range(RESAMPLES):
-        drawn = rng.integers(len(sizes), size=len(sizes))
-        means[i] = sums[drawn].sum(0) / sizes[drawn].sum()
+    rows = max(1, 2**16 // len(sizes))  # drawn at once, within megabytes
+    for i in range(0, RESAMPLES, rows):
+        drawn = rng.integers(len(sizes), size=(len(means[i : i + rows]), len(sizes)))
+        means[i : i + rows] = sums[drawn].sum(1) / sizes[drawn].sum(1, keepdims=True)
     return [[float(low), float(high)] for low, high in np.percentile(means, [2.5, 97.5], axis=0).T]
 
 

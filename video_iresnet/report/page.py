@@ -40,6 +40,14 @@ TRAININGS = {  # of several runs
     "top-1 error of validation in percent": {"val_epoch top1_err": ""},
     "learning rate": {"train_iter lr": ""},
 }
+# It keeps the templates that were compiled.
+ENVIRONMENT = jinja2.Environment(
+    loader=jinja2.FileSystemLoader(Path(__file__).parent),
+    autoescape=True,
+    trim_blocks=True,
+    lstrip_blocks=True,
+    undefined=jinja2.StrictUndefined,
+)
 
 
 def write_page(folder: Path, read_strip: ReadStrip) -> Path:
@@ -108,15 +116,8 @@ def training_plots(
 
 def render(template: str, **values: Any) -> str:
     """Return a page; texts in `values` are escaped."""
-    environment = jinja2.Environment(
-        loader=jinja2.FileSystemLoader(Path(__file__).parent),
-        autoescape=True,
-        trim_blocks=True,
-        lstrip_blocks=True,
-        undefined=jinja2.StrictUndefined,
-    )
     colors = {"right": " ".join(map(str, plots.RIGHT)), "wrong": " ".join(map(str, plots.WRONG))}
-    return environment.get_template(template).render(generator=GENERATOR, colors=colors, **values)
+    return ENVIRONMENT.get_template(template).render(generator=GENERATOR, colors=colors, **values)
 
 
 def _text(path: Path) -> str:
