@@ -273,21 +273,24 @@ def start(
     return Forked([*launcher, *arguments], cwd, os.environ | dict(environment or {}), new_session)
 
 
-def start_together(size: int, *arguments: str) -> list[Forked]:
-    """Start processes that find each other by the variables that torchrun sets, without torchrun."""
+def start_together(size: int, *arguments: str, local_size: int | None = None) -> list[Forked]:
+    """Start processes that find each other by the variables that torchrun sets, without torchrun.
+    `local_size`: how many of them a machine is said to have, else all.
+    """
+    local_size = local_size or size
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         shared = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(free.getsockname()[1])}
-    shared |= {"WORLD_SIZE": str(size), "LOCAL_WORLD_SIZE": str(size)}
+    shared |= {"WORLD_SIZE": str(size), "LOCAL_WORLD_SIZE": str(local_size)}
     return [
-        start(*arguments, environment=shared | {"RANK": str(rank), "LOCAL_RANK": str(rank)})
+        start(*arguments, environment=shared | {"RANK": str(rank), "LOCAL_RANK": str(rank % local_size)})
         for rank in range(size)
     ]
 
 
-def run_together(size: int, *arguments: str) -> str:
+def run_together(size: int, *arguments: str, local_size: int | None = None) -> str:
     """Run such processes to their end; return what they print, one after another."""
-    processes = start_together(size, *arguments)
+    processes = start_together(size, *arguments, local_size=local_size)
     outputs = [process.communicate(timeout=300)[0] for process in processes]
     assert [process.returncode for process in processes] == [0] * size, outputs
     return "".join(outputs)

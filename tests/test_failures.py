@@ -7,22 +7,22 @@ import re
 import time
 from pathlib import Path
 
-import forked
 import pytest
 import torch
-from conftest import DEMO
+from conftest import DEMO, ROOT, start
 from torch.distributed import TCPStore
 
 # A run whose process of a rank meets its end in the second step, in the validation or in the test.
-CODE = """
+CODE = f"""
 import os, signal, sys
-from conftest import load_script
+sys.path[:0] = [{str(ROOT)!r}, {str(ROOT / "tools")!r}]
+import run_net
 from video_iresnet import run
 from video_iresnet.engine import evaluate
 from video_iresnet.engine.step import Step
 
 def fails(*_):
-    if {is_killed}:
+    if sys.argv[3] == "True":
         os.kill(os.getpid(), signal.SIGKILL)
     raise RuntimeError("a defect")
 
@@ -36,14 +36,15 @@ def while_testing(*arguments, test=run.test):
 def failing_views(model, group, *_, **__):
     fails()
 
-if os.environ["RANK"] == "{rank}":
-    if "{moment}" == "training":
+moment, rank = sys.argv[1:3]
+if os.environ["RANK"] == rank:
+    if moment == "training":
         Step.__call__ = in_second_step
-    elif "{moment}" == "validation":
+    elif moment == "validation":
         evaluate.outputs_of_views = failing_views
     else:
         run.test = while_testing
-sys.exit(load_script("tools/run_net.py").main({words}))
+sys.exit(run_net.main(sys.argv[4:]))
 """
 
 
@@ -57,28 +58,28 @@ def test_the_end_of_one_process_ends_the_others(small: list[str], tmp_path: Path
         "WORLD_SIZE": "2", "LOCAL_WORLD_SIZE": "2",
     }  # fmt: skip
     short = ["SOLVER.MAX_EPOCH", "1", "SOLVER.WARMUP_EPOCHS", "0", "TEST.TEMPORAL_CHECKS", "False"]
-    with forked.forking(tmp_path, "conftest", "video_iresnet.run") as server:
-        for moment, rank in (("training", 1), ("validation", 0), ("testing", 1)):
-            for is_killed in (False, True):
-                folder = tmp_path / f"{moment}{is_killed}"
-                words = ["--cfg", DEMO, *small, *short, "OUTPUT_DIR", str(folder)]
-                code = CODE.format(is_killed=is_killed, rank=rank, moment=moment, words=words)
-                processes = [
-                    server.start(code, shared | {"RANK": str(n), "LOCAL_RANK": str(n)}) for n in range(2)
-                ]
-                first = processes[rank].end(120)
-                ended = time.monotonic()
-                status, _, error = processes[1 - rank].end(120)
-                seconds = time.monotonic() - ended
-                print(f"{moment}, {first[0]}: {seconds:.2f} s")
-                assert first[0] == (-9 if is_killed else 1), first
-                assert ("RuntimeError: a defect" in first[2]) == (not is_killed)
-                host = re.escape(platform.node())
-                why = rf"process {rank} on {host} did \(RuntimeError: a defect\)"
-                why = "another one of this run did" if is_killed else why
-                told = rf"error: process {1 - rank} ends because {why}; the last checkpoint is intact; .*\n"
-                assert re.search(f"(?m)^{told}\\Z", error), error  # PyTorch's warnings may be before it
-                assert "Traceback" not in error
-                assert status == 1
-                assert seconds < 10
-                assert (folder / "checkpoints").exists() == (moment != "training")
+    for moment, rank in (("training", 1), ("validation", 0), ("testing", 1)):
+        for is_killed in (False, True):
+            folder = tmp_path / f"{moment}{is_killed}"
+            fault = [moment, str(rank), str(is_killed)]
+            words = ["-c", CODE, *fault, "--cfg", DEMO, *small, *short, "OUTPUT_DIR", str(folder)]
+            processes = [
+                start(*words, environment=shared | {"RANK": str(n), "LOCAL_RANK": str(n)}) for n in range(2)
+            ]
+            first, _ = processes[rank].communicate(120)
+            ended = time.monotonic()
+            other, _ = processes[1 - rank].communicate(120)
+            seconds = time.monotonic() - ended
+            print(f"{moment}, {processes[rank].returncode}: {seconds:.2f} s")
+            assert processes[rank].returncode == (-9 if is_killed else 1), first
+            assert ("RuntimeError: a defect" in first) == (not is_killed)
+            host = re.escape(platform.node())
+            why = rf"process {rank} on {host} did \(RuntimeError: a defect\)"
+            why = "another one of this run did" if is_killed else why
+            told = f"error: process {1 - rank} ends because {why}; the last checkpoint is intact; .*"
+            assert len(re.findall(f"(?m)^{told}$", other)) == 1, other
+            assert other.count("error: ") == 1
+            assert "Traceback" not in other
+            assert processes[1 - rank].returncode == 1
+            assert seconds < 10
+            assert (folder / "checkpoints").exists() == (moment != "training")

@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 import slurm_cluster
 import torch
-from conftest import DEMO, ROOT, load_script
+from conftest import DEMO, ROOT, load_script, start
 
 from video_iresnet.runtime.errors import InputError
 from video_iresnet.runtime.launchers import first_host, launcher_words, tasks_of_nodes, torch_variables
@@ -201,7 +201,7 @@ SHORT = ["SOLVER.MAX_EPOCH", "1", "SOLVER.WARMUP_EPOCHS", "0", "TEST.ENABLE", "F
 
 
 def run_net(overrides: list[str], folder: Path) -> list[str]:
-    words = [sys.executable, str(ROOT / "tools/run_net.py"), "--cfg", DEMO]
+    words = [str(ROOT / "tools/run_net.py"), "--cfg", DEMO]
     return [*words, *overrides, *SHORT, "OUTPUT_DIR", str(folder)]
 
 
@@ -214,7 +214,9 @@ def losses(folder: Path) -> list[float]:
 def by_torchrun(small: list[str], tmp_path_factory: pytest.TempPathFactory) -> list[float]:
     """The losses of a run of two processes that torchrun started."""
     folder = tmp_path_factory.mktemp("torchrun")
-    subprocess.run([*run_net(small, folder), "NUM_GPUS", "2"], check=True, capture_output=True)
+    process = start(*run_net(small, folder), "NUM_GPUS", "2")
+    output, _ = process.communicate(timeout=180)
+    assert process.returncode == 0, output
     return losses(folder)
 
 
@@ -225,12 +227,9 @@ def test_slurms_variables_start_a_run(small: list[str], by_torchrun: list[float]
     job = {"SLURM_JOB_ID": str(os.getpid()), "SLURM_STEP_ID": "0", "SLURM_STEP_NUM_TASKS": "2"}
     node = {"SLURM_STEP_NODELIST": "localhost", "SLURM_STEP_TASKS_PER_NODE": "2", "SLURM_NODEID": "0"}
     processes = [
-        subprocess.Popen(
-            run_net(small, tmp_path),
-            env=os.environ | job | node | {"SLURM_PROCID": str(rank), "SLURM_LOCALID": str(rank)},
-            stdout=subprocess.PIPE,
-            stderr=subprocess.STDOUT,
-            text=True,
+        start(
+            *run_net(small, tmp_path),
+            environment=job | node | {"SLURM_PROCID": str(rank), "SLURM_LOCALID": str(rank)},
         )
         for rank in range(2)
     ]
@@ -255,7 +254,7 @@ def test_srun_starts_a_run(
     slurm: dict[str, str], small: list[str], by_torchrun: list[float], tmp_path: Path
 ) -> None:
     """On two nodes, which meet at the name of the first one."""
-    command = ["srun", "--nodes", "2", "--ntasks", "2", *run_net(small, tmp_path)]
+    command = ["srun", "--nodes", "2", "--ntasks", "2", sys.executable, *run_net(small, tmp_path)]
     done = subprocess.run(command, env=slurm, capture_output=True, text=True, timeout=180, check=False)
     assert done.returncode == 0, done.stdout + done.stderr
     assert done.stdout.count("2 process(es)") == 1

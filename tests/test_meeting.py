@@ -6,10 +6,10 @@ import platform
 import re
 import socket
 import time
-from collections.abc import Iterator
 
-import forked
 import pytest
+from conftest import start
+from starts import Forked
 from torch.distributed import TCPStore
 
 # Processes that exchange messages. `fault`: what the last one does; `patience` in seconds.
@@ -54,13 +54,6 @@ HOST = re.escape(platform.node())
 
 
 @pytest.fixture(scope="module")
-def forks(tmp_path_factory: pytest.TempPathFactory) -> Iterator[forked.Server]:
-    folder = tmp_path_factory.mktemp("forks")
-    with forked.forking(folder, "video_iresnet.runtime.distributed") as server:
-        yield server
-
-
-@pytest.fixture(scope="module")
 def agent() -> TCPStore:
     """A store like that of torchrun's agent, which outlives the processes."""
     return TCPStore("127.0.0.1", 0, is_master=True, wait_for_workers=False)
@@ -73,13 +66,8 @@ def free_port() -> int:
 
 
 def begin(
-    forks: forked.Server,
-    store: TCPStore | int,
-    ranks: list[int],
-    size: int,
-    fault: str = "",
-    patience: float = 60,
-) -> list[forked.Fork]:
+    store: TCPStore | int, ranks: list[int], size: int, fault: str = "", patience: float = 60
+) -> list[Forked]:
     """Start processes on the code. `store`: that of an agent, or the port of the main process's own."""
     port = store if isinstance(store, int) else store.port
     shared = {
@@ -87,17 +75,23 @@ def begin(
         "TORCHELASTIC_USE_AGENT_STORE": str(not isinstance(store, int)), "OMP_NUM_THREADS": "1",
     }  # fmt: skip
     code = CODE.format(fault=fault, patience=patience)
-    return [forks.start(code, shared | {"RANK": str(rank), "LOCAL_RANK": "0"}) for rank in ranks]
+    return [start("-c", code, environment=shared | {"RANK": str(rank), "LOCAL_RANK": "0"}) for rank in ranks]
 
 
-def test_who_does_not_come_is_named(forks: forked.Server, free_port: int) -> None:
+def end(process: Forked) -> tuple[int | None, str]:
+    """Wait for the end; return the exit status, negative for a signal, and the output."""
+    output, _ = process.communicate(60)
+    return process.returncode, output
+
+
+def test_who_does_not_come_is_named(free_port: int) -> None:
     """The last of three never starts; the store is the main process's."""
-    first, second = begin(forks, free_port, [0, 1], 3, patience=3)
-    status, _, error = first.end()
+    first, second = begin(free_port, [0, 1], 3, patience=3)
+    status, error = end(first)
     expected = rf"error: of 3 processes, these did not come within 3 s: 2 \(those on {HOST} did\); .*\n"
     assert re.fullmatch(expected, error), error
     assert status == 1
-    status, _, error = second.end()
+    status, error = end(second)
     assert re.fullmatch(r"error: .*\n", error), error
     assert status == 1
 
@@ -116,36 +110,37 @@ def test_who_does_not_come_is_named(forks: forked.Server, free_port: int) -> Non
         ),
     ],
 )
-def test_who_hangs_before_the_first_sum_is_told(
-    fault: str, message: str, forks: forked.Server, agent: TCPStore
-) -> None:
+def test_who_hangs_before_the_first_sum_is_told(fault: str, message: str, agent: TCPStore) -> None:
     begun = time.monotonic()
-    first, _ = begin(forks, agent, [0, 1], 2, fault, patience=3)
-    status, _, error = first.end()
+    first, second = begin(agent, [0, 1], 2, fault, patience=3)
+    status, error = end(first)
+    seconds = time.monotonic() - begun
+    second.kill()
+    end(second)
     assert re.fullmatch(f"error: {message}\n", error), error
     assert status == 1
-    assert time.monotonic() - begun < 30
+    assert seconds < 30
 
 
-def test_a_missing_main_process_is_named(forks: forked.Server, agent: TCPStore, free_port: int) -> None:
+def test_a_missing_main_process_is_named(agent: TCPStore, free_port: int) -> None:
     """The agent's store answers, or nothing does at this port or this name."""
-    found = [*begin(forks, agent, [1], 2, patience=1), *begin(forks, free_port, [1], 2, patience=1)]
-    errors = [process.end() for process in found]
+    found = [*begin(agent, [1], 2, patience=1), *begin(free_port, [1], 2, patience=1)]
+    errors = [end(process) for process in found]
     expected = rf"error: process 0 did not come within 1 s \(process 1 on {HOST} did\); .*\n"
-    assert re.fullmatch(expected, errors[0][2]), errors
+    assert re.fullmatch(expected, errors[0][1]), errors
     expected = (
         rf"error: process 1 on {HOST} cannot reach the store of the main process at MASTER_ADDR 127.0.0.1, "
         rf"MASTER_PORT {free_port} \(Connection refused\); .*\n"
     )
-    assert re.fullmatch(expected, errors[1][2]), errors
+    assert re.fullmatch(expected, errors[1][1]), errors
     assert [status for status, *_ in errors] == [1, 1]
 
 
-def test_a_port_that_is_taken_is_named(forks: forked.Server) -> None:
+def test_a_port_that_is_taken_is_named() -> None:
     with socket.create_server(("127.0.0.1", 0)) as taken:
         port = taken.getsockname()[1]
-        (first,) = begin(forks, port, [0], 2, patience=1)
-        status, _, error = first.end()
+        (first,) = begin(port, [0], 2, patience=1)
+        status, error = end(first)
     expected = (
         rf"error: process 0 on {HOST} cannot serve the store .* MASTER_PORT {port} \(.*\); name a free port\n"
     )
@@ -161,15 +156,15 @@ ENDS = {
 }
 
 
-def test_one_that_ends_ends_all_and_the_next_ones_meet_anew(forks: forked.Server, agent: TCPStore) -> None:
+def test_one_that_ends_ends_all_and_the_next_ones_meet_anew(agent: TCPStore) -> None:
     """By way of one store, which is full of words of the dead; the last group has another size."""
     for fault, (status, why) in ENDS.items():
-        first, second = begin(forks, agent, [0, 1], 2, fault)
-        ends = [second.end()]
+        first, second = begin(agent, [0, 1], 2, fault)
+        ends = [end(second)]
         ended = time.monotonic()
-        ends.append(first.end())
+        ends.append(end(first))
         assert time.monotonic() - ended < 5
-        assert [end[0] for end in ends] == [status, 1]
-        assert re.fullmatch(rf"error: process 0 ends because {why}; .*\n", ends[1][2]), ends
-        assert ("RuntimeError: a defect" in ends[0][2]) == (fault == "raises")
-    assert [process.end() for process in begin(forks, agent, [0, 1, 2], 3)] == 3 * [(0, "done\n", "")]
+        assert [code for code, _ in ends] == [status, 1]
+        assert re.fullmatch(rf"error: process 0 ends because {why}; .*\n", ends[1][1]), ends
+        assert ("RuntimeError: a defect" in ends[0][1]) == (fault == "raises")
+    assert [end(process) for process in begin(agent, [0, 1, 2], 3)] == 3 * [(0, "done\n")]

@@ -17,7 +17,7 @@ from types import ModuleType
 import pytest
 import slurm_cluster
 import torch
-from conftest import DEMO, ROOT, RunNet, load_script
+from conftest import DEMO, ROOT, RunNet, load_script, run_together
 from test_run_net import assert_same_weights
 
 from video_iresnet.runtime import slurm as slurm_jobs
@@ -213,23 +213,19 @@ def wait_for_end(job: str, folder: Path) -> dict[str, str]:
 
 
 @pytest.fixture(scope="module")
-def undisturbed(
-    cluster: None, tool: ModuleType, small: list[str], tmp_path_factory: pytest.TempPathFactory
-) -> Path:
-    """A run of two processes on two nodes that nothing disturbed."""
+def undisturbed(small: list[str], tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A run of two processes that nothing disturbed, each with the threads of a whole node."""
     folder = tmp_path_factory.mktemp("undisturbed")
-    assert tool.main(["--nodes", "2", *words(small, folder)]) == 0
-    end = wait_for_end(number_of(folder), folder)
-    assert (end["JobState"], end["Restarts"]) == ("COMPLETED", "0"), log_of(folder)
-    assert log_of(folder).count("2 process(es)") == 1
+    run_together(2, f"{ROOT}/tools/run_net.py", *words(small, folder)[1:], local_size=1)
     return folder
 
 
 @pytest.mark.slow
 @on_the_cpu
 def test_a_preempted_job_goes_on_and_a_cancelled_one_has_saved(
-    undisturbed: Path, tool: ModuleType, small: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
+    undisturbed: Path, cluster: None, tool: ModuleType, small: list[str], tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+) -> None:  # fmt: skip
     """The script of docs/training.md, without submitit, then ends what was cancelled; it is preempted too."""
 
     def told() -> str:
@@ -255,6 +251,7 @@ def test_a_preempted_job_goes_on_and_a_cancelled_one_has_saved(
     end = wait_for_end(job, tmp_path)
     assert (end["JobName"], end["JobState"], end["Restarts"]) == ("small", "CANCELLED", "1")
     log = log_of(tmp_path)
+    assert log.count("2 process(es)") == 2
     assert [log.count(words) for words in ("stopped in epoch", "Calling checkpoint", "Traceback")] == [
         2,
         1,
