@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 import small_jobs
-from conftest import ROOT, start, write_video
+from conftest import ROOT, load_script, start, write_video
 from small_jobs import die, refuse, sleep, square, where
 
 from video_iresnet.data.records import read_records
@@ -120,6 +120,21 @@ def test_a_ray_cluster_shares_the_work(ray_address: str) -> None:
         list(run_jobs(refuse, range(1000), workers=2, ray_address=ray_address, description="on Ray"))
 
 
+@pytest.fixture(scope="module")
+def connected(ray_address: str) -> Iterator[str]:
+    """One connection for several scripts in this process: the nodes start processes for each, which import
+    torch.
+    """
+    import ray
+
+    init, shutdown = ray.init, ray.shutdown
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(ray, "init", lambda **options: ray.is_initialized() or init(**options))
+        patch.setattr(ray, "shutdown", lambda: None)
+        yield ray_address
+    shutdown()
+
+
 def contents(folder: Path) -> dict[str, bytes]:
     """The files of a folder; its lock names the process that held it, and rows of its index come in any
     order.
@@ -130,12 +145,16 @@ def contents(folder: Path) -> dict[str, bytes]:
 
 
 @pytest.mark.slow
-def test_the_scripts_do_the_same_on_ray(ray_address: str, tmp_path: Path) -> None:
+@pytest.mark.filterwarnings("ignore")  # Ray's own
+def test_the_scripts_do_the_same_on_ray(
+    connected: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    transcode, verify = (load_script(f"data_prep/{name}.py").main for name in ("transcode", "verify"))
     for number in range(4):
         write_video(tmp_path / f"in/{number}.mkv", 20 + number)
     (tmp_path / "in/train.csv").write_text("".join(f"{number}.mkv {number}\n" for number in range(5)))
     outputs = {}
-    for name, where_to in (("ray", ["--ray", ray_address]), ("here", ["--workers", "0"])):
+    for name, where_to in (("ray", ["--ray", connected]), ("here", ["--workers", "0"])):
         arguments = [
             "--list",
             str(tmp_path / "in/train.csv"),
@@ -145,14 +164,11 @@ def test_the_scripts_do_the_same_on_ray(ray_address: str, tmp_path: Path) -> Non
             "32",
             *where_to,
         ]
-        process = start("data_prep/transcode.py", *arguments)
-        text = process.communicate()[0]
-        assert process.returncode == 0, text
-        assert "4 done, 0 skipped (done before), 1 failed" in text
+        assert transcode(arguments) == 0
+        assert "4 done, 0 skipped (done before), 1 failed" in capsys.readouterr().out
         outputs[name] = contents(tmp_path / name)
-        process = start("data_prep/verify.py", "--list", str(tmp_path / name / "train.csv"), *where_to)
-        text = process.communicate()[0]
-        assert "4 of 4 videos are good" in text
+        assert verify(["--list", str(tmp_path / name / "train.csv"), *where_to]) == 0
+        assert "4 of 4 videos are good" in capsys.readouterr().out
         assert [
             record.label
             for record in read_records(str(tmp_path / name / "train_clean.csv"), root="", num_classes=9)
@@ -161,7 +177,8 @@ def test_the_scripts_do_the_same_on_ray(ray_address: str, tmp_path: Path) -> Non
 
 
 @pytest.mark.slow
-def test_lists_and_frames_are_the_same_from_ray(ray_address: str, tmp_path: Path) -> None:
+@pytest.mark.filterwarnings("ignore")  # Ray's own
+def test_lists_and_frames_are_the_same_from_ray(connected: str, tmp_path: Path) -> None:
     """folders.py, kinetics.py and ssv2.py --frames look for videos, and extract frames, on the cluster as
     here.
     """
@@ -199,11 +216,9 @@ def test_lists_and_frames_are_the_same_from_ray(ray_address: str, tmp_path: Path
     }
     for name, command in commands.items():
         outputs = []
-        for place, where_to in (("ray", ["--ray", ray_address]), ("here", ["--workers", "0"])):
+        for place, where_to in (("ray", ["--ray", connected]), ("here", ["--workers", "0"])):
             out = tmp_path / place / name
-            process = start(*command, "--out", str(out), *where_to)
-            text = process.communicate()[0]
-            assert process.returncode == 0, text
+            assert load_script(command[0]).main([*command[1:], "--out", str(out), *where_to]) == 0
             outputs.append(contents(out))
         assert outputs[0] == outputs[1]
         assert len(outputs[0]) > (12 if name == "ssv2" else 2)
