@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import contextlib
 import hashlib
+import io
 import os
 import stat
 import tarfile
-from collections.abc import Iterator
+from collections.abc import Callable, Iterable, Iterator
 from typing import IO, BinaryIO, NamedTuple
 
 from ..runtime import ranges
@@ -106,15 +107,35 @@ def write_shard(job: Job) -> Written:
     """Write a shard, which gets its name when all of it was read back. Raises InputError if it cannot be
     written.
     """
-    rows: list[Row] = []
     failures: dict[str, str] = {}
-    with atomic_write(job.target, "w+b") as file:
+
+    def append(file: IO[bytes]) -> Iterator[Row]:
         for source in job.sources:
             for path, member in source.files():
                 try:
-                    rows.append(_append(file, path, member))
+                    yield _append_file(file, path, member)
                 except UnreadableError as error:
                     failures.setdefault(source.member, str(error))
+
+    rows, size = _write(job.target, append)
+    return Written(rows, size, failures)
+
+
+def write_members(target: str, members: Iterable[tuple[str, bytes]]) -> Written:
+    """Write a shard of members, by their names and bytes; see write_shard."""
+
+    def append(file: IO[bytes]) -> Iterator[Row]:
+        for name, data in members:
+            yield _append(file, name, Status(len(data), 0, 0o644), io.BytesIO(data))
+
+    rows, size = _write(target, append)
+    return Written(rows, size, {})
+
+
+def _write(target: str, append: Callable[[IO[bytes]], Iterable[Row]]) -> tuple[list[Row], int]:
+    """Write a shard to which `append` adds members; return its rows and bytes."""
+    with atomic_write(target, "w+b") as file:
+        rows = list(append(file))
         file.write(END)
         file.write(b"\0" * (-file.tell() % tarfile.RECORDSIZE))
         size = file.tell()
@@ -125,26 +146,30 @@ def write_shard(job: Job) -> Written:
         for row in rows:
             if checksum(file, row.offset, row.size) != row.sha256:
                 raise InputError(
-                    f"{row.name} was not written to {job.target} as it was read; the disk may be damaged"
+                    f"{row.name} was not written to {target} as it was read; the disk may be damaged"
                 )
-    return Written(rows, size, failures)
+    return rows, size
 
 
-def _append(file: IO[bytes], path: str, member: str) -> Row:
+def _append_file(file: IO[bytes], path: str, member: str) -> Row:
     """Append a file to a shard. Raises UnreadableError, and OSError if the shard cannot be written."""
     try:
         status, source = status_of(path), ranges.open_bytes(path)
     except OSError as error:
         raise UnreadableError(reason(error)) from error
+    with source:
+        return _append(file, member, status, source)
+
+
+def _append(file: IO[bytes], member: str, status: Status, source: BinaryIO) -> Row:
     start = file.tell()
     entry = tarfile.TarInfo(member)
     entry.size, entry.mtime, entry.mode = status
     file.write(entry.tobuf(tarfile.PAX_FORMAT, "utf-8", "strict"))
     offset, digest = file.tell(), hashlib.sha256()
-    with source:
-        for piece in _pieces(source):
-            digest.update(piece)
-            file.write(piece)
+    for piece in _pieces(source):
+        digest.update(piece)
+        file.write(piece)
     if file.tell() - offset != status.size:
         file.seek(start)
         file.truncate()
