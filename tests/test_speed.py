@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import ctypes
 import json
 import re
 from pathlib import Path
 
 import pytest
 import torch
-from conftest import DEMO, RunNet, load_script
+from conftest import DEMO, RunNet, load_script, start
 from PIL import Image
 from torch import nn
 
@@ -41,6 +42,25 @@ def test_calls_are_timed_in_turns(monkeypatch: pytest.MonkeyPatch) -> None:
     costs = timing.measure({"a": lambda: lambda: call("a", a), "b": lambda: lambda: call("b", b)}, CPU, 3)
     assert order == ["a", "b"] * 4
     assert {name: cost.seconds for name, cost in costs.items()} == {"a": 2.0, "b": 4.0}
+
+
+FAULTS = """
+import resource, torch
+from video_iresnet.runtime.devices import prepare
+prepare(torch.device("cpu"), tf32=True, local_processes=1)
+faults = []
+for _ in range(10):
+    tensors = [torch.ones(2**21) for _ in range(8)]  # 8 MiB each
+    del tensors
+    faults.append(resource.getrusage(resource.RUSAGE_SELF).ru_minflt)
+print(faults[-1] - faults[-4])
+"""
+
+
+@pytest.mark.skipif(not hasattr(ctypes.CDLL(None), "mallopt"), reason="needs glibc")
+def test_memory_of_tensors_is_not_taken_from_the_system_again() -> None:
+    """By itself, glibc gives these 64 MiB back and takes their 16,384 pages again each time."""
+    assert int(start("-c", FAULTS).communicate()[0]) < 1000
 
 
 def test_the_peak_counts_two_operations_for_a_multiply_add(monkeypatch: pytest.MonkeyPatch) -> None:
