@@ -126,6 +126,26 @@ def test_links_and_devices_are_refused(tmp_path: Path, kind: bytes) -> None:
     assert files(tmp_path / "out") == {}
 
 
+def test_tars_in_a_tar(tmp_path: Path) -> None:
+    """On request, the members of each go into a folder of its name, and nowhere else."""
+    inner = {name: write_tar(tmp_path / "x", videos(2), "w").read_bytes() for name in ("a.tar", "b/c.tar")}
+    path = write_tar(tmp_path / "all.tar", inner | {"d": b"d"}, "w")
+    assert unpack([path], tmp_path / "plain") == (3, 0)
+    assert unpack([path], tmp_path / "out", inner=True) == (5, 0)
+    assert unpack([path], tmp_path / "out", inner=True) == (0, 5)
+    expected = {f"{folder}/{name}": data for folder in ("a", "b/c") for name, data in videos(2).items()}
+    assert files(tmp_path / "out") == expected | {"d": b"d"}
+    for outer, name, why in (
+        ("a.tar", "../evil", "would be written outside"),
+        ("../evil.tar", "x", "would be written outside"),
+        (".partial.tar", "x", "has a name that is needed"),
+    ):
+        data = write_tar(tmp_path / "x", {name: b"x"}, "w").read_bytes()
+        with pytest.raises(InputError, match=why):
+            unpack([write_tar(tmp_path / "bad.tar", {outer: data}, "w")], tmp_path / "new", inner=True)
+    assert not list(tmp_path.rglob("*evil*"))
+
+
 def test_links_in_a_zip_are_refused(tmp_path: Path) -> None:
     with zipfile.ZipFile(tmp_path / "a.zip", "w") as archive:
         info = zipfile.ZipInfo("x.webm")
