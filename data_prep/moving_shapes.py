@@ -8,6 +8,11 @@ size, so at every moment the shape's position, angle and size are uniform for ev
 reveals it. Each scene (shape, colours, background, speed, start, length, size and frame rate) is shown in all
 eight motions, so that only the motion differs.
 
+With --shapes 2, a video shows two smaller shapes in two different motions, each scene in all 28 pairs of
+these, and lists have both labels (`path 3,7`), for DATA.MULTI_LABEL:
+
+    python data_prep/moving_shapes.py --shapes 2 --out data/moving_shapes_2
+
 Writes videos/, train.csv, val.csv, test.csv and classes.txt. The lists come last. After an
 interruption, run it again.
 """
@@ -15,9 +20,11 @@ interruption, run it again.
 from __future__ import annotations
 
 import argparse
+import itertools
 import math
 import sys
 from collections import deque
+from collections.abc import Sequence
 from contextlib import closing
 from fractions import Fraction
 from pathlib import Path
@@ -49,11 +56,13 @@ MOTIONS = {
     "shrinking": (0, 0, 0, -1),
 }
 FRAME_RATES = (Fraction(12), Fraction(15), Fraction(24), Fraction(25), Fraction(30000, 1001), Fraction(30))
-RADIUS = (0.2, 0.42)  # of the short side
+RADIUS = (0.2, 0.42)  # of the short side, of a single shape
+SCALE_OF_TWO = 0.75  # of shapes that share a video
+Motion = tuple[int, int, int, int]
 
 
 class Scene(NamedTuple):
-    """The appearance of a video, without its motion."""
+    """The appearance of a video with one shape, without its motion."""
 
     height: int
     width: int
@@ -65,6 +74,7 @@ class Scene(NamedTuple):
     bulge: float
     colours: NDArray[np.float64]  # of the star and of its sector
     background: NDArray[np.float64]
+    scale: float = 1.0  # of the shape's size
 
 
 def draw_scene(rng: np.random.Generator) -> Scene:
@@ -97,14 +107,12 @@ def smooth_noise(rng: np.random.Generator, height: int, width: int) -> NDArray[n
     return np.asarray(top * (1 - v) + bottom * v)
 
 
-def outline(
-    scene: Scene, motion: tuple[int, int, int, int], frame: int
-) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
+def outline(scene: Scene, motion: Motion, frame: int) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
     """Return how much of each pixel the shape covers, and the pixel's direction from the shape's centre
     against the shape's own angle, (height, width) each.
     """
     x, y, turn, growth = (scene.start + np.array(motion) * scene.cycles_per_frame * frame) % 1
-    radius = min(scene.height, scene.width) * RADIUS[0] * (RADIUS[1] / RADIUS[0]) ** growth
+    radius = scene.scale * min(scene.height, scene.width) * RADIUS[0] * (RADIUS[1] / RADIUS[0]) ** growth
     dy = (np.arange(scene.height) - y * scene.height + scene.height / 2) % scene.height - scene.height / 2
     dx = (np.arange(scene.width) - x * scene.width + scene.width / 2) % scene.width - scene.width / 2
     dy, dx = dy[:, None].astype(np.float32), dx[None, :].astype(np.float32)
@@ -114,16 +122,27 @@ def outline(
     return np.clip(edge - distance + 0.5, 0, 1), angle
 
 
-def render(scene: Scene, motion: tuple[int, int, int, int], frame: int) -> NDArray[np.uint8]:
-    """Draw a frame (height, width, 3): a bright rounded star with a dark sector, which shows its angle."""
+def render(shapes: Sequence[tuple[Scene, Motion]], frame: int) -> NDArray[np.uint8]:
+    """Draw a frame (height, width, 3) on the background of the first scene: bright rounded stars with a dark
+    sector, which shows their angle.
+    """
+    picture = shapes[0][0].background
+    for scene, motion in shapes:
+        picture = drawn_over(picture, scene, motion, frame)
+    return np.rint(picture).astype(np.uint8)
+
+
+def drawn_over(picture: NDArray[np.float64], scene: Scene, motion: Motion, frame: int) -> NDArray[np.float64]:
+    """Draw the shape of a scene over a picture (height, width, 3)."""
     cover, angle = outline(scene, motion, frame)
     sector = (np.cos(angle) > 0.3)[..., None]
     shape = np.where(sector, *scene.colours[::-1].astype(np.float32))
-    return np.rint(scene.background * (1 - cover[..., None]) + shape * cover[..., None]).astype(np.uint8)
+    return np.asarray(picture * (1 - cover[..., None]) + shape * cover[..., None])
 
 
-def write_video(path: Path, scene: Scene, motion: tuple[int, int, int, int]) -> None:
-    """Encode a scene in motion as H.264 in MP4."""
+def write_video(path: Path, shapes: Sequence[tuple[Scene, Motion]]) -> None:
+    """Encode scenes in motion as H.264 in MP4."""
+    scene, _ = shapes[0]
     with atomic_write(path, "wb") as file, av.open(file, "w", format="mp4") as container:
         # Macroblock trees are off because with them x264 writes other bits at each run for pictures this
         # small.
@@ -136,41 +155,68 @@ def write_video(path: Path, scene: Scene, motion: tuple[int, int, int, int]) -> 
         )
         reformatter = VideoReformatter()
         for frame in range(scene.num_frames):
-            picture = av.VideoFrame.from_ndarray(render(scene, motion, frame), format="rgb24")
+            picture = av.VideoFrame.from_ndarray(render(shapes, frame), format="rgb24")
             container.mux(stream.encode(reformatter.reformat(picture, format="yuv420p", threads=1)))
         container.mux(stream.encode())
 
 
 class Job(NamedTuple):
-    """Video `number` of a split: scene `number // 8` in motion `number % 8`."""
+    """Video `number` of a split: with one shape, scene `number // 8` in motion `number % 8`."""
 
     folder: Path
     split: str
     number: int
     seed: int
+    num_shapes: int = 1
 
     @property
     def name(self) -> str:
         return f"{self.split}_{self.number:04d}.mp4"
 
+    @property
+    def labels(self) -> tuple[int, ...]:
+        """The motions of the shapes."""
+        all_labels = list(itertools.combinations(range(len(MOTIONS)), self.num_shapes))
+        return all_labels[self.number % len(all_labels)]
 
-def drawn(job: Job) -> tuple[Scene, tuple[int, int, int, int]]:
-    """Return the scene and the motion of a video."""
-    rng = np.random.default_rng([job.seed, job.number // len(MOTIONS), *job.split.encode()])
-    return draw_scene(rng), list(MOTIONS.values())[job.number % len(MOTIONS)]
+
+def drawn(job: Job) -> list[tuple[Scene, Motion]]:
+    """Return the scene and the motion of each shape of a video."""
+    rng = np.random.default_rng([
+        job.seed, job.number // math.comb(len(MOTIONS), job.num_shapes), *job.split.encode()
+    ])  # fmt: skip
+    scenes = [draw_scene(rng) for _ in job.labels]
+    if job.num_shapes > 1:
+        first, second = scenes
+        # Shapes begin apart, or one that stays where it is could hide another one.
+        start = np.concatenate([(first.start[:2] + rng.uniform(0.35, 0.65, 2)) % 1, second.start[2:]])
+        scenes = [
+            first._replace(
+                start=at, cycles_per_frame=scene.cycles_per_frame, corners=scene.corners,
+                bulge=scene.bulge, colours=scene.colours, scale=SCALE_OF_TWO,
+            )
+            for scene, at in ((first, first.start), (second, start))
+        ]  # fmt: skip
+    return [(scene, list(MOTIONS.values())[label]) for scene, label in zip(scenes, job.labels, strict=True)]
 
 
 def write_one(job: Job) -> None:
     """Write a video, unless it exists."""
     path = job.folder / "videos" / job.name
     if not path.exists():
-        write_video(path, *drawn(job))
+        write_video(path, drawn(job))
 
 
-def write_data_set(folder: Path, sizes: dict[str, int], seed: int, workers: int = 0) -> None:
+def write_data_set(
+    folder: Path, sizes: dict[str, int], seed: int, workers: int = 0, num_shapes: int = 1
+) -> None:
     """Write all videos, then the lists. `sizes`: videos per split; `workers`: see run_jobs."""
     (folder / "videos").mkdir(parents=True, exist_ok=True)
-    jobs = [Job(folder, split, number, seed) for split, size in sizes.items() for number in range(size)]
+    jobs = [
+        Job(folder, split, number, seed, num_shapes)
+        for split, size in sizes.items()
+        for number in range(size)
+    ]
     with exclusive(folder):
         try:
             with closing(run_jobs(write_one, jobs, workers=workers, description="moving shapes")) as work:
@@ -180,7 +226,9 @@ def write_data_set(folder: Path, sizes: dict[str, int], seed: int, workers: int 
         for split in sizes:
             with atomic_write(folder / f"{split}.csv") as file:
                 file.writelines(
-                    f"videos/{job.name} {job.number % len(MOTIONS)}\n" for job in jobs if job.split == split
+                    f"videos/{job.name} {','.join(map(str, job.labels))}\n"
+                    for job in jobs
+                    if job.split == split
                 )
         with atomic_write(folder / "classes.txt") as file:
             file.writelines(f"{name}\n" for name in MOTIONS)
@@ -195,7 +243,7 @@ def prepare(options: argparse.Namespace) -> None:
     if (options.out / "classes.txt").exists():
         print(f"{options.out} is complete; nothing was written")
         return
-    write_data_set(options.out, sizes, options.seed, usable_cores())
+    write_data_set(options.out, sizes, options.seed, usable_cores(), options.shapes)
     print(f"wrote {options.train} + {options.val} + {options.test} videos and their lists to {options.out}")
 
 
@@ -207,6 +255,7 @@ def main(arguments: list[str]) -> int:
     parser.add_argument("--train", type=int, default=512, help="training videos")
     parser.add_argument("--val", type=int, default=64, help="validation videos")
     parser.add_argument("--test", type=int, default=96, help="test videos")
+    parser.add_argument("--shapes", type=int, choices=[1, 2], default=1, help="in each video (default: 1)")
     parser.add_argument("--seed", type=int, default=0)
     options = parser.parse_args(arguments)
     return exit_code(lambda: prepare(options))

@@ -63,7 +63,9 @@ def prepare(options: argparse.Namespace) -> None:
         raise InputError("there is nothing to do; give --list and --out, or --check")
     if options.size < 1:
         raise InputError(f"--size is {options.size}; expected 1 or more MB")
-    layout = Layout(options.format, options.prefix, options.frame_names, options.class_names)
+    layout = Layout(
+        options.format, options.prefix, options.frame_names, options.class_names, options.many_labels
+    )
     results = pack_lists(
         options.list,
         options.out,
@@ -102,6 +104,11 @@ def main(arguments: list[str]) -> int:
         help="as DATA.CLASS_NAMES: a file beside the lists, to copy and for lists without labels",
     )
     parser.add_argument("--size", type=int, default=1000, help="MB of a shard (default: %(default)s)")
+    parser.add_argument(
+        "--many-labels",
+        action="store_true",
+        help="lists have lines of `path 3,17,42`, as with DATA.MULTI_LABEL",
+    )
     add_options(parser)
     options = parser.parse_args(arguments)
     return exit_code(lambda: prepare(options))

@@ -84,6 +84,11 @@ def parse(arguments: list[str]) -> argparse.Namespace:
         metavar="N",
         help="then give PSNR and SSIM of N videos, evenly spaced over the list; needs scikit-image",
     )
+    parser.add_argument(
+        "--many-labels",
+        action="store_true",
+        help="the list has lines of `path 3,17,42`, as with DATA.MULTI_LABEL",
+    )
     add_options(parser)
     return parser.parse_args(arguments)
 
@@ -102,7 +107,7 @@ def prepare(options: argparse.Namespace) -> None:
         structural_similarity()  # raises an error now, not after hours of work
     settings = Settings(options.short_side, options.gop, options.crf, options.preset)
     where = {"workers": options.workers, "ray_address": options.ray}
-    outcomes = transcode_list(options.list, options.out, settings, **where)
+    outcomes = transcode_list(options.list, options.out, settings, **where, many_labels=options.many_labels)
     print_outcomes(outcomes, failed_list(options.list, options.out))
     done = [job for job, outcome in outcomes.items() if not outcome.failure]
     if options.compare and done:

@@ -44,7 +44,14 @@ def summarise(result: dict[str, Any]) -> None:
 
 def prepare(options: argparse.Namespace) -> None:
     files = output_files(options.list, options.out, options.report)
-    result = verify(options.list, options.against, files, workers=options.workers, ray_address=options.ray)
+    result = verify(
+        options.list,
+        options.against,
+        files,
+        workers=options.workers,
+        ray_address=options.ray,
+        many_labels=options.many_labels,
+    )
     print(*files[:-1], sep="\n")
     summarise(result)
 
@@ -66,6 +73,11 @@ def main(arguments: list[str]) -> int:
     )
     parser.add_argument("--out", type=Path, help="folder to write into (default: the list's)")
     parser.add_argument("--report", type=Path, metavar="FILE.html", help="(default: LIST_verify.html)")
+    parser.add_argument(
+        "--many-labels",
+        action="store_true",
+        help="lists have lines of `path 3,17,42`, as with DATA.MULTI_LABEL",
+    )
     add_options(parser)
     options = parser.parse_args(arguments)
     return exit_code(lambda: prepare(options))

@@ -56,7 +56,7 @@ def measure(heat: Tensor, mask: Tensor, stride: int) -> Measured:
 def mask_of(classifier: Classifier, seen: Seen, number: int) -> Tensor:
     """Return where the shape is in the clip of test video `number`, as a boolean (T, S, S)."""
     shapes, data = load_script("data_prep/moving_shapes.py"), classifier.part
-    scene, motion = shapes.drawn(shapes.Job(Path(), "test", number, 0))
+    ((scene, motion),) = shapes.drawn(shapes.Job(Path(), "test", number, 0))
     frames = [shapes.outline(scene, motion, index)[0] for index in seen.numbers]
     covers = torch.from_numpy(np.rint(255 * np.stack(frames)).astype(np.uint8))[..., None].repeat(1, 1, 1, 3)
     covers = resize(covers, *short_side_size(covers.shape[1], covers.shape[2], data.short_side))

@@ -250,8 +250,8 @@ def test_deep_random_weights_do_not_overflow() -> None:
 def test_where_the_shape_is(classifier: Classifier, shapes: Path, moving_shapes: ModuleType) -> None:
     """The pixels that the mask names differ from the background, and others do not."""
     number = 2
-    scene, motion = moving_shapes.drawn(moving_shapes.Job(Path(), "test", number, 0))
-    frame = moving_shapes.render(scene, motion, 5).astype(float)
+    ((scene, motion),) = moving_shapes.drawn(moving_shapes.Job(Path(), "test", number, 0))
+    frame = moving_shapes.render([(scene, motion)], 5).astype(float)
     cover, _ = moving_shapes.outline(scene, motion, 5)
     changed = abs(frame - scene.background).max(2)
     assert (changed[cover == 0] <= 0.5).all()

@@ -13,6 +13,7 @@ import pytest
 from conftest import ROOT
 
 from video_iresnet.data.decode import load_backend
+from video_iresnet.engine.average_precision import load_average_precision
 from video_iresnet.inference.export import export_onnx
 from video_iresnet.inference.page import import_gradio
 from video_iresnet.inference.trained import Trained
@@ -32,6 +33,7 @@ def square(number: int) -> int:
 EXTRAS: dict[str, tuple[str, Callable[[], object]]] = {
     "gs": ("gcsfs.retry", lambda: open_range("gs://bucket/key")),
     "hub": ("huggingface_hub", lambda: importlib.import_module("video_iresnet.inference.hub")),
+    "labels": ("sklearn.metrics", load_average_precision),
     "onnx": ("onnxruntime", lambda: export_onnx(Trained.__new__(Trained))),
     "prep": ("skimage.metrics", structural_similarity),
     "ray": (

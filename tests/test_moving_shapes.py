@@ -32,19 +32,21 @@ def test_files_are_h264_of_varied_size_rate_and_length(shapes: Path) -> None:
 def test_classes_share_every_scene_and_are_time_reversed_pairs(moving_shapes: ModuleType) -> None:
     scene = moving_shapes.draw_scene(np.random.default_rng(1))
     motions = list(moving_shapes.MOTIONS.values())
-    first = [moving_shapes.render(scene, motion, 0) for motion in motions]
+    first = [moving_shapes.render([(scene, motion)], 0) for motion in motions]
     assert all(np.array_equal(first[0], frame) for frame in first)
     for one, other in zip(motions[::2], motions[1::2], strict=True):
-        assert np.array_equal(moving_shapes.render(scene, one, 7), moving_shapes.render(scene, other, -7))
-        assert not np.array_equal(moving_shapes.render(scene, one, 7), first[0])
+        assert np.array_equal(
+            moving_shapes.render([(scene, one)], 7), moving_shapes.render([(scene, other)], -7)
+        )
+        assert not np.array_equal(moving_shapes.render([(scene, one)], 7), first[0])
 
 
 def test_a_motion_comes_back_to_where_it_started(moving_shapes: ModuleType) -> None:
     """Position, angle and size are periodic, so their distribution does not change with time."""
     scene = moving_shapes.draw_scene(np.random.default_rng(2))._replace(cycles_per_frame=1 / 24)
     for motion in moving_shapes.MOTIONS.values():
-        difference = moving_shapes.render(scene, motion, 24).astype(int) - moving_shapes.render(
-            scene, motion, 0
+        difference = moving_shapes.render([(scene, motion)], 24).astype(int) - moving_shapes.render(
+            [(scene, motion)], 0
         )
         assert abs(difference).max() <= 1
 
@@ -62,7 +64,7 @@ def test_directions_are_what_the_names_say(moving_shapes: ModuleType) -> None:
 
     def bright(name: str, frame: int) -> tuple[float, float, int]:
         """Centre and area of the shape."""
-        mask = moving_shapes.render(scene, moving_shapes.MOTIONS[name], frame).max(2) > 40
+        mask = moving_shapes.render([(scene, moving_shapes.MOTIONS[name])], frame).max(2) > 40
         rows, columns = np.nonzero(mask)
         return float(rows.mean()), float(columns.mean()), int(mask.sum())
 
@@ -70,7 +72,8 @@ def test_directions_are_what_the_names_say(moving_shapes: ModuleType) -> None:
     assert bright("moving up", 4)[0] < bright("moving up", 0)[0] - 5
     assert bright("growing", 4)[2] > bright("growing", 0)[2] * 1.1
     dark = [
-        moving_shapes.render(scene, moving_shapes.MOTIONS["turning clockwise"], f).astype(int) for f in (0, 5)
+        moving_shapes.render([(scene, moving_shapes.MOTIONS["turning clockwise"])], f).astype(int)
+        for f in (0, 5)
     ]
     sector = scene.colours[1].astype(int)
     rows = [np.nonzero((abs(frame - sector).max(2) < 12) & (frame.max(2) > 0))[0].mean() for frame in dark]

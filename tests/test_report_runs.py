@@ -180,7 +180,9 @@ def test_a_comparison(tested: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPa
     compare = load_script("tools/compare.py")
     for row, folder in zip(results, (one, two, tested), strict=True):
         texts = compare.result_row(
-            read_run(folder, row[0], keys_of_run(folder)), ["reversed", "frozen", "shuffled"]
+            read_run(folder, row[0], keys_of_run(folder)),
+            ["top1_acc", "top5_acc"],
+            ["reversed", "frozen", "shuffled"],
         )
         assert [text if text else "-" for text in row] == texts
     keys = {row[0]: row[1:] for row in page.table("Keys of config.yaml")}

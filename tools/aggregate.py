@@ -1,7 +1,8 @@
 """Recompute results from stored views, without GPU and videos: python tools/aggregate.py OUTPUT_DIR [...].
 
 Prints the accuracies of a protocol, of all smaller ones and by class, their 95 % bootstrap intervals and the
-calibration error. Several folders are an ensemble. For intervals over UCF101's groups of videos:
+calibration error; for videos with many labels, mean average precision without the last two. Several folders
+are an ensemble. For intervals over UCF101's groups of videos:
 
     python tools/aggregate.py output/ucf101_iR3D18 --protocol 3x1 --groups '_(g[0-9]+)_' --json results.json
 """
@@ -13,19 +14,20 @@ import json
 import math
 import re
 import sys
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 from video_iresnet.runtime.ending import exit_code  # isort: skip, so Ctrl-C ends slow imports in one line
 
+import numpy as np
 from tabulate import tabulate
 
 from video_iresnet.engine import aggregate
 from video_iresnet.engine.aggregate import Numbers, Pooling, Protocol
 from video_iresnet.engine.views import ViewStore
-from video_iresnet.report.results import clips_and_crops, table, write_results
+from video_iresnet.report.results import clips_and_crops, metrics, table, write_results
 from video_iresnet.runtime.errors import InputError
 
 # Keys of results.json that do not come from the views.
@@ -73,11 +75,17 @@ def report(options: argparse.Namespace) -> None:
     if options.json:
         write_results(options.json, numbers)
     *_, name = numbers["by_views"]
-    predictions = outcome.predictions[name]
-    error = aggregate.calibration_error(predictions, outcome.labels)
-    print(f"{numbers['protocol']}: {table(numbers)}\nexpected calibration error: {error:.2f}\n")
-    print(f"{views_table(numbers['by_number_of_clips'])}\n")
-    print(class_table(*aggregate.per_class(predictions, outcome.labels, about["num_classes"]), about))
+    predictions, names = outcome.predictions[name], list(metrics(numbers).values())
+    print(f"{numbers['protocol']}: {table(numbers)}")
+    if aggregate.has_many_labels(about):
+        names = ["AP"]
+        counts, percent = outcome.labels.sum(0), np.array([numbers["average_precision"]], float).T
+    else:
+        error = aggregate.calibration_error(predictions, outcome.labels)
+        print(f"expected calibration error: {error:.2f}")
+        counts, percent = aggregate.per_class(predictions, outcome.labels, about["num_classes"])
+    print(f"\n{views_table(numbers)}\n")
+    print(class_table(counts, percent, names, about))
 
 
 def protocol(text: str | None) -> Protocol | None:
@@ -88,19 +96,21 @@ def protocol(text: str | None) -> Protocol | None:
     return (int(match[1]), int(match[2])) if match else None
 
 
-def views_table(by_number_of_clips: Mapping[str, Mapping[str, float]]) -> str:
+def views_table(numbers: Mapping[str, Any]) -> str:
     """Return a table of the accuracy by number of views."""
-    rows = []
-    for name, measured in by_number_of_clips.items():
-        rows.append((name, math.prod(clips_and_crops(name)), measured["top1_acc"], measured["top5_acc"]))
-    return tabulate(rows, headers=["protocol", "views", "top-1", "top-5"], floatfmt=".2f")
+    keys = metrics(numbers)
+    rows = [
+        (name, math.prod(clips_and_crops(name)), *(measured[key] for key in keys))
+        for name, measured in numbers["by_number_of_clips"].items()
+    ]
+    return tabulate(rows, headers=["protocol", "views", *keys.values()], floatfmt=".2f")
 
 
-def class_table(counts: Numbers, percent: Numbers, about: Mapping[str, Any]) -> str:
-    """Return a table of the accuracy by class."""
+def class_table(counts: Numbers, percent: Numbers, metrics: Sequence[str], about: Mapping[str, Any]) -> str:
+    """Return a table of the accuracy by class: (K, M) `percent` of the (M,) `metrics`."""
     names = about["class_names"] or [""] * len(counts)
     rows = zip(range(len(counts)), names, counts, *percent.T, strict=True)
-    return tabulate(rows, headers=["class", "name", "videos", "top-1", "top-5"], floatfmt=".2f")
+    return tabulate(rows, headers=["class", "name", "videos", *metrics], floatfmt=".2f")
 
 
 def main(arguments: list[str]) -> int:

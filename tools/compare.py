@@ -2,8 +2,9 @@
 
 Prints the keys of their configs that differ, what else their numbers depended on (code, libraries, machine,
 lists, weights), their results with 95 % intervals, and for each pair McNemar's exact test on the videos of
-both, from predictions.csv. Failed videos count as wrong. The test takes videos as independent of each other;
-where several come from one recording, as in UCF101, the p-value is too small.
+both, from predictions.csv, unless videos have many labels. Failed videos count as wrong. The test takes
+videos as independent of each other; where several come from one recording, as in UCF101, the p-value is too
+small.
 
     python tools/compare.py output/ucf101_iR3D18 output/ucf101_R3D18 --json compared.json
 """
@@ -13,7 +14,7 @@ from __future__ import annotations
 import argparse
 import itertools
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -24,13 +25,19 @@ from tabulate import tabulate
 
 from video_iresnet.changes import decides
 from video_iresnet.config import keys_of_run
-from video_iresnet.report.compare import RunFolder, compare_pair, differences, names_of, read_run
+from video_iresnet.report.compare import (
+    RunFolder,
+    compare_pair,
+    differences,
+    metrics_of,
+    names_of,
+    read_run,
+)
 from video_iresnet.report.results import write_results
 from video_iresnet.runtime.errors import InputError, printable
 
 SHOWN = 5  # videos named per run; --json names all
 LONGEST = 48  # characters of a value in a table
-ACCURACIES = ("top1_acc", "top5_acc")
 
 
 def report(options: argparse.Namespace) -> None:
@@ -50,15 +57,16 @@ def report(options: argparse.Namespace) -> None:
     section("What else differs", rows, ["", *names], "code, libraries, machine, lists and weights are equal")
     tested = [run for run in runs if run.results]
     checks = list(dict.fromkeys(name for run in tested for name in run.results.get("temporal_checks", {})))
-    rows = [result_row(run, checks) for run in tested]
+    metrics = metrics_of(tested)
+    rows = [result_row(run, metrics, checks) for run in tested]
     section(
-        "Results", rows, ["", "top-1", "top-5", *checks, "videos", "failed", "protocol"], "none was tested"
+        "Results", rows, ["", *metrics.values(), *checks, "videos", "failed", "protocol"], "none was tested"
     )
     pairs = [compare_pair(first, second) for first, second in itertools.combinations(tested, 2)]
     print_pairs(pairs, names=[run.name for run in runs if not run.results])
     if options.json:
         write_results(options.json, {
-            "runs": {run.name: {"folder": str(run.folder), **numbers(run.results)} for run in runs},
+            "runs": {run.name: {"folder": str(run.folder), **numbers(run)} for run in runs},
             "config": {key: dict(zip(names, values, strict=True)) for key, values in config.items()},
             "origin": {key: dict(zip(names, values, strict=True)) for key, values in origin.items()},
             "pairs": pairs,
@@ -76,23 +84,28 @@ def shown(value: Any) -> str:
     return text if len(text) <= LONGEST else f"{text[: LONGEST - 4]} ..."
 
 
-def result_row(run: RunFolder, checks: Sequence[str]) -> list[str]:
-    """Return accuracies in percent with their intervals, then the temporal checks' top-1."""
+def result_row(run: RunFolder, metrics: Iterable[str], checks: Sequence[str]) -> list[str]:
+    """Return accuracies in percent with their intervals, then the temporal checks' first accuracy."""
     cells = [run.name]
-    for name in ACCURACIES:
+    for name in metrics:
+        if name not in run.results:
+            cells.append("-")
+            continue
         low, high = run.results.get(f"{name}_interval") or (None, None)
         interval = "" if low is None else f" [{low:.2f}, {high:.2f}]"
         cells.append(f"{run.results[name]:.2f}{interval}")
     measured = run.results.get("temporal_checks", {})
-    cells += [f"{measured[name]['top1_acc']:.2f}" if name in measured else "-" for name in checks]
+    first = next(iter(metrics_of([run])))
+    cells += [f"{measured[name][first]:.2f}" if name in measured else "-" for name in checks]
     return cells + [shown(run.results.get(name)) for name in ("num_videos", "num_failed", "protocol")]
 
 
-def numbers(results: Mapping[str, Any]) -> dict[str, Any]:
+def numbers(run: RunFolder) -> dict[str, Any]:
     """Return what --json holds of results.json."""
-    names = [*ACCURACIES, *(f"{name}_interval" for name in ACCURACIES)]
+    metrics = metrics_of([run]) if run.results else {}
+    names = [*metrics, *(f"{name}_interval" for name in metrics)]
     names += ["num_videos", "num_failed", "protocol", "temporal_checks"]
-    return {name: results[name] for name in names if name in results}
+    return {name: run.results[name] for name in names if name in run.results}
 
 
 def print_pairs(pairs: Sequence[Mapping[str, Any]], names: Sequence[str]) -> None:

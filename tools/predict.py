@@ -7,6 +7,11 @@ or in windows with --window:
     python tools/predict.py --checkpoint output/demo clip.mp4 folder_of_videos --csv guesses.csv
     python tools/predict.py --checkpoint output/demo long.mp4 --window 2 --step 1 --annotate shown.mp4
 
+A network that was trained with many labels a video (DATA.MULTI_LABEL) gives each class a probability of its
+own; --threshold leaves out the less probable ones:
+
+    python tools/predict.py --checkpoint output/many_labels clip.mp4 --threshold 0.5
+
 Videos that cannot be read are listed at the end with reasons, and the exit status is then 1.
 """
 
@@ -53,9 +58,12 @@ def classified(
         yield from classifier.windows(path, window, step)
 
 
-def show(prediction: Prediction, top: int) -> None:
+def show(prediction: Prediction, top: int, least: float) -> None:
     time = f"{clock(prediction.begin)} - {clock(prediction.end)}"
-    for guess in prediction.top(top):
+    guesses = prediction.top(top, least)
+    if not guesses:
+        print(f"  {time}  no class of {least:.2%} or more", flush=True)
+    for guess in guesses:
         print(f"  {time}  {guess.probability:7.2%}  {printable(guess.name)}", flush=True)
         time = " " * len(time)
 
@@ -82,10 +90,11 @@ def write_files(options: argparse.Namespace, classifier: Classifier, videos: Seq
         rows: list[list[str]] = []
         for video in videos:
             for prediction in video.predictions:
-                guesses = prediction.top(top)
+                guesses = prediction.top(top, options.threshold)
                 times = [f"{prediction.begin:.3f}", f"{prediction.end:.3f}"]
                 names, numbers = [g.name for g in guesses], [f"{g.probability:.6f}" for g in guesses]
-                rows.append([video.path, *times, *names, *numbers, ""])
+                empty = [""] * (top - len(guesses))
+                rows.append([video.path, *times, *names, *empty, *numbers, *empty, ""])
             if video.error:
                 rows.append([video.path, *[""] * (len(columns) - 2), video.error])
         write_csv(options.csv, columns, rows)
@@ -104,7 +113,7 @@ def write_files(options: argparse.Namespace, classifier: Classifier, videos: Seq
                         {
                             "begin": round(prediction.begin, 6),
                             "end": round(prediction.end, 6),
-                            "top": [guess._asdict() for guess in prediction.top(top)],
+                            "top": [guess._asdict() for guess in prediction.top(top, options.threshold)],
                         }
                         for prediction in video.predictions
                     ],
@@ -151,7 +160,7 @@ def predict(options: argparse.Namespace) -> int:
                     with tqdm.external_write_mode():
                         if not videos[-1].predictions:
                             print(printable(path))
-                        show(prediction, options.top)
+                        show(prediction, options.top, options.threshold)
                     videos[-1].predictions.append(prediction)
             except DecodeError as failure:
                 videos[-1] = videos[-1]._replace(error=str(failure))
@@ -178,6 +187,9 @@ def main(arguments: list[str]) -> int:
     )
     parser.add_argument("--checkpoint", required=True, metavar="FILE_OR_RUN")
     parser.add_argument("--top", type=int, default=5, metavar="K", help="classes to name (default: 5)")
+    parser.add_argument(
+        "--threshold", type=float, default=0.0, metavar="P", help="name only classes of this probability"
+    )
     parser.add_argument("--window", type=float, metavar="SECONDS", help="classify windows of this length")
     parser.add_argument(
         "--step", type=float, metavar="SECONDS", help="from window to window (default: its length)"

@@ -25,6 +25,7 @@ from video_iresnet.data.dataset import SampleKey
 from video_iresnet.data.decode import OpenVideo, Reader
 from video_iresnet.data.decode.reader import DecodeError
 from video_iresnet.data.functional import cut
+from video_iresnet.data.labels import label_names, label_tensor
 from video_iresnet.data.records import Record
 from video_iresnet.data.sampling import Timeline
 from video_iresnet.report.contact_sheet import Row, png, sheet
@@ -74,11 +75,11 @@ def training_rows(cfg: Config, count: int, mixed: bool) -> list[Row]:
         )
     if mixed:
         rng = generator(cfg.RNG_SEED, Stream.MIXING, 0, 0)
-        blended, targets = build.build_targets(cfg)(torch.stack(clips).float(), torch.tensor(labels), rng)
+        blended, targets = build.build_targets(cfg)(torch.stack(clips).float(), label_tensor(labels), rng)
         clips = list(blended.round().to(torch.uint8))
         texts = [fractions(target, names) for target in targets]
     else:
-        texts = [f"{label} {names[label]}" for label in labels]
+        texts = [label_names(label, names) for label in labels]
     rows = zip(clips, indices, texts, titles, strict=True)
     return [
         Row(clip.permute(1, 2, 3, 0), f"{text}  -  {title}", numbers) for clip, numbers, text, title in rows
@@ -111,7 +112,7 @@ def test_rows(cfg: Config, count: int) -> list[Row]:
         for c, (clip, indices) in enumerate(zip(views.clips, wanted, strict=True), start=1):
             for s, place in enumerate(views.crops, start=1):
                 picture = cut(views.frames[clip], place, data.crop_size)
-                title = f"{record.label} {names[record.label]}  -  clip {c}, crop {s}  -  {record.name}"
+                title = f"{label_names(record.label, names)}  -  clip {c}, crop {s}  -  {record.name}"
                 rows.append(Row(picture, title, indices))
                 if len(rows) == count:
                     return rows

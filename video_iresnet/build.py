@@ -19,8 +19,9 @@ from .data.decode import OpenVideo, PacketIndex, load_backend, open_video
 from .data.directions import directions
 from .data.frame_rates import with_frame_rates
 from .data.functional import half_even, half_up, normalize
+from .data.labels import classes_of
 from .data.loader import BatchShape, EpochBatches
-from .data.mixing import Mixer, Targets, plain_targets
+from .data.mixing import Mixer, Targets, many_targets, plain_targets, smooth_targets
 from .data.packed import PackedRecords
 from .data.records import (
     ClassNames,
@@ -47,11 +48,12 @@ from .data.transforms import (
 )
 from .engine import multigrid, optim, schedule
 from .engine.average import Average
+from .engine.average_precision import load_average_precision
 from .engine.compiled import compiled
 from .engine.multigrid import Normalization, Phase
 from .engine.precision import Precision, check
 from .engine.step import Step
-from .engine.tasks import SingleLabel
+from .engine.tasks import ManyLabels, SingleLabel
 from .models import ResNet, create_cifar_model, create_model, fold_batch_norm, set_norm
 from .runtime.distributed import Processes
 from .runtime.errors import InputError, reason
@@ -177,9 +179,21 @@ def _compile(cfg: Config, network: ResNet, num_processes: int) -> None:
     network.compile(dynamic=False)
 
 
-def build_task(cfg: Config, device: torch.device) -> SingleLabel:
+def build_task(cfg: Config, device: torch.device) -> SingleLabel | ManyLabels:
     """Return the task: targets, loss and accuracies."""
-    return SingleLabel(build_normalize(cfg, device), build_targets(cfg))
+    task = ManyLabels if cfg.DATA.MULTI_LABEL else SingleLabel
+    return task(build_normalize(cfg, device), build_targets(cfg))
+
+
+def build_probabilities(cfg: Config) -> Callable[[Tensor], Tensor]:
+    """Return the function that makes probabilities of (..., K) logits."""
+    return torch.sigmoid if cfg.DATA.MULTI_LABEL else functools.partial(torch.softmax, dim=-1)
+
+
+def check_libraries(cfg: Config) -> None:
+    """Raise InputError if a package is missing that a run needs at its end."""
+    if cfg.DATA.MULTI_LABEL:
+        load_average_precision()
 
 
 def build_precision(cfg: Config, device: torch.device, *, training: bool = True) -> Precision:
@@ -353,7 +367,7 @@ def build_class_names(cfg: Config) -> ClassNames | None:
     if cfg.DATA.CLASS_NAMES:
         path = join(cfg.DATA.PATH_TO_DATA_DIR, cfg.DATA.CLASS_NAMES)
         classes = read_class_names(path)
-    elif cfg.DATA.LIST_FORMAT == "frames":
+    elif cfg.DATA.LIST_FORMAT == "frames" and not cfg.DATA.MULTI_LABEL:
         path = f"{_annotations(cfg)}labels.json"
         names = read_json_classes(path)
         classes = ClassNames(tuple(names), tuple(range(len(names))))
@@ -378,6 +392,8 @@ def build_records(cfg: Config, key: str, max_missing: float = 1.0) -> PackedReco
     Raises InputError if all are missing, or more than the fraction `max_missing`.
     """
     records = PackedRecords(with_frame_rates(_read_list(cfg, key), needed=cfg.DATA.TARGET_FPS > 0))
+    if not any(classes_of(record.label) for record in records):
+        raise InputError(f"no video of {key} has a label; correct the list")
     missing = missing_videos(records)
     if missing:
         names = ", ".join(record.path for record in missing[:3])
@@ -393,6 +409,9 @@ def build_records(cfg: Config, key: str, max_missing: float = 1.0) -> PackedReco
 
 def _read_list(cfg: Config, key: str) -> Iterable[Record]:
     path, root = needed_files(cfg)[key], list_root(cfg.DATA.PATH_TO_DATA_DIR, cfg.DATA.PATH_PREFIX)
+    size, many = cfg.MODEL.NUM_CLASSES, cfg.DATA.MULTI_LABEL
+    if cfg.DATA.LIST_FORMAT == "frames" and many:
+        return read_frame_list(path, root=root, labels=None, num_classes=size)
     if cfg.DATA.LIST_FORMAT == "frames":
         names = read_json_classes(f"{_annotations(cfg)}labels.json")
         labels = read_json_labels(
@@ -400,10 +419,15 @@ def _read_list(cfg: Config, key: str) -> Iterable[Record]:
         )
         return read_frame_list(path, root=root, labels=labels)
     if cfg.DATA.LIST_FORMAT == "folders":
-        return read_tsm_list(path, root=root, num_classes=cfg.MODEL.NUM_CLASSES, pattern=cfg.DATA.FRAME_NAMES)
-    classes, separator = build_class_names(cfg), cfg.DATA.PATH_LABEL_SEPARATOR
+        pattern = cfg.DATA.FRAME_NAMES
+        return read_tsm_list(path, root=root, num_classes=size, pattern=pattern, many_labels=many)
     return read_records(
-        path, root=root, num_classes=cfg.MODEL.NUM_CLASSES, class_names=classes, separator=separator
+        path,
+        root=root,
+        num_classes=size,
+        class_names=build_class_names(cfg),
+        separator=cfg.DATA.PATH_LABEL_SEPARATOR,
+        many_labels=many,
     )
 
 
@@ -500,8 +524,8 @@ def videos_at_once(cfg: Config, data: ViewDataset) -> int:
 
 def build_targets(cfg: Config) -> Targets:
     """Return the function that makes the targets of a batch."""
-    mixup = cfg.MIXUP
-    if not mixup.ENABLE and not mixup.LABEL_SMOOTH_VALUE:
+    mixup, many = cfg.MIXUP, cfg.DATA.MULTI_LABEL
+    if not many and not mixup.ENABLE and not mixup.LABEL_SMOOTH_VALUE:
         return plain_targets
     return Mixer(
         cfg.MODEL.NUM_CLASSES,
@@ -510,6 +534,7 @@ def build_targets(cfg: Config) -> Targets:
         probability=mixup.PROB if mixup.ENABLE else 0.0,
         switch_probability=mixup.SWITCH_PROB,
         smoothing=mixup.LABEL_SMOOTH_VALUE,
+        to_targets=many_targets if many else smooth_targets,
     )
 
 

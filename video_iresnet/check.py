@@ -12,6 +12,7 @@ import torch
 
 from . import build
 from .config import Config, changed_yaml, check_files, needed_files
+from .data.labels import classes_of
 from .data.loader import collate_clips
 from .data.packed import PackedRecords
 from .engine.complexity import complexity
@@ -37,6 +38,7 @@ def check(cfg: Config) -> Iterator[str]:
     """
     yield changed_yaml(cfg).rstrip()
     check_files(cfg)
+    build.check_libraries(cfg)
     # As in a run, only the training list is limited in what may be missing.
     limits = {"DATA.TRAIN_LIST": cfg.DATA.MAX_BAD_FRACTION}
     keys = [key for key in needed_files(cfg) if key.endswith("_LIST")]
@@ -58,7 +60,7 @@ def check(cfg: Config) -> Iterator[str]:
 
 def _list_lines(cfg: Config, key: str, records: PackedRecords) -> Iterator[str]:
     """Yield what a list holds, and which of a sample of its files cannot be read."""
-    labels = Counter(record.label for record in records)
+    labels = Counter(number for record in records for number in classes_of(record.label))
     fewest, most = min(labels.values()), max(labels.values())
     yield (
         f"{key}: {len(records)} videos of {len(labels)} of {cfg.MODEL.NUM_CLASSES} classes, {fewest} to "

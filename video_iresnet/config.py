@@ -208,6 +208,10 @@ def default_config() -> Config:
     cfg.DATA.LIST_FORMAT = "videos"
     # For LIST_FORMAT folders: the file names of the frames; {folder} is the folder's own name.
     cfg.DATA.FRAME_NAMES = "img_%05d.jpg"
+    # Videos have any number of labels: lists have lines of `path 3,17,42`, rows of frames their labels in
+    # quotes. Each class is learned by itself, by binary cross entropy on a sigmoid, and the result is mean
+    # average precision (pip install 'video_iresnet[labels]').
+    cfg.DATA.MULTI_LABEL = False
     # The separator of path and label: a space, tab, comma or semicolon. Empty: detected from the first line.
     cfg.DATA.PATH_LABEL_SEPARATOR = ""
     # A file with one class name per line; the names are saved in checkpoints. With LIST_FORMAT frames, the
@@ -582,6 +586,11 @@ def _network_problems(cfg: Config) -> Iterator[str]:
         yield (
             f"DATA.TEST_SHORT_SIDE {data.TEST_SHORT_SIDE} is smaller than DATA.TEST_CROP_SIZE "
             f"{data.TEST_CROP_SIZE}; make it larger, or 0"
+        )
+    if data.MULTI_LABEL and cfg.MODEL.HEAD_PER_POSITION:
+        yield (
+            "MODEL.HEAD_PER_POSITION is True, which averages probabilities that sum to 1, but "
+            "DATA.MULTI_LABEL is True; set one to False"
         )
     if cfg.MODEL.DIMS == 2:
         yield from _image_problems(cfg)

@@ -33,7 +33,7 @@ from .folder import Run, opened
 from .models import load_weights
 from .report.contact_sheet import batch_sheet, noting_first, png
 from .report.page import write_page
-from .report.results import table, write_predictions, write_results
+from .report.results import metrics, table, write_predictions, write_results
 from .report.strips import strips_of
 from .runtime.environment import usable_cores
 from .runtime.errors import InputError
@@ -50,6 +50,7 @@ def run(cfg: Config, stop: StopRequest, notes: Sequence[str] = ()) -> None:
     Raises InputError for mistakes that a user can correct, InterruptedRunError after a request to stop.
     """
     with opened(cfg, stop) as this:
+        build.check_libraries(cfg)
         for note in notes:
             log.info("%s", note)
         if cfg.TRAIN.ENABLE:
@@ -190,7 +191,7 @@ def validate(run: Run, step: Step, data: ViewDataset, journal: Journal) -> None:
     )
     run.position.history.append({"epoch": run.position.epoch, **accuracies})
     videos = f"{data.protocol}, {len(errors)} videos, {sum(map(bool, errors))} failed"
-    journal.validation(run.position, time.perf_counter() - begin, videos)
+    journal.validation(run.position, time.perf_counter() - begin, videos, step.task.record)
 
 
 def test(run: Run) -> None:
@@ -325,7 +326,7 @@ def _write_test(run: Run, store: ViewStore, data: ViewDataset, more: dict[str, A
     write_results(run.folder / "results.json", numbers)
     if not is_kept:
         store.remove()
-    accuracies = {key: numbers[key] for key in ("top1_acc", "top5_acc")}
+    accuracies = {key: numbers[key] for key in metrics(numbers)}
     run.stats().write({"_type": "test_final", "split": "test_final", **accuracies}, 0)
     for line in table(numbers).splitlines():
         log.info("%s", line)

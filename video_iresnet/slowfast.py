@@ -298,7 +298,7 @@ def _not_here(theirs: _Theirs) -> Iterator[tuple[str, str]]:
         "MASK.ENABLE": "masked pretraining",
         "DETECTION.ENABLE": "actions in boxes, as in AVA",
         "DEMO.ENABLE": "PySlowFast's demo",
-        "DATA.MULTI_LABEL": "several labels a video",
+        "DATA.MULTI_LABEL": "several labels a video as PySlowFast reads them (ours: docs/training.md)",
         "MODEL.DETACH_FINAL_FC": "training the classifier alone",
         "RESNET.STRIDE_1X1": "strides in the 1x1 convolutions",
         "SOLVER.LARS_ON": "the optimizer LARS",

@@ -12,6 +12,7 @@ from torch.utils.data import Dataset
 from ..runtime.seeding import Stream, generator
 from .decode import DecodeError, OpenVideo, Reader
 from .functional import Place, half_up, resize, short_side_size, spread_crops
+from .labels import Label
 from .records import Record
 from .sampling import Sampler, Timeline
 from .transforms import Crop, RandomFlip, Transform
@@ -47,7 +48,7 @@ class TrainSample(NamedTuple):
     """
 
     clips: list[Tensor]
-    labels: list[int]
+    labels: list[Label]
     failures: list[Failure]
 
 
@@ -95,7 +96,7 @@ class ClipDataset(Dataset[TrainSample]):
             record = int(replacement.integers(len(self.records)))
         return TrainSample([], [], failures)
 
-    def _clips(self, key: SampleKey) -> tuple[list[Tensor], list[int]]:
+    def _clips(self, key: SampleKey) -> tuple[list[Tensor], list[Label]]:
         record = self.records[key.record]
         rng = generator(self.seed, Stream.SAMPLE, key.epoch, key.record)
         with self.open_video(record) as reader:

@@ -25,6 +25,7 @@ from ..runtime.errors import InputError
 from ..runtime.seeding import Stream, generator
 from ..runtime.signals import follow_parent, starting_workers
 from .dataset import ClipDataset, Failure, SampleKey, TrainSample, VideoViews, ViewDataset
+from .labels import label_tensor
 from .records import Record
 
 Batch = TypeVar("Batch")
@@ -134,7 +135,8 @@ class EpochBatches(Sampler[list[SampleKey]]):
 
 
 class ClipBatch(NamedTuple):
-    """(B, 3, T, S, S) uint8 clips in channels-last layout, (B,) labels, and unreadable videos.
+    """(B, 3, T, S, S) uint8 clips in channels-last layout, (B,) labels or (B, N) with gaps (see
+    label_tensor), and unreadable videos.
 
     `clips` is empty if a sample is.
     """
@@ -146,7 +148,7 @@ class ClipBatch(NamedTuple):
 
 def collate_clips(samples: Sequence[TrainSample]) -> ClipBatch:
     failures = [failure for sample in samples for failure in sample.failures]
-    labels = _for_sending(torch.tensor([label for sample in samples for label in sample.labels]))
+    labels = _for_sending(label_tensor([label for sample in samples for label in sample.labels]))
     if not all(sample.clips for sample in samples):
         return ClipBatch(torch.empty(0, dtype=torch.uint8), labels, failures)
     ready = [clip for sample in samples for clip in sample.clips]

@@ -10,8 +10,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-# (B, 3, T, H, W) clips and (B,) labels -> clips, and what F.cross_entropy takes as target: labels, or (B, K)
-# fractions.
+# (B, 3, T, H, W) clips and labels (see label_tensor) -> clips, and what the loss takes as target: labels, or
+# (B, K) fractions.
 Targets = Callable[[Tensor, Tensor, np.random.Generator], tuple[Tensor, Tensor]]
 
 
@@ -30,13 +30,21 @@ def smooth_targets(labels: Tensor, num_classes: int, smoothing: float) -> Tensor
     return hot * (1 - smoothing) + smoothing / num_classes
 
 
+def many_targets(labels: Tensor, num_classes: int, smoothing: float) -> Tensor:
+    """(B, N) labels, filled up with -1 -> (B, K): 1 for the labels and 0 for other classes, moved towards one
+    half by `smoothing`, as each class is a question of yes or no.
+    """
+    hot = torch.zeros(len(labels), num_classes + 1, device=labels.device).scatter_(1, labels + 1, 1.0)
+    return hot[:, 1:] * (1 - smoothing) + smoothing / 2
+
+
 @dataclass(frozen=True)
 class Mixer:
     """Mixes each clip of a batch with another one by mixup or CutMix, with one draw per batch.
 
     A batch is mixed with `probability`, by CutMix with `switch_probability` if both are on. The fraction of
     the clip itself is drawn from Beta(alpha, alpha); an alpha of 0 turns that kind off. The partners are the
-    batch in reverse order.
+    batch in reverse order. `to_targets`: labels, number of classes and `smoothing` -> (B, K) targets.
     """
 
     num_classes: int
@@ -45,10 +53,11 @@ class Mixer:
     probability: float
     switch_probability: float
     smoothing: float
+    to_targets: Callable[[Tensor, int, float], Tensor] = smooth_targets
 
     def __call__(self, clips: Tensor, labels: Tensor, rng: np.random.Generator) -> tuple[Tensor, Tensor]:
         """(B, 3, T, H, W) normalized clips, (B,) labels -> mixed clips, (B, K) targets."""
-        targets = smooth_targets(labels, self.num_classes, self.smoothing)
+        targets = self.to_targets(labels, self.num_classes, self.smoothing)
         if rng.random() >= self.probability:
             return clips, targets
         cut = self.cutmix_alpha > 0 and (self.mixup_alpha == 0 or rng.random() < self.switch_probability)

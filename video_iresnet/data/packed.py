@@ -11,6 +11,7 @@ from typing import overload
 
 import numpy as np
 
+from .labels import Label
 from .records import Record, file_sizes
 
 
@@ -19,17 +20,24 @@ class PackedRecords(Sequence[Record]):
 
     def __init__(self, records: Iterable[Record]) -> None:
         texts = bytearray()
-        ends, numbers, rates = [0], [], []
+        ends, numbers, rates, classes = [0], [], [], list[int]()
         for record in records:
             for text in (record.name, record.path):
                 texts += text.encode("utf-8", "surrogateescape")
                 ends.append(len(texts))
-            numbers.append((record.label, record.first_frame, record.num_frames))
+            label = record.label
+            if not isinstance(label, int):
+                start = len(classes)
+                classes += [len(label), *label]
+                label = -1 - start
+            numbers.append((label, record.first_frame, record.num_frames))
             rates.append(record.fps)
         self._texts = np.frombuffer(bytes(texts), np.uint8)
         self._ends = np.array(ends)
         self._numbers = np.array(numbers, np.int64).reshape(-1, 3)
         self._rates = np.array(rates, np.float64)
+        # For videos of many labels: their number and themselves, from -1 - label on.
+        self._classes = np.array(classes, np.int64)
 
     def __len__(self) -> int:
         return len(self._numbers)
@@ -44,6 +52,7 @@ class PackedRecords(Sequence[Record]):
         same = next((i for i, (a, b) in enumerate(zip(first, last, strict=False)) if a != b), len(first))
         shared = first.rfind(b"/", 0, same) + 1
         digest = hashlib.sha256(self._numbers[:, [0, 2]].astype("<i8").tobytes())
+        digest.update(self._classes.astype("<i8").tobytes())
         for name in names:
             digest.update(name[shared:] + b"\n")
         return f"{len(self)} records with hash {digest.hexdigest()[:16]}"
@@ -72,4 +81,10 @@ class PackedRecords(Sequence[Record]):
         index %= len(self)
         label, first_frame, num_frames = map(int, self._numbers[index])
         name, path = self._text(2 * index), self._text(2 * index + 1)
-        return Record(name, path, label, first_frame, num_frames, float(self._rates[index]))
+        return Record(name, path, self._label(label), first_frame, num_frames, float(self._rates[index]))
+
+    def _label(self, label: int) -> Label:
+        if label >= 0:
+            return label
+        first = -label
+        return tuple(self._classes[first : first + int(self._classes[first - 1])].tolist())

@@ -15,10 +15,15 @@ from ..runtime.errors import InputError
 from ..runtime.ranges import prepare, version_of
 from ..runtime.shards import join
 from ..runtime.storage import open_text, path_manager, read_lines
+from .labels import Label, classes_of
 
 EXPECTED = "expected `path label`, as in `videos/a b.mp4 7` or `videos/a b.mp4,7`"
+EXPECTED_MANY = 'expected `path labels`, as in `videos/a b.mp4 3,17,42`, or `videos/a b.mp4 ""` for none'
 EXPECTED_FRAME = 'expected `id video frame path labels`, as in `78687 0 0 78687/78687_000001.jpg ""`'
 EXPECTED_FOLDER = "expected `folder frames label`, as in `videos/a b 117 7`"
+# A label, and the labels of a video that may have many.
+ONE = r"(?P<label>-?\d+)"
+MANY = r'(?P<label>\d+(?:,\d+)*|"(?:\d+(?:,\d+)*)?")'
 # Limit of labels, numbers of frames and numbers in their names, which arrays store.
 LARGEST = 10**9
 # Files that a thread looks at in turn: a task for each file takes more time and memory than the look.
@@ -27,7 +32,7 @@ Answer = TypeVar("Answer")
 
 
 class Record(NamedTuple):
-    """A video before decoding: its name in the list, its path, and its class.
+    """A video before decoding: its name in the list, its path, and its label.
 
     With `num_frames`, `path` is a printf pattern of extracted frames such as "74225/%06d.jpg", numbered from
     `first_frame`, at `fps` frames per second (0: unknown).
@@ -35,7 +40,7 @@ class Record(NamedTuple):
 
     name: str
     path: str
-    label: int
+    label: Label
     first_frame: int = 0
     num_frames: int = 0
     fps: float = 0.0
@@ -62,52 +67,73 @@ def read_class_names(path: str) -> ClassNames:
 
 
 def read_records(
-    path: str, *, root: str, num_classes: int, class_names: ClassNames | None = None, separator: str = ""
+    path: str,
+    *,
+    root: str,
+    num_classes: int,
+    class_names: ClassNames | None = None,
+    separator: str = "",
+    many_labels: bool = False,
 ) -> list[Record]:
     """Read a list of `path label` lines; relative paths start at `root`.
 
     The label is taken from the right, so paths may contain spaces and commas. `separator` is a space, tab,
     comma or semicolon; if empty, it is detected from the first line. With `class_names`, a line without a
-    label belongs to the class of its folder, as in UCF101's test lists.
+    label belongs to the class of its folder, as in UCF101's test lists. `many_labels`: lines are `path
+    3,17,42`, which no comma separates from the path, or `path ""` for a video of no class.
 
     Raises InputError, with file and line, for an unreadable or empty list, a malformed line or a label
     outside [0, num_classes).
     """
     rows = [(number, line.strip()) for number, line in enumerate(read_lines(path), 1) if line.strip()]
+    expected = EXPECTED_MANY if many_labels else EXPECTED
     if not rows:
-        raise InputError(f"{path} is empty; {EXPECTED}")
-    pattern = _line_pattern(separator or _sniff(rows[0][1]))
+        raise InputError(f"{path} is empty; {expected}")
+    pattern = _line_pattern(separator or _sniff(rows[0][1], many_labels), many_labels)
     to_class = {number: index for index, number in enumerate(class_names.numbers)} if class_names else None
-    records = []
+    records: list[Record] = []
     for number, line in rows:
         where = f"line {number} of {path}"
         match = pattern.fullmatch(line)
         if match:
-            name, label = match["path"].strip(), _integer(match["label"])
-            if to_class is not None:
-                label = to_class.get(label, -1)
-            if not 0 <= label < num_classes:
-                known = f"[{min(to_class)}, {max(to_class)}]" if to_class else f"[0, {num_classes})"
-                raise InputError(
-                    f"label {match['label']} of {where} is outside {known}; correct the list, or "
-                    f"MODEL.NUM_CLASSES ({num_classes})"
-                )
-        elif class_names and os.path.basename(os.path.dirname(line)) in class_names.names:
+            name = match["path"].strip()
+            label = _label(match["label"], where, num_classes, many_labels, to_class)
+        elif class_names and not many_labels and os.path.basename(os.path.dirname(line)) in class_names.names:
             name, label = line, class_names.names.index(os.path.basename(os.path.dirname(line)))
         else:
-            raise InputError(f"{where} is {line!r}; {EXPECTED}")
+            raise InputError(f"{where} is {line!r}; {expected}")
         if len(name) > 1 and name[0] == name[-1] == '"':
             name = name[1:-1]
         records.append(Record(name, join(root, name), label))
     return records
 
 
-def read_frame_list(path: str, *, root: str, labels: Mapping[str, int | None] | None) -> list[Record]:
+def _label(
+    text: str, where: str, num_classes: int, many_labels: bool, to_class: Mapping[int, int] | None = None
+) -> Label:
+    """Return the label in a row. Raises InputError if it is outside [0, num_classes)."""
+    found = []
+    for number in text.strip('"').split(",") if text != '""' else ():
+        label = _integer(number) if to_class is None else to_class.get(_integer(number), -1)
+        if not 0 <= label < num_classes:
+            known = f"[{min(to_class)}, {max(to_class)}]" if to_class else f"[0, {num_classes})"
+            raise InputError(
+                f"label {number} of {where} is outside {known}; correct the list, or MODEL.NUM_CLASSES "
+                f"({num_classes})"
+            )
+        found.append(label)
+    return tuple(sorted(set(found))) if many_labels else found[0]
+
+
+def read_frame_list(
+    path: str, *, root: str, labels: Mapping[str, int | None] | None, num_classes: int = 0
+) -> list[Record]:
     """Read PySlowFast's list of frames: a header, then a row per frame, `id video frame path labels`;
     relative paths start at `root`.
 
     The rows of a video are consecutive, and so are the numbers of its frames. `labels`: id -> class (see
-    read_json_labels), or None for class 0; those in the list are ignored.
+    read_json_labels), or None for class 0; those in the list are ignored. With `num_classes`, a video has the
+    labels of all of its rows instead, such as "3,17" or "".
 
     Raises InputError, with file and line, for an unreadable or empty list, a malformed row, a gap in the
     numbers or a video without a label.
@@ -116,7 +142,9 @@ def read_frame_list(path: str, *, root: str, labels: Mapping[str, int | None] | 
     seen: set[str] = set()
     for video, rows in itertools.groupby(_frame_rows(path), key=lambda row: row[0]):
         frames = _frame_range(rows, root)
-        label = 0 if labels is None else labels.get(video)
+        label: Label | None = 0 if labels is None else labels.get(video)
+        if num_classes:
+            label = _labels_of_rows(frames, num_classes)
         if label is None:
             raise InputError(
                 f"video {video} of {frames.where} has no label; give the annotations that name it, or take "
@@ -133,11 +161,31 @@ def read_frame_list(path: str, *, root: str, labels: Mapping[str, int | None] | 
     return records
 
 
-def read_tsm_list(path: str, *, root: str, num_classes: int, pattern: str = "img_%05d.jpg") -> list[Record]:
+def _labels_of_rows(frames: _FrameRange, num_classes: int) -> Label:
+    """Return the labels of all rows of a video together."""
+    found: set[int] = set()
+    for text in frames.labels:
+        if not re.fullmatch(MANY, text):
+            raise InputError(
+                f'labels {text} of the video of {frames.where} cannot be read; expected such as "3,17" or ""'
+            )
+        found.update(classes_of(_label(text, f"the video of {frames.where}", num_classes, True)))
+    return tuple(sorted(found))
+
+
+def read_tsm_list(
+    path: str,
+    *,
+    root: str,
+    num_classes: int,
+    pattern: str = "img_%05d.jpg",
+    many_labels: bool = False,
+) -> list[Record]:
     """Read a list of `folder frames label` lines, as in TSM and MMAction2; relative folders start at `root`.
 
     `pattern`: the file names of the frames, such as `{folder}_%06d.jpg`, where `{folder}` is the folder's own
-    name. Frames are numbered from 1, or from 0 if the first folder has a frame 0.
+    name. Frames are numbered from 1, or from 0 if the first folder has a frame 0. `many_labels`: the label is
+    as in read_records.
 
     Raises InputError, with file and line, for an unreadable or empty list, a malformed line, no frames, a
     label outside [0, num_classes) or a first folder that could be numbered either way.
@@ -149,19 +197,16 @@ def read_tsm_list(path: str, *, root: str, num_classes: int, pattern: str = "img
         raise InputError(
             f"the pattern of frame names is {pattern!r}; expected one number in it, as in img_%05d.jpg"
         )
-    between = _between(_sniff(rows[0][1]))
-    line_pattern = re.compile(rf"(?P<path>.+?){between}(?P<frames>\d+){between}(?P<label>-?\d+)")
+    between = _between(_sniff(rows[0][1], many_labels))
+    label_pattern = MANY if many_labels else ONE
+    line_pattern = re.compile(rf"(?P<path>.+?){between}(?P<frames>\d+){between}{label_pattern}")
     records = []
     for number, line in rows:
         match = line_pattern.fullmatch(line)
         if not match or not 0 < _integer(match["frames"]) < LARGEST:
             raise InputError(f"line {number} of {path} is {line!r}; {EXPECTED_FOLDER}")
-        name, label = match["path"].strip(), _integer(match["label"])
-        if not 0 <= label < num_classes:
-            raise InputError(
-                f"label {label} of line {number} of {path} is outside [0, {num_classes}); correct the list, "
-                "or MODEL.NUM_CLASSES"
-            )
+        name = match["path"].strip()
+        label = _label(match["label"], f"line {number} of {path}", num_classes, many_labels)
         folder = _escaped(join(root, name))
         file = pattern.replace("{folder}", _escaped(os.path.basename(name)))
         records.append(Record(name, os.path.join(folder, file), label, 1, _integer(match["frames"])))
@@ -265,7 +310,7 @@ def _first_file(record: Record) -> str:
     return record.path % record.first_frame if record.num_frames else record.path
 
 
-FrameRow = tuple[str, str, str]  # id, path, and file and line
+FrameRow = tuple[str, str, str, str]  # id, path, file and line, and labels
 
 
 class _FrameRange(NamedTuple):
@@ -273,11 +318,12 @@ class _FrameRange(NamedTuple):
     path: str
     first_frame: int
     num_frames: int
+    labels: set[str]
 
 
 def _frame_rows(path: str) -> Iterator[FrameRow]:
     """Yield the rows one by one: Something-Something has 20 million."""
-    row_pattern = re.compile(r"(\S+)\s+\S+\s+\S+\s+(.+?)\s+\S+")
+    row_pattern = re.compile(r"(\S+)\s+\S+\s+\S+\s+(.+?)\s+(\S+)")
     with open_text(path) as file:
         header = file.readline()
         if not re.match(r"original_vide?o_id\s", header):
@@ -291,13 +337,13 @@ def _frame_rows(path: str) -> Iterator[FrameRow]:
             match = row_pattern.fullmatch(line.strip())
             if not match:
                 raise InputError(f"line {number} of {path} is {line.strip()!r}; {EXPECTED_FRAME}")
-            yield match[1], match[2], f"line {number} of {path}"
+            yield match[1], match[2], f"line {number} of {path}", match[3]
 
 
 def _frame_range(rows: Iterable[FrameRow], root: str) -> _FrameRange:
     """Return the rows of one video as a pattern and a range of numbers."""
     rows = iter(rows)
-    _, first, first_row = next(rows)
+    _, first, first_row, text = next(rows)
     stem, suffix = os.path.splitext(first)
     match = re.fullmatch(r"(.*?)(\d+)([^\d/]*)", stem)
     if not match or _integer(match[2]) >= LARGEST:
@@ -306,15 +352,16 @@ def _frame_range(rows: Iterable[FrameRow], root: str) -> _FrameRange:
         )
     start = _integer(match[2])
     pattern = f"{_escaped(match[1])}%0{len(match[2])}d{_escaped(match[3] + suffix)}"
-    count = 1
-    for _, name, where in rows:
+    count, labels = 1, {text}
+    for _, name, where, text in rows:
         if name != pattern % (start + count):
             raise InputError(
                 f"frame {name} of {where} should be {pattern % (start + count)}; expected consecutive "
                 "numbers under one pattern"
             )
         count += 1
-    return _FrameRange(first_row, join(_escaped(root), pattern), start, count)
+        labels.add(text)
+    return _FrameRange(first_row, join(_escaped(root), pattern), start, count, labels)
 
 
 def _integer(text: str) -> int:
@@ -337,18 +384,23 @@ def _read_json(path: str) -> Any:
         raise InputError(f"{path} is not JSON of this kind: it is nested too deeply") from error
 
 
-def _sniff(line: str) -> str:
-    match = re.fullmatch(r".+?([,;\t ])\s*-?\d+", line)
+def _sniff(line: str, many_labels: bool) -> str:
+    match = re.fullmatch(rf".+?([;\t ])\s*{MANY}" if many_labels else rf".+?([,;\t ])\s*{ONE}", line)
     return match[1] if match else " "
 
 
-def _line_pattern(separator: str) -> re.Pattern[str]:
+def _line_pattern(separator: str, many_labels: bool) -> re.Pattern[str]:
+    if many_labels and separator == ",":
+        raise InputError(
+            "DATA.PATH_LABEL_SEPARATOR is ',', which is between the labels of a video (DATA.MULTI_LABEL); "
+            "expected a blank, a tab, a semicolon, or nothing to find out"
+        )
     if separator not in (" ", "\t", ",", ";"):
         raise InputError(
             f"DATA.PATH_LABEL_SEPARATOR is {separator!r}; expected a blank, a tab, a comma, a semicolon, or "
             "nothing to find out"
         )
-    return re.compile(rf"(?P<path>.+?){_between(separator)}(?P<label>-?\d+)")
+    return re.compile(rf"(?P<path>.+?){_between(separator)}{MANY if many_labels else ONE}")
 
 
 def _between(separator: str) -> str:

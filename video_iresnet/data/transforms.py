@@ -13,6 +13,7 @@ from torch.nn import functional as F
 from torchvision.transforms import v2
 
 from .functional import crop, erase, flip, resize, short_side_size
+from .labels import Label, classes_of, exchanged
 
 # (T, H, W, C) and size -> (T, size, size, C).
 Crop = Callable[[Tensor, int, np.random.Generator], Tensor]
@@ -110,11 +111,11 @@ class RandomFlip:
     partners: Mapping[int, int]
     fixed: frozenset[int] = frozenset()
 
-    def __call__(self, clip: Tensor, label: int, rng: np.random.Generator) -> tuple[Tensor, int]:
+    def __call__(self, clip: Tensor, label: Label, rng: np.random.Generator) -> tuple[Tensor, Label]:
         """(T, H, W, C) and its label -> the clip or its mirror image, and its label."""
-        if rng.random() >= 0.5 or label in self.fixed:
+        if rng.random() >= 0.5 or not self.fixed.isdisjoint(classes_of(label)):
             return clip, label
-        return flip(clip), self.partners.get(label, label)
+        return flip(clip), exchanged(label, self.partners)
 
 
 @dataclass(frozen=True)

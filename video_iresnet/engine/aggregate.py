@@ -12,8 +12,10 @@ from typing import Any, NamedTuple, TypeAlias
 import numpy as np
 from numpy.typing import NDArray
 
+from ..data.labels import Label, label_text
 from ..runtime.errors import InputError
 from ..runtime.seeding import Stream, generator
+from .average_precision import FAILED, average_precisions, mean_average_precision, multi_hot
 from .views import Arrays, StoredVideo, ViewStore
 
 TOP = 5  # the most probable classes that count for top-5, and that predictions name
@@ -32,22 +34,25 @@ class Pooling(NamedTuple):
 
     def read(self, arrays: Arrays) -> Arrays:
         """Return those of a video's arrays that are needed."""
-        return arrays if self.of == "logits" else {"probabilities": arrays["probabilities"]}
+        needs_all = self.of == "logits" or "logits" in arrays
+        return arrays if needs_all else {"probabilities": arrays["probabilities"]}
 
 
 MEAN = Pooling()
 
 
 class Prediction(NamedTuple):
-    """The most probable classes of a video, at most five, and their probabilities."""
+    """The most probable classes of a video and their probabilities: at most five, or all classes where videos
+    have many labels.
+    """
 
     classes: Numbers
     probabilities: Numbers
 
 
 class Predictions(NamedTuple):
-    """The most probable classes of N videos and their probabilities, each (N, min(5, K)); -1 and NaN where a
-    video failed.
+    """The most probable classes of N videos and their probabilities, each (N, min(5, K)), or (N, K) where
+    videos have many labels; -1 and NaN where a video failed.
     """
 
     classes: Numbers
@@ -55,7 +60,9 @@ class Predictions(NamedTuple):
 
 
 class Outcome(NamedTuple):
-    """N videos and the predictions for them, by the names of the selections."""
+    """N videos and the predictions for them, by the names of the selections. `labels`: (N,) classes, or
+    (N, K) whether a video has a class.
+    """
 
     names: list[str]
     labels: Numbers
@@ -103,11 +110,16 @@ def every_number_of_clips(protocol: Protocol) -> dict[str, Selection]:
 
 
 def pool(views: Arrays, pooling: Pooling = MEAN) -> Numbers:
-    """{probabilities (clips, crops, K), normalizer (clips, crops)} -> (K,) scores.
+    """{probabilities (clips, crops, K), normalizer (clips, crops)} -> (K,) scores; the same from
+    {logits (clips, crops, K)}, where videos have many labels.
 
     logits = log(probabilities) + normalizer; a probability that was rounded to 0 counts as the smallest
     number that its format holds.
     """
+    if "logits" in views:
+        values = views["logits"].astype(np.float64)
+        values = values if pooling.of == "logits" else _sigmoid(values)
+        return np.asarray(values.mean((0, 1)) if pooling.how == "mean" else values.max((0, 1)))
     values = views["probabilities"]
     if pooling.of == "logits":
         smallest = np.finfo(values.dtype).smallest_subnormal
@@ -117,17 +129,25 @@ def pool(views: Arrays, pooling: Pooling = MEAN) -> Numbers:
     return np.asarray(values.mean((0, 1)) if pooling.how == "mean" else values.max((0, 1)))
 
 
-def to_probabilities(scores: Numbers, pooling: Pooling) -> Numbers:
-    """(K,) scores -> (K,) probabilities."""
+def _sigmoid(x: Numbers) -> Numbers:
+    return np.asarray(np.exp(-np.logaddexp(0, -x)))
+
+
+def to_probabilities(scores: Numbers, pooling: Pooling, many_labels: bool = False) -> Numbers:
+    """(K,) scores -> (K,) probabilities, which sum to 1 unless videos have many labels."""
+    if many_labels:
+        return _sigmoid(scores) if pooling.of == "logits" else scores
     if pooling.of == "logits":
         scores = np.exp(scores - scores.max())
     # A mean of probabilities already sums to 1; dividing would change its last digit.
     return scores if pooling == MEAN else scores / scores.sum()
 
 
-def best(probabilities: Numbers) -> Prediction:
-    """Return the prediction for (K,) probabilities; ties go to the lower class."""
-    classes = np.argsort(-probabilities, kind="stable")[:TOP]
+def best(probabilities: Numbers, number: int = TOP) -> Prediction:
+    """Return the prediction for (K,) probabilities, of at most `number` classes; ties go to the lower
+    class.
+    """
+    classes = np.argsort(-probabilities, kind="stable")[:number]
     return Prediction(classes, probabilities[classes])
 
 
@@ -141,9 +161,19 @@ def stack(predictions: Sequence[Prediction | None]) -> Predictions:
     return stacked
 
 
-def _no_predictions(num_videos: int, num_classes: int) -> Predictions:
-    size = num_videos, min(TOP, num_classes)
-    return Predictions(np.full(size, -1), np.full(size, np.nan))
+def _no_predictions(num_videos: int, number: int) -> Predictions:
+    return Predictions(np.full((num_videos, number), -1), np.full((num_videos, number), np.nan))
+
+
+def scores_of(predictions: Predictions) -> Numbers:
+    """Predictions of all K classes -> (N, K) probabilities in the order of the classes; FAILED where a video
+    failed.
+    """
+    scores = np.full(predictions.classes.shape, FAILED)
+    readable = predictions.classes[:, 0] >= 0
+    rows = np.flatnonzero(readable)[:, None]
+    scores[rows, predictions.classes[readable]] = predictions.probabilities[readable]
+    return scores
 
 
 def predict(
@@ -152,21 +182,23 @@ def predict(
     num_videos: int,
     num_classes: int,
     pooling: Pooling = MEAN,
+    many_labels: bool = False,
 ) -> Outcome:
     """The predictions for all videos, whose views are read once, a video at a time.
 
     Several `tests` are an ensemble: the scores of a video are averaged over them, and a video that failed in
     one has failed. Raises InputError where they are not of the same videos.
     """
-    names, labels, errors = [], [], []
-    predictions = {name: _no_predictions(num_videos, num_classes) for name in selections}
+    names, labels, errors = [], list[Label](), []
+    number = num_classes if many_labels else min(TOP, num_classes)
+    predictions = {name: _no_predictions(num_videos, number) for name in selections}
     for i, videos in enumerate(zip(*tests, strict=True)):
         first = videos[0]
         for other in videos[1:]:
             if other[:3] != first[:3]:
                 raise InputError(
-                    f"video {i} is {first.name} of class {first.label} in the first test, but {other.name} "
-                    f"of class {other.label} in another; expected tests of one list"
+                    f"video {i} is {first.name} of class {label_text(first.label)} in the first test, but "
+                    f"{other.name} of class {label_text(other.label)} in another; expected tests of one list"
                 )
         names.append(first.name)
         labels.append(first.label)
@@ -184,9 +216,10 @@ def predict(
             pooled = [pool(views_of(some, protocol), pooling) for some in arrays]
             # The mean of one would be the same, but cost a fifth of the time.
             scores = np.mean(pooled, axis=0) if len(pooled) > 1 else pooled[0]
-            prediction = best(to_probabilities(scores, pooling))
+            prediction = best(to_probabilities(scores, pooling, many_labels), number)
             predictions[name].classes[i], predictions[name].probabilities[i] = prediction
-    return Outcome(names, np.array(labels), errors, predictions)
+    stacked: Numbers = multi_hot(labels, num_classes) if many_labels else np.array(labels)
+    return Outcome(names, stacked, errors, predictions)
 
 
 def _is_finite(arrays: Arrays) -> bool:
@@ -289,13 +322,36 @@ def results(
     checks = [name for name in first["checks"] if all(name in store.about["checks"] for store in stores)]
     selections = smaller_protocols(protocol) | every_number_of_clips(protocol)
     selections |= {name: (name, protocol) for name in checks}
-    outcome = predict(stores, selections, first["num_videos"], first["num_classes"], pooling)
-    by_views = {name: accuracy(outcome.predictions[name], outcome.labels) for name in selections}
+    many = has_many_labels(first)
+    if many and groups:
+        raise InputError("--groups is for intervals, which mean average precision has none of; leave it out")
+    outcome = predict(stores, selections, first["num_videos"], first["num_classes"], pooling, many)
+    by_views = {name: _percent(outcome.predictions[name], outcome.labels) for name in selections}
     *_, name = smaller_protocols(protocol)
-    full = by_views[name]
+    figures = _precisions if many else _accuracies
+    text = f"{name} {first['protocol'].partition(' ')[2]}"
+    return {
+        **figures(outcome, name, groups),
+        "num_videos": len(outcome.labels),
+        "num_failed": sum(map(bool, outcome.errors)),
+        "num_classes": first["num_classes"],
+        "by_views": {key: by_views[key] for key in smaller_protocols(protocol)},
+        "by_number_of_clips": {key: by_views[key] for key in every_number_of_clips(protocol)},
+        "temporal_checks": {key: by_views[key] for key in checks},
+        "protocol": text if pooling == MEAN else f"{text}, {pooling.how} of {pooling.of}",
+    }, outcome
+
+
+def has_many_labels(about: Mapping[str, Any]) -> bool:
+    """Whether the videos of a test have many labels."""
+    return bool(about.get("config", {}).get("DATA.MULTI_LABEL", False))
+
+
+def _accuracies(outcome: Outcome, name: str, groups: str) -> dict[str, Any]:
+    """Return the accuracies of a selection with their intervals."""
+    full = accuracy(outcome.predictions[name], outcome.labels)
     drawn = group_numbers(outcome.names, groups) if groups else None
     top1_interval, top5_interval = intervals(100.0 * hits(outcome.predictions[name], outcome.labels), drawn)
-    text = f"{name} {first['protocol'].partition(' ')[2]}"
     return {
         "top1_acc": full.top1,
         "top5_acc": full.top5,
@@ -303,14 +359,23 @@ def results(
         "top5_acc_interval": top5_interval,
         "top1_acc_readable": full.top1_readable,
         "top5_acc_readable": full.top5_readable,
-        "num_videos": len(outcome.labels),
-        "num_failed": sum(map(bool, outcome.errors)),
-        "num_classes": first["num_classes"],
-        "by_views": {key: _percent(by_views[key]) for key in smaller_protocols(protocol)},
-        "by_number_of_clips": {key: _percent(by_views[key]) for key in every_number_of_clips(protocol)},
-        "temporal_checks": {key: _percent(by_views[key]) for key in checks},
-        "protocol": text if pooling == MEAN else f"{text}, {pooling.how} of {pooling.of}",
-    }, outcome
+    }
+
+
+def _precisions(outcome: Outcome, name: str, groups: str) -> dict[str, Any]:
+    """Return the mean average precision of a selection, that of random scores, and that of each class; None
+    for a class that no video has.
+    """
+    scores, targets = scores_of(outcome.predictions[name]), outcome.labels
+    by_class = average_precisions(scores, targets).tolist()
+    readable = np.array([not error for error in outcome.errors])
+    fractions = targets.mean(0)
+    return {
+        "map": mean_average_precision(scores, targets),
+        "map_readable": mean_average_precision(scores[readable], targets[readable]),
+        "map_chance": float(100 * fractions[fractions > 0].mean()),
+        "average_precision": [None if np.isnan(value) else value for value in by_class],
+    }
 
 
 def _check_about(about: Mapping[str, Any], first: Mapping[str, Any], protocol: Protocol) -> None:
@@ -328,5 +393,9 @@ def _check_about(about: Mapping[str, Any], first: Mapping[str, Any], protocol: P
         )
 
 
-def _percent(value: Accuracy) -> dict[str, float]:
+def _percent(predictions: Predictions, labels: Numbers) -> dict[str, float]:
+    """Return what results.json holds of each selection."""
+    if labels.ndim == 2:
+        return {"map": mean_average_precision(scores_of(predictions), labels)}
+    value = accuracy(predictions, labels)
     return {"top1_acc": value.top1, "top5_acc": value.top5}

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import tempfile
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from itertools import zip_longest
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeAlias
 
 import torch
 from torch import Tensor
@@ -21,6 +21,9 @@ from ..runtime.logging import Stats, log, memory
 from ..runtime.storage import atomic_write
 from .checkpoint import Position
 from .step import Outcome
+
+ValidationRecord: TypeAlias = Callable[[Mapping[str, float], Mapping[str, float]], dict[str, float]]
+"""See Task.record."""
 
 
 @dataclass
@@ -206,15 +209,13 @@ class Journal:
             log.info("%s", verdict)
         self._write("train_epoch", position, clock.seconds, values | {"waiting_fraction": fraction})
 
-    def validation(self, position: Position, seconds: float, videos: str) -> None:
+    def validation(self, position: Position, seconds: float, videos: str, record: ValidationRecord) -> None:
         """Log a validation, whose accuracies are the last of the history. `videos`:
         what was classified, in words.
         """
         accuracies = {name: value for name, value in position.history[-1].items() if name != "epoch"}
         best = {name: max(past[name] for past in position.history) for name in accuracies}
-        errors = {f"{name}_err": 100 - value for name, value in accuracies.items()}
-        errors |= {f"min_{name}_err": 100 - value for name, value in best.items()}
-        self._write("val_epoch", position, seconds, errors)
+        self._write("val_epoch", position, seconds, record(accuracies, best))
         log.info(
             "epoch %d: validation %s (best: %s), %s",
             position.epoch, _text(accuracies), _text(best), videos,

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
 
@@ -11,8 +11,10 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from ..data.labels import Label
 from ..data.mixing import Targets
-from .aggregate import TOP, Prediction, accuracy, best, pool, stack
+from .aggregate import TOP, Prediction, accuracy, best, pool, scores_of, stack
+from .average_precision import mean_average_precision, multi_hot
 from .views import Arrays
 
 
@@ -33,7 +35,9 @@ class Task(Keeping, Protocol):
     """How batches become inputs and targets, and outputs become losses, sums and accuracies."""
 
     def targets(self, clips: Tensor, labels: Tensor, rng: np.random.Generator) -> tuple[Tensor, Tensor]:
-        """Normalized clips and (B,) labels -> the network's input, mixed or not, and its targets."""
+        """Normalized clips and their labels (see label_tensor) -> the network's input, mixed or not, and its
+        targets.
+        """
 
     def loss(self, outputs: Tensor, targets: Tensor) -> Tensor:
         """Return the mean loss of a batch, a scalar."""
@@ -47,9 +51,14 @@ class Task(Keeping, Protocol):
     def predict(self, views: Arrays) -> Any:
         """What was stored of a video's views -> its prediction."""
 
-    def measure(self, predictions: Sequence[Any], labels: Sequence[int]) -> dict[str, float]:
+    def measure(self, predictions: Sequence[Any], labels: Sequence[Label]) -> dict[str, float]:
         """Return accuracies in percent; a prediction of None counts as wrong. The first accuracy selects the
         best checkpoint.
+        """
+
+    def record(self, accuracies: Mapping[str, float], best: Mapping[str, float]) -> dict[str, float]:
+        """Accuracies of a validation, and the best ones so far -> the fields of its record, by PySlowFast's
+        names.
         """
 
 
@@ -95,7 +104,52 @@ class SingleLabel:
         """Return the classes with the highest mean probability over all views."""
         return best(pool(views))
 
-    def measure(self, predictions: Sequence[Prediction | None], labels: Sequence[int]) -> dict[str, float]:
+    def measure(self, predictions: Sequence[Prediction | None], labels: Sequence[Label]) -> dict[str, float]:
         """Return the top-1 and top-5 accuracy in percent."""
         measured = accuracy(stack(predictions), np.array(labels))
         return {"top1": measured.top1, "top5": measured.top5}
+
+    def record(self, accuracies: Mapping[str, float], best: Mapping[str, float]) -> dict[str, float]:
+        """Return errors in percent."""
+        errors = {f"{name}_err": 100 - value for name, value in accuracies.items()}
+        return errors | {f"min_{name}_err": 100 - value for name, value in best.items()}
+
+
+@dataclass(frozen=True)
+class ManyLabels:
+    """Classification with any number of labels per clip, in which each class is learned by itself."""
+
+    normalize: Callable[[Tensor], Tensor]
+    targets: Targets
+
+    def loss(self, outputs: Tensor, targets: Tensor) -> Tensor:
+        """Binary cross entropy of (B, K) logits and (B, K) fractions, the mean over clips and classes."""
+        return F.binary_cross_entropy_with_logits(outputs, targets)
+
+    def sums(self, loss: Tensor, outputs: Tensor, labels: Tensor) -> Tensor:
+        """Return (2,): loss, clips."""
+        clips = torch.full((), len(labels), dtype=torch.float64, device=loss.device)
+        return torch.stack([loss * len(labels), clips])
+
+    def stats(self, sums: list[float]) -> dict[str, float]:
+        """Return the mean loss."""
+        loss, clips = sums
+        return {"loss": loss / clips}
+
+    def keep(self, outputs: Tensor) -> dict[str, Tensor]:
+        """(n, K) logits -> themselves, whose probabilities have no more digits near 1."""
+        return {"logits": outputs.float()}
+
+    def predict(self, views: Arrays) -> Prediction:
+        """Return all classes, from the highest mean probability over all views to the lowest."""
+        probabilities = pool(views)
+        return best(probabilities, len(probabilities))
+
+    def measure(self, predictions: Sequence[Prediction | None], labels: Sequence[Label]) -> dict[str, float]:
+        """Return the mean average precision in percent."""
+        scores = scores_of(stack(predictions))
+        return {"map": mean_average_precision(scores, multi_hot(labels, scores.shape[1]))}
+
+    def record(self, accuracies: Mapping[str, float], best: Mapping[str, float]) -> dict[str, float]:
+        """Return mean average precisions in percent."""
+        return {**accuracies, **{f"max_{name}": value for name, value in best.items()}}

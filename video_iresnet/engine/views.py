@@ -25,6 +25,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from ..data.labels import Label
 from ..data.records import Record
 from ..runtime.errors import InputError, reason
 
@@ -59,7 +60,7 @@ class StoredVideo(NamedTuple):
 
     record: int
     name: str
-    label: int
+    label: Label
     outputs: Mapping[str, Arrays]
     error: str
 
@@ -117,7 +118,7 @@ class ViewStore:
                 for video in videos:
                     record = records[video.record]
                     arrays = list(_rows(video, DTYPES[self.about["dtype"]]))
-                    row = (video.record, record.name, record.label, video.error)
+                    row = (video.record, record.name, _stored(record.label), video.error)
                     database.execute(
                         "INSERT INTO videos VALUES (?, ?, ?, ?, ?)", (*row, _checksum(row, arrays))
                     )
@@ -163,6 +164,7 @@ class ViewStore:
         with _reading(path, self.folder.name) as (database, about):
             for *row, checksum in database.execute("SELECT * FROM videos ORDER BY record") if about else ():
                 record, name, label, error = row
+                label = tuple(json.loads(label)) if isinstance(label, str) else label
                 arrays = database.execute(
                     "SELECT * FROM arrays WHERE record = ? ORDER BY frames, name", [record]
                 ).fetchall()
@@ -241,6 +243,11 @@ def _reading(path: Path, name: str) -> Iterator[tuple[sqlite3.Connection, dict[s
         raise InputError(
             f"{path} is damaged ({error}); remove it and run the test again, which goes on with its videos"
         ) from error
+
+
+def _stored(label: Label) -> int | str:
+    """Return a label as the files have it: many are a list in JSON, which SQLite takes for no number."""
+    return label if isinstance(label, int) else json.dumps(label)
 
 
 def _rows(video: VideoOutputs, dtype: str) -> Iterator[tuple[Any, ...]]:

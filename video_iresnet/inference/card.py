@@ -38,6 +38,7 @@ def card_values(trained: Trained) -> dict[str, Any]:
         "clips": markdown(
             f"{build.clip_text(cfg)} (frames x sampling rate) at {cfg.DATA.TEST_CROP_SIZE} pixels"
         ),
+        "many_labels": cfg.DATA.MULTI_LABEL,
         "results": _results(trained),
         "train_list": markdown(
             f"{cfg.DATA.TRAIN_LIST}, {stamp['train_list']}" if "train_list" in stamp else ""

@@ -84,7 +84,7 @@ def explain(
     if stage not in network.stage_names:
         raise InputError(f"unknown stage {stage!r}; expected one of {', '.join(network.stage_names)}")
     with torch.inference_mode():
-        probabilities = network(seen.inputs)[0].softmax(0)
+        probabilities = build.build_probabilities(classifier.trained.cfg)(network(seen.inputs)[0])
     label = int(probabilities.argmax()) if label is None else label
     guess = Guess(label, classifier.class_names[label], float(probabilities[label]))
     return Explanation(seen, guess, stage, _heat(network, seen, label, stage))

@@ -187,7 +187,8 @@ def _about(trained: Trained, input_type: str, precision: str) -> dict[str, Any]:
         "network": str(trained),
         "input_type": input_type,
         "input": clips,
-        "output": f"logits (batch, {cfg.MODEL.NUM_CLASSES}) of float32",
+        "output": f"logits (batch, {cfg.MODEL.NUM_CLASSES}) of float32"
+        + (", each the logarithm of the odds of its class (sigmoid)" if data.MULTI_LABEL else ""),
         "precision": precision,
         "mean": list(data.MEAN),
         "std": list(data.STD),

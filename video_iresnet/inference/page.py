@@ -126,7 +126,9 @@ def build_page(gradio: Any, uploads: UploadClassifier, closing: threading.Event)
                     movie = gradio.HTML(container=True)
             table = gradio.HTML()
         views, window = classifier.whole.protocol, classifier.part.protocol
-        gradio.HTML(render("network", views=views, window=window, names=classifier.class_names))
+        many_labels = classifier.trained.cfg.DATA.MULTI_LABEL
+        names = classifier.class_names
+        gradio.HTML(render("network", views=views, window=window, names=names, many_labels=many_labels))
         button.click(
             classify,
             video,

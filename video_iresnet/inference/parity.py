@@ -2,26 +2,26 @@
 
 from __future__ import annotations
 
+import dataclasses
 import os
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
-import numpy as np
 import torch
 from tabulate import tabulate
 from torch import Tensor, nn
 
 from .. import build
 from ..data.dataset import ViewDataset
-from ..data.mixing import plain_targets
-from ..engine.aggregate import TOP, Accuracy, Numbers, accuracy, best, pool, stack
+from ..engine.aggregate import TOP, pool
 from ..engine.evaluate import forward, outputs_of_views
 from ..engine.precision import Precision
-from ..engine.tasks import SingleLabel
+from ..engine.views import Arrays
 from ..runtime.errors import InputError
 from .export import ExportedNetwork, OnClips, clip_size
 from .trained import Trained
 
+NAMES = {"top1": "top-1", "top5": f"top-{TOP}", "map": "mAP"}
 LIMIT = 1e-4  # of logits in float32, relative to the largest one where that is above 1
 
 
@@ -50,14 +50,15 @@ class Measured(NamedTuple):
     protocol: str
     num_videos: int
     readable: int
-    original: Accuracy
-    exported: Accuracy
+    original: Mapping[str, float]
+    exported: Mapping[str, float]
     agreeing: int
     change: float
 
     def __str__(self) -> str:
-        rows = [("original", *self.original[:2]), ("exported", *self.exported[:2])]
-        table = tabulate(rows, headers=["accuracy in percent", "top-1", f"top-{TOP}"], floatfmt=".2f")
+        rows = [("original", *self.original.values()), ("exported", *self.exported.values())]
+        names = [NAMES[name] for name in self.original]
+        table = tabulate(rows, headers=["accuracy in percent", *names], floatfmt=".2f")
         return (
             f"{self.num_videos} videos, {self.num_videos - self.readable} failed, {self.protocol}\n{table}\n"
             f"the same most probable class for {self.agreeing} of {self.readable} videos; probabilities "
@@ -86,13 +87,14 @@ def compare_on_clips(
     export in float32 differ by more than LIMIT.
     """
     original, other = OnClips(trained, trained.network), _OnPixels(trained, exported)
+    probabilities = build.build_probabilities(trained.cfg)
     generator = torch.Generator().manual_seed(0)
     differences = []
     for number in batch_sizes:
         size = number, 3, *clip_size(trained)
         clips = torch.randint(0, 256, size, dtype=torch.uint8, generator=generator)
         ours, theirs = original(clips), other(clips)
-        change = (ours.softmax(1) - theirs.softmax(1)).abs().max()
+        change = (probabilities(ours) - probabilities(theirs)).abs().max()
         differences.append(torch.stack([(ours - theirs).abs().max(), ours.abs().max(), change]))
     found = Difference(*torch.stack(differences).amax(0).tolist())
     precision = exported.about["precision"]
@@ -123,9 +125,10 @@ def read_videos(trained: Trained, path: str) -> ViewDataset:
 @torch.inference_mode()
 def compare_on_videos(trained: Trained, exported: ExportedNetwork, data: ViewDataset) -> Measured:
     """Compare on all views of videos with labels."""
-    task = SingleLabel(normalize=lambda clips: clips, targets=plain_targets)
+    task = build.build_task(trained.cfg, torch.device("cpu"))
+    task = dataclasses.replace(task, normalize=lambda clips: clips)
     networks = OnClips(trained, trained.network), _OnPixels(trained, exported)
-    found: list[list[Numbers | None]] = [[], []]
+    found: list[list[Arrays | None]] = [[], []]
     for number in range(len(data)):
         views = data[number]
         for network, scores in zip(networks, found, strict=True):
@@ -139,16 +142,19 @@ def compare_on_videos(trained: Trained, exported: ExportedNetwork, data: ViewDat
                 orders={"": forward},
                 device=torch.device("cpu"),
             )
-            scores.append(None if video.error else pool(video.outputs[""]))
-    labels = np.array([record.label for record in data.records])
-    original, other = (stack([None if one is None else best(one) for one in scores]) for scores in found)
-    pairs = [(a, b) for a, b in zip(*found, strict=True) if a is not None and b is not None]
+            scores.append(None if video.error else video.outputs[""])
+    labels = [record.label for record in data.records]
+    original, other = (
+        task.measure([None if views is None else task.predict(views) for views in scores], labels)
+        for scores in found
+    )
+    pairs = [(pool(a), pool(b)) for a, b in zip(*found, strict=True) if a is not None and b is not None]
     return Measured(
         f"{data.protocol}, clips of {build.clip_text(trained.cfg)}",
         len(data),
         len(pairs),
-        accuracy(original, labels),
-        accuracy(other, labels),
+        original,
+        other,
         sum(int(a.argmax() == b.argmax()) for a, b in pairs),
         max((float(abs(a - b).max()) for a, b in pairs), default=0.0),
     )

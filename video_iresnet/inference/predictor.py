@@ -38,17 +38,20 @@ class Guess(NamedTuple):
 
 @dataclass(frozen=True)
 class Prediction:
-    """The probabilities (K,) of all classes between two times of a video, in seconds."""
+    """The probabilities (K,) of all classes between two times of a video, in seconds. They sum to 1, unless
+    the network was trained with DATA.MULTI_LABEL.
+    """
 
     begin: float
     end: float
     probabilities: Numbers
     class_names: Sequence[str]
 
-    def top(self, number: int = 5) -> list[Guess]:
-        """Return the most probable classes; of equal ones, the first."""
+    def top(self, number: int = 5, least: float = 0.0) -> list[Guess]:
+        """Return the most probable classes, of at least a probability; of equal ones, the first."""
         labels = (-self.probabilities).argsort(kind="stable")[:number].tolist()
-        return [Guess(i, self.class_names[i], float(self.probabilities[i])) for i in labels]
+        guesses = [Guess(i, self.class_names[i], float(self.probabilities[i])) for i in labels]
+        return [guess for guess in guesses if guess.probability >= least]
 
 
 class TimedReader(Reader, Protocol):

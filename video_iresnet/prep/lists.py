@@ -20,6 +20,7 @@ from typing import Any, NamedTuple
 from tabulate import tabulate
 from tqdm import tqdm
 
+from ..data.labels import Label, label_text
 from ..runtime.errors import InputError, reason
 from ..runtime.root import ROOT, script_words
 from ..runtime.storage import atomic_write, exclusive
@@ -233,15 +234,17 @@ def write_list(path: Path, entries: Sequence[tuple[str, int]]) -> None:
     write_new(path, _list_lines(entries))
 
 
-def replace_list(path: Path, entries: Sequence[tuple[str, int]]) -> None:
+def replace_list(path: Path, entries: Sequence[tuple[str, Label]]) -> None:
     """Write a list as `write_list` does, replacing an earlier one."""
     with atomic_write(path, "wb") as file:
         file.writelines(line.encode() for line in _list_lines(entries))
 
 
-def _list_lines(entries: Sequence[tuple[str, int]]) -> list[str]:
-    separator = next((mark for mark in SEPARATORS if not any(mark in name for name, _ in entries)), " ")
-    return [f"{_quoted(_checked(name))}{separator}{label}\n" for name, label in entries]
+def _list_lines(entries: Sequence[tuple[str, Label]]) -> list[str]:
+    many = any(isinstance(label, tuple) for _, label in entries)  # with commas between them
+    marks = [mark for mark in SEPARATORS if mark != "," or not many]
+    separator = next((mark for mark in marks if not any(mark in name for name, _ in entries)), " ")
+    return [f"{_quoted(_checked(name))}{separator}{label_text(label)}\n" for name, label in entries]
 
 
 def write_class_names(path: Path, names: Sequence[str]) -> None:

@@ -11,6 +11,7 @@ import tarfile
 from collections.abc import Callable, Iterable, Iterator
 from typing import IO, BinaryIO, NamedTuple
 
+from ..data.labels import Label
 from ..runtime import ranges
 from ..runtime.errors import InputError, reason
 from ..runtime.shards import Index
@@ -37,7 +38,7 @@ class Source(NamedTuple):
     """A video of a list, or with `num_frames` a folder of frames: then `path` and `member` are patterns."""
 
     name: str
-    label: int
+    label: Label
     path: str
     member: str
     first_frame: int = 0

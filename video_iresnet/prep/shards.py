@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from ..data.frame_rates import FILE_NAME, read_frame_rates, write_frame_rates
+from ..data.labels import Label, label_text
 from ..data.records import Record, read_class_names, read_frame_list, read_records, read_tsm_list
 from ..runtime.errors import InputError
 from ..runtime.shards import Index, root_of, split
@@ -45,21 +46,33 @@ AT_ONCE = 1024  # videos whose files are looked at before the next ones
 
 
 class Layout(NamedTuple):
-    """How lists are read; see the keys of these names in DATA."""
+    """How lists are read; see the keys of these names in DATA, and MULTI_LABEL."""
 
     list_format: str = "videos"
     path_prefix: str = ""
     frame_names: str = "img_%05d.jpg"
     class_names: str = ""
+    many_labels: bool = False
 
     def read(self, path: Path, root: str) -> list[Record]:
         """Read a list whose names start at `root`. Raises InputError."""
         if self.list_format == "frames":
             return read_frame_list(str(path), root=root, labels=None)
         if self.list_format == "folders":
-            return read_tsm_list(str(path), root=root, num_classes=ANY_LABEL, pattern=self.frame_names)
-        classes = read_class_names(str(path.parent / self.class_names)) if self.class_names else None
-        return read_records(str(path), root=root, num_classes=ANY_LABEL, class_names=classes)
+            return read_tsm_list(
+                str(path),
+                root=root,
+                num_classes=ANY_LABEL,
+                pattern=self.frame_names,
+                many_labels=self.many_labels,
+            )
+        return read_records(
+            str(path),
+            root=root,
+            num_classes=ANY_LABEL,
+            class_names=read_class_names(str(path.parent / self.class_names)) if self.class_names else None,
+            many_labels=self.many_labels,
+        )
 
 
 class Packed(NamedTuple):
@@ -70,7 +83,7 @@ class Packed(NamedTuple):
     list_path: Path
     num_videos: int
     num_shards: int
-    missing: list[tuple[str, int, str]]
+    missing: list[tuple[str, Label, str]]
 
 
 def pack_lists(
@@ -130,7 +143,8 @@ def pack_lists(
         results = []
         for path, listed, planned in zip(list_paths, sources, shards, strict=True):
             missing = [(s.name, s.label, failures[s.member]) for s in listed if s.member in failures]
-            write_csv(missing_list(path, out), ("path", "label", "reason"), missing)
+            rows = [(name, label_text(label), why) for name, label, why in missing]
+            write_csv(missing_list(path, out), ("path", "label", "reason"), rows)
             results.append(Packed(path, len(listed), len(planned), missing))
     return results
 

@@ -17,6 +17,7 @@ from av.video.stream import VideoStream
 from ..data.decode.container import VideoFile
 from ..data.decode.pyav import PyAVReader
 from ..data.decode.reader import DecodeError
+from ..data.labels import label_text
 from ..data.records import Record, read_records
 from ..runtime.errors import InputError, reason
 from ..runtime.storage import Output, atomic_write, remove_leftovers
@@ -203,9 +204,16 @@ def plan(records: list[Record], root: Path, out: Path, settings: Settings) -> li
 
 
 def transcode_list(
-    list_path: Path, out: Path, settings: Settings, *, workers: int, ray_address: str | None = None
+    list_path: Path,
+    out: Path,
+    settings: Settings,
+    *,
+    workers: int,
+    ray_address: str | None = None,
+    many_labels: bool = False,
 ) -> dict[Job, Outcome]:
     """Transcode the videos of a list, then write the lists of successes and failures; see run_jobs.
+    `many_labels`: see read_records.
 
     Raises InputError if `out` is the folder of the list or in use, or contains foreign files.
     """
@@ -215,7 +223,7 @@ def transcode_list(
             f"--out {out} is the folder of the list itself; name another one, so that nothing is overwritten"
         )
     out = Path(os.path.abspath(out))
-    records = read_records(str(list_path), root=str(root), num_classes=ANY_LABEL)
+    records = read_records(str(list_path), root=str(root), num_classes=ANY_LABEL, many_labels=many_labels)
     jobs = plan(records, root, out, settings)
     made, failed = out / list_path.name, failed_list(list_path, out)
     with held_folder(out):
@@ -240,7 +248,8 @@ def transcode_list(
         finally:
             clear(out, names)
         pairs = [(record, job, outcomes[job].failure) for record, job in zip(records, jobs, strict=True)]
-        write_csv(failed, ("path", "label", "reason"), [(r.name, r.label, why) for r, _, why in pairs if why])
+        rows = [(r.name, label_text(r.label), why) for r, _, why in pairs if why]
+        write_csv(failed, ("path", "label", "reason"), rows)
         replace_list(made, [(os.path.relpath(job.target, out), r.label) for r, job, why in pairs if not why])
         done = [job.target for _, job, why in pairs if not why]
         index_packets(out, done, workers=workers, ray_address=ray_address)

@@ -16,6 +16,7 @@ import jinja2
 import numpy as np
 
 from ..data.decode.reader import DecodeError
+from ..data.labels import classes_of, label_text
 from ..data.records import Record, read_records
 from ..runtime.errors import InputError, reason
 from ..runtime.ranges import is_ranged
@@ -110,6 +111,11 @@ def identity(path: str) -> tuple[str, int, int]:
         return path, -1, -1
 
 
+def shown(record: Record) -> int | str:
+    """Return the label of a record, or its labels as a text."""
+    return record.label if isinstance(record.label, int) else label_text(record.label)
+
+
 def find_copies(
     records: Sequence[Record], others: Mapping[str, Sequence[Record]], findings: dict[str, Finding]
 ) -> list[dict[str, Any]]:
@@ -119,7 +125,7 @@ def find_copies(
         for record in listed:
             finding = findings[place(record)]
             if not finding.problem:
-                groups[finding.sha256].append({"list": name, "path": record.name, "label": record.label})
+                groups[finding.sha256].append({"list": name, "path": record.name, "label": shown(record)})
     copies = []
     for entries in groups.values():
         here = [entry for entry in entries if not entry["list"]]
@@ -148,18 +154,18 @@ def assess(
     pairs = [(record, findings[place(record)]) for record in records]
     good = [finding for _, finding in pairs if not finding.problem]
     bad = [
-        {"path": r.name, "label": r.label, "problem": f.problem, "reason": f.reason}
+        {"path": r.name, "label": shown(r), "problem": f.problem, "reason": f.reason}
         for r, f in pairs
         if f.problem
     ]
     odd = [
-        {"path": r.name, "label": r.label, "problem": p, "reason": why}
+        {"path": r.name, "label": shown(r), "problem": p, "reason": why}
         for r, f in pairs
         if not f.problem
         for p, why in warnings_of(f)
     ]
-    listed = Counter(record.label for record in records)
-    fine = Counter(record.label for record, finding in pairs if not finding.problem)
+    listed = Counter(number for record in records for number in classes_of(record.label))
+    fine = Counter(number for r, f in pairs if not f.problem for number in classes_of(r.label))
     rates = Counter(f"{finding.frame_rate:.2f}" for finding in good if finding.frame_rate)  # not of pictures
     return {
         "list": str(list_path),
@@ -216,20 +222,32 @@ def output_files(list_path: Path, out: Path | None = None, report: Path | None =
 
 
 def verify(
-    list_path: Path, against: Sequence[Path], files: Files, *, workers: int, ray_address: str | None = None
+    list_path: Path,
+    against: Sequence[Path],
+    files: Files,
+    *,
+    workers: int,
+    ray_address: str | None = None,
+    many_labels: bool = False,
 ) -> dict[str, Any]:
-    """Examine the videos of a list, find copies in others, and write all files; see run_jobs.
+    """Examine the videos of a list, find copies in others, and write all files; see run_jobs. `many_labels`:
+    see read_records.
 
     Returns the contents of the report. Raises InputError if another process writes there, or if a file is
     foreign.
     """
     out, root = files.clean.parent, Path(os.path.abspath(list_path.parent))
     with held_folder(out):
-        records = read_records(str(list_path), root=list_root(str(root)), num_classes=ANY_LABEL)
-        others = {
-            str(path): read_records(str(path), root=list_root(str(path.parent)), num_classes=ANY_LABEL)
-            for path in against
-        }
+        records, *listed = (
+            read_records(
+                str(path),
+                root=list_root(str(folder)),
+                num_classes=ANY_LABEL,
+                many_labels=many_labels,
+            )
+            for path, folder in [(list_path, root), *((path, path.parent) for path in against)]
+        )
+        others = dict(zip(map(str, against), listed, strict=True))
         prepare(files)
         findings = examine_all(
             records,

@@ -12,7 +12,7 @@ from typing import Any, NamedTuple
 from ..engine.aggregate import hits
 from ..runtime.errors import InputError
 from ..runtime.stamp import read_stamps
-from .results import read_predictions, read_results
+from .results import metrics, read_predictions, read_results
 
 SIGNIFICANT = 0.05
 OWN = ("since", "config")  # what each run's stamp has of its own: the config names its OUTPUT_DIR
@@ -28,7 +28,7 @@ class Answer(NamedTuple):
 
 class RunFolder(NamedTuple):
     """What a run left behind: the keys of its config, and what else its numbers depended on; `results` and
-    `answers` are empty if it was not tested.
+    `answers` are empty if it was not tested, and `answers` if its videos have many labels.
     """
 
     name: str
@@ -66,8 +66,16 @@ def read_answers(path: Path) -> list[Answer]:
 def read_run(folder: Path, name: str, config: Mapping[str, Any]) -> RunFolder:
     """Read what a run with this config left in its OUTPUT_DIR. Raises InputError, with the file."""
     results = read_results(folder / "results.json")
-    answers = read_answers(folder / "predictions.csv") if results else []
+    answers = read_answers(folder / "predictions.csv") if results and "map" not in results else []
     return RunFolder(name, folder, config, read_origin(folder, results), results, answers)
+
+
+def metrics_of(runs: Sequence[RunFolder]) -> dict[str, str]:
+    """Return the keys of results.json that say how accurate the runs are, and what they are called."""
+    found: dict[str, str] = {}
+    for run in runs:
+        found |= metrics(run.results)
+    return found
 
 
 def names_of(folders: Sequence[Path]) -> list[str]:
@@ -146,6 +154,8 @@ def compare(first: Sequence[Answer], second: Sequence[Answer]) -> Pair:
 def compare_pair(first: RunFolder, second: RunFolder) -> dict[str, Any]:
     """Return the test of two runs as a dictionary, or why there is none."""
     found: dict[str, Any] = {"first": first.name, "second": second.name}
+    if "map" in first.results or "map" in second.results:
+        return found | {"problem": "McNemar's test is for videos of one label, which are right or wrong"}
     try:
         pair = compare(first.answers, second.answers)
     except InputError as error:

@@ -56,7 +56,9 @@ def batch_sheet(
     """Draw the first clips of a batch with labels and, where known, class names."""
     rows = []
     for clip, label in zip(batch.clips[:max_clips], batch.labels[:max_clips].tolist(), strict=True):
-        title = f"{label}: {class_names[label]}" if class_names else str(label)
+        numbers = [label] if isinstance(label, int) else [number for number in label if number >= 0]
+        names = [f"{number}: {class_names[number]}" if class_names else str(number) for number in numbers]
+        title = ", ".join(names) or "no class"
         rows.append(Row(clip.permute(1, 2, 3, 0), title, max_frames=max_frames))
     return sheet(rows)
 

@@ -26,6 +26,7 @@ SECTIONS = {
     "confusion": "Confusion matrix", "pairs": "Most confused pairs", "mistakes": "Worst mistakes",
     "training": "Training", "failed": "Failed videos", "reproduction": "Config and stamp",
 }  # fmt: skip
+OF_ONE_LABEL = ("confusion", "pairs")
 # Plots of a training: title -> the curves with their names.
 TRAINING = {
     "loss": {"train_iter loss": "at log lines", "train_epoch loss": "means of epochs"},
@@ -34,11 +35,13 @@ TRAINING = {
         "val_epoch top1_err": "validation, top-1", "val_epoch top5_err": "validation, top-5",
     },
     "learning rate": {"train_iter lr": "learning rate"},
+    "mean average precision in percent": {"val_epoch map": "validation"},
 }  # fmt: skip
 TRAININGS = {  # of several runs
     "loss": {"train_epoch loss": ""},
     "top-1 error of validation in percent": {"val_epoch top1_err": ""},
     "learning rate": {"train_iter lr": ""},
+    "mean average precision of validation in percent": {"val_epoch map": ""},
 }
 # It keeps the templates that were compiled.
 ENVIRONMENT = jinja2.Environment(
@@ -83,7 +86,7 @@ def run_page(folder: Path, read_strip: ReadStrip) -> str:
     return render(
         "run.html.jinja",
         name=printable(folder.resolve().name),
-        sections=SECTIONS.items(),
+        sections=[item for item in SECTIONS.items() if "map" not in results or item[0] not in OF_ONE_LABEL],
         num_runs=1,
         test=test,
         training=training_plots({"": read_curves(folder / "json_stats.log")}, TRAINING),

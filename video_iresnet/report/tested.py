@@ -4,18 +4,20 @@ from __future__ import annotations
 
 import base64
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from ..engine.aggregate import TOP, Numbers, per_class
+from ..data.labels import classes_of
+from ..engine.aggregate import Numbers, per_class
 from ..runtime.errors import InputError, printable
 from . import plots
+from .many_labels import false_alarms, precision_plot, precision_rows
 from .mistakes import confused_pairs, confusion, row_fractions, worst_mistakes
 from .plots import Line
-from .results import TestedVideos, clips_and_crops, read_predictions
+from .results import TestedVideos, chance, clips_and_crops, metrics, read_predictions
 from .strips import ReadStrip
 
 ALL_CLASSES = 20  # so many are shown with names and numbers; of more, the extremes and a picture
@@ -30,14 +32,19 @@ Values = dict[str, Any]
 def tested_parts(results: Mapping[str, Any], videos: TestedVideos, read_strip: ReadStrip) -> Values:
     """Return the values that the template of a run takes of a test."""
     names = class_names(results)
-    counts = confusion(videos, len(names))
+    if "map" in results:
+        parts = _precisions(results, videos, names)
+        worst = false_alarms(videos, MISTAKES)
+    else:
+        counts = confusion(videos, len(names))
+        parts = _classes(videos, counts, names) | _confusion(counts, names)
+        worst = [(i, 0) for i in worst_mistakes(videos, MISTAKES)]
     return (
         _accuracies(results)
-        | _classes(videos, counts, names)
-        | _confusion(counts, names)
-        | _mistakes(videos, names, read_strip)
-        | {"failed": [
-            {"name": printable(videos.names[i]), "label": names[videos.labels[i]], "error": printable(error)}
+        | parts
+        | _mistakes(videos, worst, names, read_strip)
+        | {"many_labels": "map" in results, "failed": [
+            {"name": printable(videos.names[i]), "label": _label(videos, i, names), "error": printable(error)}
             for i, error in enumerate(videos.errors) if error
         ][:FAILED]}
     )  # fmt: skip
@@ -48,9 +55,11 @@ def read_test_videos(folder: Path, results: Mapping[str, Any]) -> TestedVideos:
     other.
     """
     videos = read_predictions(folder / "predictions.csv")
-    numbers = [*videos.labels, *videos.predictions.classes[:, 0]]
+    labels = [number for label in videos.labels.tolist() for number in classes_of(label)]
     fits = 0 < len(videos.names) == results["num_videos"]
-    if not fits or max(numbers) >= results["num_classes"] or videos.labels.min() < 0:
+    fits = fits and ("map" in results) == (videos.labels.dtype == object)
+    numbers = [*labels, *videos.predictions.classes[:, 0]]
+    if not fits or max(numbers) >= results["num_classes"] or min(labels, default=0) < 0:
         raise InputError(
             f"{folder / 'predictions.csv'} has other videos or classes than results.json; run the test again"
         )
@@ -76,8 +85,8 @@ def view_lines(results: Mapping[str, Any], accuracy: str, name: str = "") -> lis
 
 def _accuracies(results: Mapping[str, Any]) -> Values:
     size, by_clips = results["num_classes"], results["by_number_of_clips"]
-    five = f"top-{min(TOP, size)}"
-    keys = {"top-1": "top1_acc", five: "top5_acc"}
+    keys = metrics(results)
+    first = next(iter(keys))
     checks = results["temporal_checks"]
     orders = {"own order": results, **checks} if checks else {}
     epoch, stamp = results.get("epoch"), results.get("stamp") or {}
@@ -85,27 +94,31 @@ def _accuracies(results: Mapping[str, Any]) -> Values:
     weights = f"weights {stamp['weights']}" if "weights" in stamp else ""
     tested = [str(words) for words in (results.get("checkpoint"), after, weights) if words]
     return {
-        "five": five,
+        "metrics": list(keys.values()),
         "num_classes": size,
-        "chance": 100 / size,
+        "chance": chance(results),
         "figures": [
-            {"name": name, "value": results[key], "interval": results[f"{key}_interval"]}
-            for name, key in keys.items()
+            {
+                "name": name,
+                "value": results[key],
+                "interval": results[f"{key}_interval"],
+                "readable": results[f"{key}_readable"],
+            }
+            for key, name in keys.items()
         ],
-        "readable": [results["top1_acc_readable"], results["top5_acc_readable"]],
         "num_videos": results["num_videos"],
         "num_failed": results["num_failed"],
         "protocol": printable(str(results.get("protocol"))),
         "tested": printable(", ".join(tested)),
         "view_rows": [
-            _row(name, measured) | {"views": math.prod(clips_and_crops(name))}
+            _row(name, measured, keys) | {"views": math.prod(clips_and_crops(name))}
             for name, measured in (by_clips or results["by_views"]).items()
         ],
         "view_plots": [
-            view_plot(key, name, view_lines(results, key)) for name, key in keys.items() if len(by_clips) > 1
+            view_plot(key, name, view_lines(results, key)) for key, name in keys.items() if len(by_clips) > 1
         ],
         "check_rows": [
-            _row(printable(name), measured) | {"change": measured["top1_acc"] - results["top1_acc"]}
+            _row(printable(name), measured, keys) | {"change": measured[first] - results[first]}
             for name, measured in orders.items()
         ],
     }
@@ -119,8 +132,27 @@ def view_plot(key: str, name: str, lines: Sequence[Line]) -> Values:
     return {"element": element, "caption": f"{name} by the number of views whose probabilities are averaged."}
 
 
-def _row(name: str, measured: Mapping[str, float]) -> Values:
-    return {"name": name, "top1": measured["top1_acc"], "top5": measured["top5_acc"]}
+def _row(name: str, measured: Mapping[str, float], keys: Iterable[str]) -> Values:
+    return {"name": name, "values": [measured[key] for key in keys]}
+
+
+def _label(videos: TestedVideos, i: int, names: Sequence[str]) -> str:
+    """Return the names of a video's classes."""
+    return ", ".join(names[number] for number in classes_of(videos.labels.tolist()[i])) or "of no class"
+
+
+def _precisions(results: Mapping[str, Any], videos: TestedVideos, names: Sequence[str]) -> Values:
+    """Return a row for each class, and of many classes the extremes and a plot."""
+    rows = precision_rows(results, videos, names)
+    ordered = sorted((row for row in rows if row["videos"]), key=lambda row: -row["precision"])
+    values: Values = {"classes": rows, "num_with_videos": len(ordered), "rank_plot": None}
+    if len(names) <= ALL_CLASSES:
+        return values
+    return values | {
+        "rank_plot": precision_plot(ordered),
+        "best_classes": ordered[:EXTREMES],
+        "worst_classes": ordered[: -EXTREMES - 1 : -1],
+    }
 
 
 def _classes(videos: TestedVideos, counts: Numbers, names: Sequence[str]) -> Values:
@@ -196,19 +228,25 @@ def _cell(count: int, opacity: float, is_right: bool) -> Values:
     return {"count": int(count), "opacity": float(opacity), "kind": kind if count else "none"}
 
 
-def _mistakes(videos: TestedVideos, names: Sequence[str], read_strip: ReadStrip) -> Values:
-    """Return the worst mistakes with their strips."""
+def _mistakes(
+    videos: TestedVideos, worst: Sequence[tuple[int, int]], names: Sequence[str], read_strip: ReadStrip
+) -> Values:
+    """Return mistakes with their strips. `worst`: videos, and the places of a wrong class in their
+    predictions.
+    """
     found = []
-    for i in worst_mistakes(videos, MISTAKES):
+    for i, wrong in worst:
         classes, probabilities = videos.predictions.classes[i], videos.predictions.probabilities[i]
-        place = np.flatnonzero(classes == videos.labels[i])
+        known = dict(zip(classes.tolist(), probabilities.tolist(), strict=True))
         strip = read_strip(i, videos.names[i])
         found.append({
             "name": printable(videos.names[i]),
-            "label": names[videos.labels[i]],
-            "label_probability": float(probabilities[place[0]]) if len(place) else None,
-            "predicted": names[classes[0]],
-            "probability": float(probabilities[0]),
+            "labels": [
+                {"name": names[number], "probability": known.get(number)}
+                for number in classes_of(videos.labels.tolist()[i])
+            ],
+            "predicted": names[classes[wrong]],
+            "probability": float(probabilities[wrong]),
             "frames": [base64.b64encode(frame).decode() for frame in strip.frames],
             "indices": strip.indices,
             "problem": printable(strip.problem),
