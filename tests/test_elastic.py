@@ -126,10 +126,9 @@ def test_a_run_goes_on_with_fewer_machines_and_with_more(
     with two_machines(tmp_path) as (machines, first), ExitStack() as at_end:
 
         def agent(machine: list[str]) -> subprocess.Popen[str]:
-            torchrun = f"""{sys.executable} {ROOT}/tests/starts.py -m torch.distributed.run
-            --nnodes 1:2 --nproc-per-node 1 --rdzv-backend c10d --rdzv-endpoint {first}:{port}
-            --rdzv-id run --rdzv-conf last_call_timeout=5,keep_alive_interval=1
-            --max-restarts 3 --monitor-interval 0.2"""
+            torchrun = f"""{sys.executable} -m torch.distributed.run --nnodes 1:2 --nproc-per-node 1
+            --rdzv-backend c10d --rdzv-endpoint {first}:{port} --rdzv-id run --max-restarts 3
+            --rdzv-conf last_call_timeout=5,keep_alive_interval=1 --monitor-interval 0.2"""
             script = [str(tmp_path / "paced.py"), str(tmp_path / "steps"), "--cfg", DEMO]
             started = subprocess.Popen(
                 [*machine, *torchrun.split(), *script, *small, *RUN, "OUTPUT_DIR", str(elastic)],

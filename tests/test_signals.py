@@ -302,8 +302,7 @@ def test_each_of_several_configs_has_its_own_processes(
         )
     configs = [str(tmp_path / f"{name}.yaml") for name in "abc"]
     more = [*small[2:], "SOLVER.MAX_EPOCH", "1", "SOLVER.WARMUP_EPOCHS", "0"]
-    variables = {} if launcher else {"TESTS_FORK": "0"}  # the process itself computes before and after
-    process = start("tools/run_net.py", "--cfg", *configs, *more, launcher=launcher, environment=variables)
+    process = start("tools/run_net.py", "--cfg", *configs, *more, launcher=launcher)
     output, _ = process.communicate(timeout=180)
     assert process.returncode == 0, output
     counts = re.findall(r"(\d) process\(es\)", output)
