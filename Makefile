@@ -5,6 +5,8 @@ BIN := .venv/bin
 
 # The tests start many processes, which share what Python and pytest have compiled.
 unexport PYTHONDONTWRITEBYTECODE
+# More threads than cores wait for each other, which should leave the cores to those that compute.
+export OMP_WAIT_POLICY = passive
 
 install: .venv/installed
 
