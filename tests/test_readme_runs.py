@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import json
 import os
 import re
@@ -9,10 +10,12 @@ import shlex
 import socket
 import subprocess
 import sys
+import zipfile
 from pathlib import Path
 
 import pytest
 from conftest import ROOT, start, write_video
+from PIL import Image
 from starts import Forked
 
 PAGE = (ROOT / "README.md").read_text()
@@ -64,6 +67,24 @@ def run(command: str, clone: Path, *more: str) -> str:
     output, _ = process.communicate(timeout=400)
     assert process.returncode == 0, f"{command}\n{output}"
     return output
+
+
+@pytest.mark.slow
+def test_images(clone: Path) -> None:
+    """From zips of small pictures to a report."""
+    prepare, train = commands("Images")
+    (clone / "raw/cifar10").mkdir(parents=True)
+    for split in ("train", "test"):
+        with zipfile.ZipFile(clone / f"raw/cifar10/{split}.zip", "w") as archive:
+            for label in range(10):
+                for number in range(2):
+                    picture = io.BytesIO()
+                    Image.new("RGB", (32, 32), (25 * label, 9, 9)).save(picture, "JPEG")
+                    archive.writestr(f"{split}/class {label}/{number}.jpg", picture.getvalue())
+    assert "train: 20 pictures" in run(prepare, clone)
+    one = "RESNET.DEPTH 20 DATA.NUM_FRAMES 1 TEST.NUM_ENSEMBLE_VIEWS 1 DATA.TRAIN_JITTER_SCALES [32,32]"
+    assert "20 videos, 0 failed; chance 10.00" in run(train, clone, *one.split())
+    assert (clone / "output/cifar10_iresnet20_quick/report.html").exists()
 
 
 @pytest.mark.slow
