@@ -110,7 +110,7 @@ def test_the_same_seed_gives_the_same_run(
 def wait_for_step(process: subprocess.Popen[str], folder: Path, epoch: int, step: int) -> None:
     """Until the run has logged a step."""
     wanted = f'"epoch": "{epoch}/'
-    for _ in range(1200):
+    for _ in range(6000):
         log = folder / "json_stats.log"
         if log.exists() and any(
             wanted in line and f'"iter": "{step}/' in line for line in log.read_text().splitlines()
