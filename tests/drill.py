@@ -30,6 +30,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import NamedTuple
 
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 import torch
 import yaml
 from conftest import DEMO, ROOT, load_script, small_overrides

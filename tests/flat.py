@@ -20,6 +20,7 @@ from collections import defaultdict
 from pathlib import Path
 from typing import NamedTuple
 
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 from conftest import DEMO, load_script
 from drill import Start
 from tabulate import tabulate

@@ -295,7 +295,7 @@ def test_every_key_is_known_to_change_a_test_or_not() -> None:
         "DATA.PATH_TO_DATA_DIR", "DATA.PATH_PREFIX", "DATA.TEST_LIST",  # the videos count
         "DATA.PATH_LABEL_SEPARATOR", "DATA.CLASS_NAMES",
         "DATA.TRAIN_LIST", "DATA.VAL_LIST", "DATA.MAX_BAD_FRACTION", "DATA.RANDOM_FLIP",
-        "DATA.INV_UNIFORM_SAMPLE",
+        "DATA.INV_UNIFORM_SAMPLE", "DATA.TRAIN_PADDING",
         "MODEL.DROPOUT_RATE", "MODEL.ACT_CHECKPOINT", "RESNET.ZERO_INIT_RESIDUAL",
         "MODEL.FROZEN_STAGES", "MODEL.FROZEN_BN", "TEST.EMA",  # the tensors count
     }  # fmt: skip
