@@ -23,7 +23,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from video_iresnet.data.decode.pyav import PyAVReader
-from video_iresnet.data.functional import crop, resize, short_side_size
+from video_iresnet.data.functional import cut, resize, short_side_size
 from video_iresnet.inference import Classifier, load
 from video_iresnet.inference.explanation import (
     Seen,
@@ -60,7 +60,7 @@ def mask_of(classifier: Classifier, seen: Seen, number: int) -> Tensor:
     frames = [shapes.outline(scene, motion, index)[0] for index in seen.numbers]
     covers = torch.from_numpy(np.rint(255 * np.stack(frames)).astype(np.uint8))[..., None].repeat(1, 1, 1, 3)
     covers = resize(covers, *short_side_size(covers.shape[1], covers.shape[2], data.short_side))
-    return crop(covers, *seen.place, data.crop_size, data.crop_size)[..., 0] > 127
+    return cut(covers, seen.place, data.crop_size)[..., 0] > 127
 
 
 def clips(classifier: Classifier, folder: Path) -> Iterator[tuple[Seen, Tensor]]:

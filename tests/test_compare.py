@@ -198,7 +198,7 @@ def test_equal_runs(runs: Path, tmp_path: Path, capsys: pytest.CaptureFixture[st
 BAD = {
     "EMPTY": "EMPTY holds no config.yaml; name the OUTPUT_DIR of a run",
     "CONFIG": "CONFIG/config.yaml is no config of a run of this project; name the OUTPUT_DIR of a run",
-    "RESULTS": r"RESULTS/results.json is no results.json of a test \('?top1_acc'?\); run the test again",
+    "RESULTS": r"RESULTS/results.json is no results.json of a test \('?num_videos'?\); run the test again",
     "CSV": r"CSV/predictions.csv is no predictions.csv of a test \(line 2: .*\); run the test again",
     "NO_CSV": r"cannot read NO_CSV/predictions.csv: No such file or directory",
     "": "a is one run; name two or more",

@@ -26,7 +26,7 @@ from video_iresnet.config import load_config
 from video_iresnet.data import loader as loader_module
 from video_iresnet.data.dataset import ClipDataset, SampleKey, TrainSample, ViewDataset
 from video_iresnet.data.decode import Reader, open_video
-from video_iresnet.data.functional import resize, short_side_size, spread_crops
+from video_iresnet.data.functional import Place, resize, short_side_size, spread_crops
 from video_iresnet.data.loader import (
     BatchShape,
     ClipBatch,
@@ -54,8 +54,8 @@ from video_iresnet.runtime.errors import InputError
     ],
 )
 def test_three_crops(size: tuple[int, int, int], crops: list[tuple[int, int]]) -> None:
-    assert spread_crops(*size, 3) == crops
-    assert spread_crops(*size, 1) == [crops[1]]
+    assert spread_crops(*size, 3) == [Place(*corner) for corner in crops]
+    assert spread_crops(*size, 1) == [Place(*crops[1])]
 
 
 @pytest.mark.parametrize(
@@ -272,7 +272,7 @@ def test_views_come_from_one_decoding_and_one_resize(tmp_path: Path, monkeypatch
         [22, 27, 32, 37],
         [44, 49, 54, 59],
     ]
-    assert views.crops == [(0, 0), (0, 16), (0, 32)]
+    assert views.crops == [Place(0, 0), Place(0, 16), Place(0, 32)]
     assert views.frames.shape == (12, 64, 96, 3)
     expected = torch.from_numpy(np.stack([numbered_frame(i, (64, 96)) for i in (0, 5, 10)]))
     assert (views.frames[:3].float() - expected.float()).abs().mean() < 12

@@ -13,6 +13,7 @@ from fvcore.common.param_scheduler import CosineParamScheduler
 from torch import nn
 
 from video_iresnet.data.dataset import Failure, VideoViews
+from video_iresnet.data.functional import Place
 from video_iresnet.data.mixing import plain_targets
 from video_iresnet.data.records import Record
 from video_iresnet.engine import schedule
@@ -116,7 +117,7 @@ def test_evaluation_keeps_every_view() -> None:
     """Three videos, one unreadable; 2 clips x 1 crop; against a computation by hand."""
     values = torch.tensor([1.0, 2.0, 4.0])
     frames = values.to(torch.uint8).view(3, 1, 1, 1).expand(3, 4, 4, 3)
-    video = VideoViews(0, frames, [[0, 1], [1, 2]], [(0, 0)], "")
+    video = VideoViews(0, frames, [[0, 1], [1, 2]], [Place(0, 0)], "")
     group = [video, VideoViews(1, torch.empty(0), [], [], "broken"), video._replace(record=2)]
     model = Remember()
     results = outputs_of(model, group, temporal_checks(0))
@@ -157,7 +158,7 @@ def test_videos_whose_logits_are_not_finite_fail(value: float) -> None:
     group = []
     for record, shown in numbers.items():
         frames = torch.tensor(shown, dtype=torch.uint8).view(3, 1, 1, 1).expand(3, 4, 4, 3)
-        group.append(VideoViews(record, frames, [[0, 1], [1, 1]], [(0, 0)], ""))
+        group.append(VideoViews(record, frames, [[0, 1], [1, 1]], [Place(0, 0)], ""))
     results = outputs_of(Overflow(value), group, {"last": lambda clip, record: [2] * len(clip)})
     assert [result.error for result in results] == [
         "", "the network's logits are not finite in 1 of 2 views", "", ""

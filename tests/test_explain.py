@@ -19,6 +19,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from video_iresnet.data.decode.pyav import PyAVReader
+from video_iresnet.data.functional import Place
 from video_iresnet.inference import Classifier, load
 from video_iresnet.inference.explanation import (
     SMALLEST,
@@ -66,7 +67,7 @@ def test_the_clip_is_that_of_the_centre_or_of_the_named_part(classifier: Classif
         whole = seen_clip(classifier, reader)
         part = seen_clip(classifier, reader, 1.0, 1.4)  # frames 25 to 34
         short = seen_clip(classifier, reader, 1.9)  # frames 48 and 49
-        (positions,), ((top, left),) = (
+        (positions,), ((top, left, _),) = (
             (views := classifier.part.views_of(reader, 0, 0, 50)).clips,
             views.crops,
         )
@@ -101,7 +102,7 @@ def test_the_class_is_the_best_or_the_named_one(classifier: Classifier, video: P
 
 def explanation_of(heat: Tensor, numbers: list[int]) -> Explanation:
     frames = torch.zeros(len(numbers), 32, 32, 3, dtype=torch.uint8)
-    seen = Seen(frames, numbers, [number / 25 for number in numbers], torch.empty(0), (8, 0))
+    seen = Seen(frames, numbers, [number / 25 for number in numbers], torch.empty(0), Place(8, 0))
     return Explanation(seen, Guess(1, "moving right", 0.75), "stage3", heat)
 
 

@@ -15,6 +15,7 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 from video_iresnet import build
 from video_iresnet.config import load_config
 from video_iresnet.data.dataset import VideoViews
+from video_iresnet.data.functional import Place
 from video_iresnet.engine.evaluate import _all_views, _outputs, _split, forward, temporal_checks
 from video_iresnet.engine.precision import Precision
 
@@ -94,7 +95,7 @@ def small_config() -> Any:
 
 def group_of_videos() -> list[VideoViews]:
     """Two videos of two clips and three crops, and one that cannot be read between them."""
-    clips, crops = [[0, 1, 2, 3], [2, 3, 4, 5]], [(0, 0), (0, 2), (0, 4)]
+    clips, crops = [[0, 1, 2, 3], [2, 3, 4, 5]], [Place(0, 0), Place(0, 2), Place(0, 4)]
     first, last = (
         VideoViews(record, torch.randint(256, (6, 32, 36, 3), dtype=torch.uint8), clips, crops, "")
         for record in (0, 2)
