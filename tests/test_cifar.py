@@ -6,6 +6,7 @@ import hashlib
 import io
 import os
 import pickle
+import re
 import tarfile
 import zipfile
 from pathlib import Path
@@ -143,7 +144,11 @@ def test_class_folders_and_zips_are_packed_as_they_are(tmp_path: Path) -> None:
     out = tmp_path / "out0"
     assert written(out) == written(tmp_path / "out1") == written(tmp_path / "out2")
     assert (out / "classes.txt").read_text() == "bird\nship\n"
-    rows = [f"train/{name}/{n}.{'PNG' if n == 1 else 'jpg'} {label}" for label, name in enumerate(("bird", "ship")) for n in range(3)]  # fmt: skip # noqa: E501
+    rows = [
+        f"train/{name}/{file} {label}"
+        for label, name in enumerate(("bird", "ship"))
+        for file in ("0.jpg", "1.PNG", "2.jpg")
+    ]
     assert (out / "train.csv").read_text().splitlines() == rows
     with tarfile.open(out / "train-00000.tar") as tar:
         for member in tar:
@@ -227,9 +232,23 @@ def test_archives_are_checked(
     assert "is the official archive, by its MD5" in capsys.readouterr().out
     cut = tmp_path / "cut.tar.gz"
     cut.write_bytes(archive.read_bytes()[:-400])
-    for source in (cut, tmp_path / "absent", write_folder(tmp_path / "rar", {"a.rar": b"Rar"}) / "a.rar"):
+    spoilt = bytearray(archive.read_bytes())
+    spoilt[5000:5050] = b"?" * 50
+    (tmp_path / "spoilt.tar.gz").write_bytes(spoilt)
+    rar = write_folder(tmp_path / "rar", {"a.rar": b"Rar"}) / "a.rar"
+    for source in (cut, tmp_path / "spoilt.tar.gz", tmp_path / "absent", rar):
         assert main(["--source", str(source), "--out", str(tmp_path / "new")]) == 1
         assert f"cannot read {source}" in capsys.readouterr().err
+    with zipfile.ZipFile(tmp_path / "locked.zip", "w") as locked:
+        for name, data in pictures().items():
+            locked.writestr(name, data)
+    marked = bytearray((tmp_path / "locked.zip").read_bytes())
+    for magic, flags in ((rb"PK\x03\x04", 6), (rb"PK\x01\x02", 8)):
+        for header in re.finditer(magic, bytes(marked)):
+            marked[header.start() + flags] |= 1  # needs a password
+    (tmp_path / "locked.zip").write_bytes(marked)
+    assert main(["--source", str(tmp_path / "locked.zip"), "--out", str(tmp_path / "new")]) == 1
+    assert "train/bird/0.jpg cannot be read" in capsys.readouterr().err
     monkeypatch.setattr(cifar, "LARGEST_FILE", 10_000)
     assert main(["--source", str(archive.rename(tmp_path / "a.tgz")), "--out", str(tmp_path / "new")]) == 1
     assert "bytes, more than CIFAR" in capsys.readouterr().err

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import bz2
 import gzip
+import hashlib
 import io
 import lzma
 import os
@@ -49,6 +50,20 @@ class Unpacked(NamedTuple):
 
     written: int
     kept: int
+
+
+def md5_of(path: Path) -> str:
+    """Return the MD5 of a file, in hexadecimal digits. Raises OSError."""
+    digest = hashlib.md5(usedforsecurity=False)
+    with (
+        path.open("rb") as file,
+        tqdm(total=path.stat().st_size, unit="B", unit_scale=True, disable=None) as progress,
+    ):
+        progress.set_description(f"MD5 of {path.name}")
+        while block := file.read(CHUNK):
+            digest.update(block)
+            progress.update(len(block))
+    return digest.hexdigest()
 
 
 def group_parts(paths: Sequence[Path]) -> list[list[Path]]:

@@ -19,6 +19,7 @@ from PIL import Image
 from tqdm import tqdm
 
 from ..runtime.errors import InputError, reason
+from .archives import DAMAGE, md5_of
 from .lists import held_folder, write_class_names, write_list
 from .shard_files import write_members
 from .shard_index import Catalogue
@@ -108,13 +109,9 @@ def check_md5(source: Path) -> str:
     if expected is None or source.is_dir():
         return ""
     try:
-        with source.open("rb") as file:
-            digest = hashlib.md5(usedforsecurity=False)
-            while piece := file.read(2**20):
-                digest.update(piece)
+        found = md5_of(source)
     except OSError as error:
         raise InputError(f"cannot read {source}: {reason(error)}") from error
-    found = digest.hexdigest()
     if found != expected:
         raise InputError(
             f"the MD5 of {source} is {found}, that of the official archive {expected}; download it again, or "
@@ -140,14 +137,23 @@ def opened(source: Path) -> Iterator[Files]:
             else:
                 files = _tar_files(source)
             yield files
-        except (OSError, EOFError, tarfile.TarError, zipfile.BadZipFile) as error:
+        except DAMAGE as error:
             raise InputError(f"cannot read {source}: {reason(error)}; expected {FORMS}") from error
 
 
 def _zip_files(archive: zipfile.ZipFile) -> dict[str, Callable[[], bytes]]:
     def reader(member: zipfile.ZipInfo) -> Callable[[], bytes]:
         _check_size(member.filename, member.file_size)
-        return lambda: archive.read(member)
+
+        def read() -> bytes:
+            try:
+                return archive.read(member)
+            except RuntimeError as error:  # a password or an unknown compression
+                raise InputError(
+                    f"{member.filename} cannot be read: {reason(error)}; unpack the zip with another program"
+                ) from error
+
+        return read
 
     return {member.filename: reader(member) for member in archive.infolist() if not member.is_dir()}
 
@@ -155,11 +161,13 @@ def _zip_files(archive: zipfile.ZipFile) -> dict[str, Callable[[], bytes]]:
 def _tar_files(path: Path) -> dict[str, Callable[[], bytes]]:
     """Read all of a tar file, as its compression allows no other order."""
     files: dict[str, Callable[[], bytes]] = {}
+    size = 0
     with tarfile.open(path) as archive:
         for member in archive:
             source = archive.extractfile(member) if member.isreg() else None
             if source:
-                _check_size(member.name, sum(len(read()) for read in files.values()) + member.size)
+                size += member.size
+                _check_size(member.name, size)
                 files[member.name] = io.BytesIO(source.read()).getvalue
     return files
 

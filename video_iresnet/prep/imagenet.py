@@ -12,12 +12,11 @@ from pathlib import Path, PurePosixPath
 from typing import NamedTuple
 
 import numpy as np
-from tqdm import tqdm
 
 from ..data.decode.image import SUFFIXES
 from ..runtime.errors import InputError, missing_extra, reason
 from ..runtime.storage import read_lines
-from .archives import CHUNK, DAMAGE
+from .archives import DAMAGE, md5_of
 from .lists import find_videos
 
 ARCHIVES = {"train": "ILSVRC2012_img_train.tar", "val": "ILSVRC2012_img_val.tar"}
@@ -95,20 +94,6 @@ def check_archive(path: Path, kind: str) -> str:
             "download it again"
         )
     return f"{path} is not the official file: its MD5 is {found}, not {official}"
-
-
-def md5_of(path: Path) -> str:
-    """Return the MD5 of a file, in hexadecimal digits."""
-    digest = hashlib.md5(usedforsecurity=False)
-    with (
-        path.open("rb") as file,
-        tqdm(total=path.stat().st_size, unit="B", unit_scale=True, disable=None) as progress,
-    ):
-        progress.set_description(f"MD5 of {path.name}")
-        while block := file.read(CHUNK):
-            digest.update(block)
-            progress.update(len(block))
-    return digest.hexdigest()
 
 
 def read_annotations(source: Path) -> Annotations:
