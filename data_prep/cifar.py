@@ -17,7 +17,6 @@ from __future__ import annotations
 
 import argparse
 import os
-import shlex
 import sys
 from pathlib import Path
 
@@ -25,6 +24,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 from video_iresnet.runtime.ending import exit_code  # isort: skip, so Ctrl-C ends slow imports in one line
 
 from video_iresnet.prep.cifar import check_md5, opened, pack, read_cifar
+from video_iresnet.prep.lists import print_next
 from video_iresnet.runtime.errors import printable
 
 OFFICIAL = {"train": 50_000, "test": 10_000}
@@ -40,11 +40,11 @@ def prepare(options: argparse.Namespace) -> None:
     for split, count in counts.items():
         beside = "" if count == OFFICIAL[split] else f" (CIFAR has {OFFICIAL[split]:,})"
         print(f"{split}: {count:,} pictures{beside} -> {options.out / f'{split}.csv'}")
-    overrides = ["DATA.PATH_TO_DATA_DIR", os.path.abspath(options.out)]
+    overrides = {"DATA.PATH_TO_DATA_DIR": os.path.abspath(options.out)}
     if len(cifar.names) != 10:
-        overrides += ["MODEL.NUM_CLASSES", str(len(cifar.names)), "OUTPUT_DIR", f"output/{options.out.name}"]
-    command = ["python", "tools/run_net.py", "--cfg", "configs/cifar/iresnet20.yaml", *overrides]
-    print(f"next: {shlex.join(command)}")
+        overrides["MODEL.NUM_CLASSES"] = str(len(cifar.names))
+        overrides["OUTPUT_DIR"] = f"output/{options.out.name}"
+    print_next("configs/cifar/iresnet20.yaml", overrides)
 
 
 def main(arguments: list[str]) -> int:

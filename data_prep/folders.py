@@ -66,18 +66,6 @@ VIDEOS = Kind("videos", VIDEO_SUFFIXES, "configs/own/iR3D18.yaml")
 IMAGES = Kind("images", SUFFIXES, "configs/own/iresnet18.yaml")
 
 
-class Kind(NamedTuple):
-    """What is looked for, by its endings, and the config of the command for it."""
-
-    name: str
-    suffixes: frozenset[str]
-    config: str
-
-
-VIDEOS = Kind("videos", VIDEO_SUFFIXES, "configs/own/iR3D18.yaml")
-IMAGES = Kind("images", SUFFIXES, "configs/own/iresnet18.yaml")
-
-
 def prepare_folders(options: argparse.Namespace) -> None:
     """Options for class folders."""
     kind = IMAGES if options.images else VIDEOS

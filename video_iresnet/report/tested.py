@@ -138,7 +138,7 @@ def _row(name: str, measured: Mapping[str, float], keys: Iterable[str]) -> Value
 
 def _label(videos: TestedVideos, i: int, names: Sequence[str]) -> str:
     """Return the names of a video's classes."""
-    return ", ".join(names[number] for number in classes_of(videos.labels.tolist()[i])) or "of no class"
+    return ", ".join(names[number] for number in classes_of(videos.labels.item(i))) or "of no class"
 
 
 def _precisions(results: Mapping[str, Any], videos: TestedVideos, names: Sequence[str]) -> Values:
@@ -243,7 +243,7 @@ def _mistakes(
             "name": printable(videos.names[i]),
             "labels": [
                 {"name": names[number], "probability": known.get(number)}
-                for number in classes_of(videos.labels.tolist()[i])
+                for number in classes_of(videos.labels.item(i))
             ],
             "predicted": names[classes[wrong]],
             "probability": float(probabilities[wrong]),

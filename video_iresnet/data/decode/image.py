@@ -5,7 +5,6 @@ from __future__ import annotations
 import io
 import os
 from collections.abc import Sequence
-from pathlib import PurePath
 
 import numpy as np
 import simplejpeg
@@ -25,7 +24,7 @@ FORMATS = ("JPEG", "PNG", "WEBP")  # Pillow's names; files of others are refused
 
 def is_image(path: str) -> bool:
     """Whether a path is that of a picture, by its ending."""
-    return PurePath(path).suffix.lower() in SUFFIXES
+    return os.path.splitext(path)[1].lower() in SUFFIXES
 
 
 class ImageReader:
