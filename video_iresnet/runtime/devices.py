@@ -40,7 +40,7 @@ M_TRIM_THRESHOLD, M_MMAP_THRESHOLD = -1, -3
 
 def keep_freed_memory() -> None:
     """Let the C library keep what tensors free for the next ones, if it is glibc. Otherwise each step gives
-    most of its memory back, and takes it again page by page, which can be a third of its time.
+    most of its memory back to the system, and takes it again page by page, which costs time.
     """
     if sys.platform == "linux" and hasattr(library := ctypes.CDLL(None), "mallopt"):
         library.mallopt(M_MMAP_THRESHOLD, 2**25)
