@@ -92,7 +92,7 @@ def test_who_does_not_come_is_named(free_port: int) -> None:
     assert re.fullmatch(expected, error), error
     assert status == 1
     status, error = end(second)
-    assert re.fullmatch(r"error: .*\n", error), error
+    assert error.splitlines()[-1].startswith("error: "), error  # PyTorch may write a warning before
     assert status == 1
 
 
