@@ -26,7 +26,7 @@ lint: .venv/installed-dev
 	$(BIN)/mypy
 
 test: lint
-	$(BIN)/python -m pytest -n 3 --dist loadfile --no-loadscope-reorder
+	$(BIN)/python -m pytest -n 4 --dist loadfile --no-loadscope-reorder
 
 demo: .venv/installed data/moving_shapes/classes.txt
 	$(BIN)/python tools/run_net.py --cfg configs/demo/iR3D18.yaml

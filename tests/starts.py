@@ -1,8 +1,8 @@
 """Python on a command line, in a process that costs a tenth of a new one: it is forked from one that has
 imported what is slow to import.
 
-All else is as in a new process: it imports the script and this project's modules, nothing was computed, and
-signals, environment, folder and output are its own.
+All else is as in a new process, but for the figures of pages, which stay empty: it imports the script and
+this project's modules, nothing was computed, and signals, environment, folder and output are its own.
 """
 
 from __future__ import annotations
@@ -36,6 +36,7 @@ FORKING.set_forkserver_preload(
         "torch._dynamo",
         "torch.distributed.run",
         "torchvision.transforms",
+        "undrawn",
         "yacs.config",
     ]
 )

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from conftest import DEMO, RunNet, load_script
+from conftest import DEMO, WITH_CHECKS, RunNet, load_script
 from scipy import stats
 
 from video_iresnet.changes import ANOTHER_RUN, TESTED, decides
@@ -141,7 +141,7 @@ def test_an_origin_tells_of_changes_within_a_run(tmp_path: Path) -> None:
 def runs(small: list[str], tmp_path_factory: pytest.TempPathFactory, run_net: RunNet) -> Path:
     """Three runs: two that were tested, one of them on other videos too, and one that was only trained."""
     folder = tmp_path_factory.mktemp("runs")
-    short = ["SOLVER.MAX_EPOCH", "1", "SOLVER.WARMUP_EPOCHS", "0", "OUTPUT_DIR"]
+    short = [*WITH_CHECKS, "SOLVER.MAX_EPOCH", "1", "SOLVER.WARMUP_EPOCHS", "0", "OUTPUT_DIR"]
     assert run_net(*small, *short, str(folder / "a")) == 0
     data = Path(load_config(DEMO, small).DATA.PATH_TO_DATA_DIR)
     rows = (data / "test.csv").read_text().splitlines()

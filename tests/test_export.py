@@ -270,9 +270,8 @@ def test_the_networks_of_the_paper(
     """At their depth, with fewer channels."""
     if depth == 50:
         trained = read_trained(write_checkpoint(tmp_path / "a.pyth", [*small, "RESNET.DEPTH", "50"]), "cpu")
-        by_torch = export_torch(trained)
         assert compare_on_clips(trained, export_onnx(trained, input_type="float32")).logits < 1e-4
+        return
     assert compare_on_clips(trained, by_torch).logits < 1e-4
-    if depth == 18:
-        found = compare_on_clips(trained, export_onnx(trained, precision="float16"))
-        assert 1e-4 < found.logits < 0.05 * found.largest
+    found = compare_on_clips(trained, export_onnx(trained, precision="float16"))
+    assert 1e-4 < found.logits < 0.05 * found.largest

@@ -57,7 +57,7 @@ def test_the_end_of_one_process_ends_the_others(small: list[str], tmp_path: Path
         "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(agent.port), "TORCHELASTIC_USE_AGENT_STORE": "True",
         "WORLD_SIZE": "2", "LOCAL_WORLD_SIZE": "2",
     }  # fmt: skip
-    short = ["SOLVER.MAX_EPOCH", "1", "SOLVER.WARMUP_EPOCHS", "0", "TEST.TEMPORAL_CHECKS", "False"]
+    short = ["SOLVER.MAX_EPOCH", "1", "SOLVER.WARMUP_EPOCHS", "0"]
     for moment, rank in (("training", 1), ("validation", 0), ("testing", 1)):
         for is_killed in (False, True):
             folder = tmp_path / f"{moment}{is_killed}"

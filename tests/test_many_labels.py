@@ -398,7 +398,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def overrides(folder: Path) -> list[str]:
-    return [*small_overrides(folder), "TEST.TEMPORAL_CHECKS", "False", "TRAIN.EVAL_PERIOD", "1"]
+    return [*small_overrides(folder), "TRAIN.EVAL_PERIOD", "1"]
 
 
 @pytest.fixture(scope="module")

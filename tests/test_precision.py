@@ -524,7 +524,7 @@ def test_a_test_in_half_precision(
     weights = tmp_path / "w.pyth"
     save_checkpoint(weights, {"model_state": build.build_model(load_config(DEMO, small)).state_dict()})
     run = [*small, "TRAIN.ENABLE", "False", "TEST.CHECKPOINT_FILE_PATH", str(weights), "OUTPUT_DIR"]
-    run += [str(tmp_path), "TEST.TEMPORAL_CHECKS", "False"]
+    run.append(str(tmp_path))
     half = [*run, "TEST.MIXED_PRECISION", "True", "TEST.FOLD_BN", "True"]
     assert run_net(*run) == 0
     assert run_net(*half) == 0

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from conftest import DEMO, RunNet, load_script, write_video
+from conftest import DEMO, WITH_CHECKS, RunNet, load_script, write_video
 from pages import Page, write_run
 from PIL import Image
 
@@ -35,7 +35,7 @@ def tested(small: list[str], tmp_path_factory: pytest.TempPathFactory, run_net: 
     rows = (data / "test.csv").read_text().splitlines()
     (folder / "test.csv").write_text("".join(f"{row}\n" for row in [*rows, f"gone.mp4 {1}"]))
     short = ["SOLVER.MAX_EPOCH", "1", "SOLVER.WARMUP_EPOCHS", "0", "DATA.TEST_LIST", str(folder / "test.csv")]
-    assert run_net(*small, *short, "OUTPUT_DIR", str(folder / "a")) == 0
+    assert run_net(*small, *WITH_CHECKS, *short, "OUTPUT_DIR", str(folder / "a")) == 0
     return folder / "a"
 
 

@@ -18,7 +18,7 @@ import numpy as np
 import pytest
 import torch
 import torch.distributed.run
-from conftest import DEMO, ROOT, RunNet, load_script, start, write_video
+from conftest import DEMO, ROOT, WITH_CHECKS, RunNet, load_script, start, write_video
 from PIL import Image
 
 from video_iresnet import build
@@ -50,7 +50,7 @@ def stats_of(folder: Path, kind: str) -> list[dict[str, object]]:
 def trained(small: list[str], tmp_path_factory: pytest.TempPathFactory, run_net: RunNet) -> Path:
     """A finished run of the demo config at a small size."""
     folder = tmp_path_factory.mktemp("trained")
-    assert run_net(*small, "OUTPUT_DIR", str(folder)) == 0
+    assert run_net(*small, *WITH_CHECKS, "OUTPUT_DIR", str(folder)) == 0
     return folder
 
 

@@ -195,7 +195,7 @@ def test_a_run_gives_the_same_results(
     pack(tmp_path / "packed", *(shapes / f"{split}.csv" for split in ("train", "val", "test")))
     weights = tmp_path / "weights.pyth"
     torch.save({"model_state": build.build_model(load_config(DEMO, small)).state_dict()}, weights)
-    test = f"TRAIN.ENABLE False TEST.TEMPORAL_CHECKS False TEST.CHECKPOINT_FILE_PATH {weights}".split()
+    test = f"TRAIN.ENABLE False TEST.CHECKPOINT_FILE_PATH {weights}".split()
     for name, folder in (("a", shapes), ("b", tmp_path / "packed")):
         run = ["DATA.PATH_TO_DATA_DIR", str(folder), "OUTPUT_DIR", str(tmp_path / name)]
         assert run_net(*small, *test, *run) == 0

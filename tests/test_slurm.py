@@ -27,7 +27,7 @@ on_the_cpu = pytest.mark.skipif(
 )
 # A hundred short steps, so that a stop comes in the middle.
 TEXT = """TRAIN.BATCH_SIZE 4 SOLVER.MAX_EPOCH 16 MODEL.DROPOUT_RATE 0.5 TRAIN.CHECKPOINT_PERIOD 100
-TRAIN.EVAL_PERIOD 100 TEST.ENABLE False TEST.TEMPORAL_CHECKS False"""
+TRAIN.EVAL_PERIOD 100 TEST.ENABLE False"""
 STEPS = TEXT.split()
 
 

@@ -546,7 +546,7 @@ RECIPES = {
 def test_a_run_stopped_inside_an_epoch_goes_on_bit_by_bit(
     recipe: str, small: list[str], tmp_path: Path, run_net: RunNet, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    quick = ["TEST.NUM_ENSEMBLE_VIEWS", "1", "TEST.TEMPORAL_CHECKS", "False"]
+    quick = ["TEST.NUM_ENSEMBLE_VIEWS", "1"]
     run = [*small, *recipe.split(), *quick, "OUTPUT_DIR"]
     assert run_net(*run, str(tmp_path / "whole")) == 0
     call = Step.__call__
@@ -577,7 +577,7 @@ def test_a_run_stopped_inside_an_epoch_goes_on_bit_by_bit(
 def test_the_average_is_tested_unless_asked_otherwise(
     small: list[str], tmp_path: Path, run_net: RunNet
 ) -> None:
-    run = [*small, "SOLVER.EMA_DECAY", "0.99", "OUTPUT_DIR", str(tmp_path), "TEST.TEMPORAL_CHECKS", "False"]
+    run = [*small, "SOLVER.EMA_DECAY", "0.99", "OUTPUT_DIR", str(tmp_path)]
     assert run_net(*run) == 0
     averaged = (tmp_path / "predictions.csv").read_text()
     assert run_net(*run, "TEST.EMA", "False") == 0

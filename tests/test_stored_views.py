@@ -12,7 +12,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from conftest import DEMO, ROOT, RunNet, load_script, run_together, start_together
+from conftest import DEMO, ROOT, WITH_CHECKS, RunNet, load_script, run_together, start_together
 
 from video_iresnet import build
 from video_iresnet.changes import TESTED
@@ -40,7 +40,8 @@ def checkpoint(small: list[str], tmp_path_factory: pytest.TempPathFactory) -> Pa
 @pytest.fixture(scope="module")
 def command(small: list[str], checkpoint: Path) -> list[str]:
     """A test of 11 videos, in 11 groups, with the temporal checks of the demo."""
-    return [*small, "TRAIN.ENABLE", "False", "TEST.CHECKPOINT_FILE_PATH", str(checkpoint), "OUTPUT_DIR"]
+    weights = ["TEST.CHECKPOINT_FILE_PATH", str(checkpoint)]
+    return [*small, *WITH_CHECKS, "TRAIN.ENABLE", "False", *weights, "OUTPUT_DIR"]
 
 
 @pytest.fixture(scope="module")
