@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from conftest import ROOT, RunNet, write_video
+from conftest import ROOT, RunNet, load_script, write_video
 from PIL import Image
 from torchvision.transforms import v2
 
@@ -195,6 +195,21 @@ def test_a_run_of_images_learns_and_is_tested_by_ten_crops(
         with torch.no_grad():
             expected = trained.network(inputs).softmax(1).double().mean(0)
         assert torch.allclose(torch.from_numpy(pool(video.outputs[""])), expected, rtol=0, atol=1e-6)
+
+
+def test_image_networks_are_measured(
+    pictures: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    benchmark = load_script("tools/benchmark.py")
+    monkeypatch.setattr(benchmark, "supports", lambda *_: False)
+    cfg = ["--cfg", CIFAR, "DATA.PATH_TO_DATA_DIR", str(pictures), "RESNET.WIDTH_PER_GROUP", "4"]
+    cfg += ["MODEL.NUM_CLASSES", "2", "NUM_GPUS", "0"]
+    assert benchmark.main(["model", "--clips", "2", "--repeats", "1", *cfg]) == 0
+    output = capsys.readouterr().out
+    for way in ("float32, channels_last", "torchvision's resnet18, ordinary loop", "float32, folded"):
+        assert f"| {way} " in output
+    assert benchmark.main(["data", *cfg]) == 1
+    assert "train_0.png is a picture, and ways to decode videos are compared" in capsys.readouterr().err
 
 
 def test_the_networks_of_the_configs_have_the_counts_of_the_authors() -> None:

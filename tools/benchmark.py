@@ -44,6 +44,7 @@ from tabulate import tabulate
 
 from video_iresnet import build
 from video_iresnet.config import Config, load_config
+from video_iresnet.data.decode.image import is_image
 from video_iresnet.data.decode.reader import DecodeError
 from video_iresnet.data.records import Record
 from video_iresnet.engine.precision import supports
@@ -109,6 +110,8 @@ def benchmark_data(options: argparse.Namespace) -> Iterator[Table]:
     cfg = load_config(options.cfg, options.overrides)
     videos = [record.path for record in chosen(options, cfg, "DATA.TRAIN_LIST", 4)]
     at_least(1, repeats=options.repeats)
+    if pictures := [video for video in videos if is_image(video)]:
+        raise InputError(f"{pictures[0]} is a picture, and ways to decode videos are compared; name videos")
     torch.set_num_threads(1)
     data = build.build_training_data(cfg, [])
     stages, ratios = [], []

@@ -95,11 +95,15 @@ def build_model(cfg: Config) -> ResNet:
     return net
 
 
+def channels_last(cfg: Config) -> torch.memory_format:
+    """Return the layout of the network's kernels, in which convolutions are fast."""
+    return torch.channels_last if cfg.MODEL.DIMS == 2 else torch.channels_last_3d
+
+
 def build_network(cfg: Config, device: torch.device) -> ResNet:
     """Return the untrained network on the device, in channels-last layout."""
     model = build_model(cfg)
-    layout = torch.channels_last if cfg.MODEL.DIMS == 2 else torch.channels_last_3d
-    return model.to(device, memory_format=layout)  # type: ignore[call-overload,no-any-return]
+    return model.to(device, memory_format=channels_last(cfg))  # type: ignore[call-overload,no-any-return]
 
 
 def micro_batch(cfg: Config, shape: BatchShape, num_processes: int) -> int:

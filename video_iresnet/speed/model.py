@@ -73,7 +73,7 @@ class Variant:
         cfg.TRAIN.MIXED_PRECISION, cfg.TRAIN.COMPILE, cfg.TRAIN.ACCUMULATION = self.half, self.compile, 1
         network = build.build_model(cfg).to(processes.device)
         if self.channels_last:
-            network = network.to(memory_format=torch.channels_last_3d)
+            network = network.to(memory_format=build.channels_last(cfg))
         build.check_precision(cfg, network, processes)
         step = build.build_step(cfg, network, processes)
         step.train()
@@ -98,10 +98,10 @@ LADDER = {
     "this step, eager, float32": Variant(),
     "+ TF32": Variant(tf32=True),
     "+ {half}": Variant(tf32=True, half=True),
-    "+ channels_last_3d": Variant(tf32=True, half=True, channels_last=True),
+    "+ {layout}": Variant(tf32=True, half=True, channels_last=True),
     "+ compile": Variant(tf32=True, half=True, channels_last=True, compile=True),
-    "float32, channels_last_3d": Variant(tf32=True, channels_last=True),
-    "float32, channels_last_3d, compile": Variant(tf32=True, channels_last=True, compile=True),
+    "float32, {layout}": Variant(tf32=True, channels_last=True),
+    "float32, {layout}, compile": Variant(tf32=True, channels_last=True, compile=True),
 }
 
 
@@ -118,12 +118,14 @@ class Way(NamedTuple):
 def training_ways(
     cfg: Config, clips: int, processes: Processes, half: bool, compiled: bool
 ) -> dict[str, Way]:
-    """Return the ways to train a config, from an ordinary loop to the fastest, and torchvision's r3d_18
+    """Return the ways to train a config, from an ordinary loop to the fastest, and a network of torchvision
     beside them. `half`: with half precision; `compiled`: with torch.compile.
     """
     device, batches = processes.device, random_batches(cfg, clips)
     size = (cfg.DATA.NUM_FRAMES, *[cfg.DATA.TRAIN_CROP_SIZE] * 2)
-    own, other = (operations(make(cfg), size) for make in (build.build_model, r3d_18))
+    make_other, other_name = (resnet18, "resnet18") if cfg.MODEL.DIMS == 2 else (r3d_18, "r3d_18")
+    own, other = (operations(make(cfg), size) for make in (build.build_model, make_other))
+    layout = str(build.channels_last(cfg)).removeprefix("torch.")
     training = 3  # a backward pass costs two forward passes
 
     def variant_of(variant: Variant) -> Way:
@@ -136,16 +138,23 @@ def training_ways(
     for name, variant in LADDER.items():
         possible = (half or not variant.half) and (compiled or not variant.compile)
         if possible and (device.type == "cuda" or name != "+ TF32"):
-            ways[name.format(half=cfg.TRAIN.HALF_DTYPE)] = variant_of(variant)
-    return ways | {"torchvision's r3d_18, ordinary loop": ordinary(r3d_18, other)}
+            ways[name.format(half=cfg.TRAIN.HALF_DTYPE, layout=layout)] = variant_of(variant)
+    return ways | {f"torchvision's {other_name}, ordinary loop": ordinary(make_other, other)}
 
 
 def r3d_18(cfg: Config) -> nn.Module:
-    """Return torchvision's network, untrained."""
+    """Return torchvision's video network, untrained."""
     from torchvision.models.video import r3d_18
 
     network: nn.Module = r3d_18(num_classes=cfg.MODEL.NUM_CLASSES)
     return network
+
+
+def resnet18(cfg: Config) -> nn.Module:
+    """Return torchvision's image network, untrained, for clips of one frame."""
+    from torchvision.models import resnet18
+
+    return nn.Sequential(nn.Flatten(1, 2), resnet18(num_classes=cfg.MODEL.NUM_CLASSES))
 
 
 def operations(network: nn.Module, size: tuple[int, ...]) -> int:
