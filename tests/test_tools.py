@@ -156,7 +156,7 @@ def test_benchmark_of_the_data(small: list[str], tmp_path: Path, capsys: pytest.
     for row in rows[:2]:
         assert float(row[6]) == pytest.approx(1000 / sum(map(float, row[2:6])), rel=0.02)
     (tmp_path / "b.mp4").write_text("no video")
-    bad = ["--videos", str(tmp_path / "b.mp4"), "--repeats", "1"]
+    bad = ["--videos", str(tmp_path / "a.mp4"), str(tmp_path / "b.mp4"), "--repeats", "1"]
     assert benchmark.main(["data", "--cfg", DEMO, *bad, *small]) == 1
     assert re.fullmatch(
         r"error: --videos: \S*b.mp4 cannot be read; [^\n]*", capsys.readouterr().err.splitlines()[-1]
