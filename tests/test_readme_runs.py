@@ -46,7 +46,7 @@ def clone(tmp_path: Path) -> Path:
 
 
 def started(command: str, clone: Path, *more: str) -> Forked:
-    """Start a command of the page in a clone; torchrun with at most two processes, preparation with one."""
+    """Start a command of the page in a clone; torchrun with at most two processes, transcoding in its own."""
     words = shlex.split(command)
     if words[0] == "torchrun":
         processes = words.index("--nproc-per-node") + 1
@@ -58,7 +58,7 @@ def started(command: str, clone: Path, *more: str) -> Forked:
     if any("run_net.py" in word for word in words):
         words += SMALL
     elif "data_prep/transcode.py" in words:
-        words += ["--workers", "1"]
+        words += ["--workers", "0"]
     return start(*words[1:], *more, cwd=clone, environment={"OMP_NUM_THREADS": "1"})
 
 
