@@ -340,6 +340,8 @@ def test_files_and_tables(tmp_path: Path, capsys: pytest.CaptureFixture[str]) ->
         if i != FAILED
     ]
     assert [text for level, text in page.headings if level == 3] == [name for _, name in sorted(wrong)[:12]]
+    assert page.text.count("Is not ") == min(12, len(wrong))
+    assert "Taken for" not in page.text
     results = json.loads((tmp_path / "results.json").read_text())
     write_results(tmp_path / "results.json", results | {"average_precision": [1.0]})
     with pytest.raises(InputError, match=r"is no results.json of a test .*an average precision of 1 classes"):
