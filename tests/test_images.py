@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import csv
 import json
 import os
+import re
 from pathlib import Path
 
 import numpy as np
@@ -167,17 +169,22 @@ def pictures(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-@pytest.mark.slow
-def test_a_run_of_images_learns_and_is_tested_by_ten_crops(
-    pictures: Path, tmp_path: Path, run_net: RunNet
-) -> None:
-    """The probabilities are the means of an independent computation."""
-    run = tmp_path / "run"
+@pytest.fixture(scope="module")
+def trained_run(pictures: Path, tmp_path_factory: pytest.TempPathFactory, run_net: RunNet) -> Path:
+    """A run of images, tested by ten crops."""
+    run = tmp_path_factory.mktemp("runs") / "run"
     overrides = f"""DATA.PATH_TO_DATA_DIR {pictures} MODEL.NUM_CLASSES 2 RESNET.WIDTH_PER_GROUP 4 NUM_GPUS 0
     DATA_LOADER.NUM_WORKERS 0 TRAIN.BATCH_SIZE 8 SOLVER.MAX_EPOCH 4 SOLVER.STEPS [0,3] SOLVER.LRS [1,0.1]
     OUTPUT_DIR {run} TEST.NUM_SPATIAL_CROPS 10 TEST.BATCH_SIZE 30 DATA.TEST_SHORT_SIDE 36
     DATA.TRAIN_PADDING 2"""
     assert run_net(*overrides.split(), cfg=CIFAR) == 0
+    return run
+
+
+@pytest.mark.slow
+def test_a_run_of_images_learns_and_is_tested_by_ten_crops(pictures: Path, trained_run: Path) -> None:
+    """The probabilities are the means of an independent computation."""
+    run = trained_run
     results = json.loads((run / "results.json").read_text())
     assert results["top1_acc"] == 100
     assert results["protocol"] == "1x10 @32 of short side 36, clips of 1x1"
@@ -195,6 +202,34 @@ def test_a_run_of_images_learns_and_is_tested_by_ten_crops(
         with torch.no_grad():
             expected = trained.network(inputs).softmax(1).double().mean(0)
         assert torch.allclose(torch.from_numpy(pool(video.outputs[""])), expected, rtol=0, atol=1e-6)
+
+
+def test_pictures_are_classified(
+    pictures: Path, trained_run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """As the test did, with its ten crops; in a folder all that can be read are found."""
+    run, name = str(trained_run), str(pictures / "test_2.jpg")
+    with open(trained_run / "predictions.csv") as file:
+        expected = {row["video"]: row for row in csv.DictReader(file)}
+    predict = load_script("tools/predict.py")
+    assert predict.main(["--checkpoint", run, name, str(pictures), "--csv", str(tmp_path / "p.csv")]) == 0
+    assert re.match(rf"{name}\n +\d+\.\d\d%  red\n", capsys.readouterr().out)
+    with open(tmp_path / "p.csv") as file:
+        found = {row["video"]: row for row in csv.DictReader(file)}
+    assert len(found) == 34
+    for video, row in expected.items():
+        guess = found[str(pictures / video)]
+        assert guess["top1"] == ("red", "blue")[int(row["top1"])]
+        assert float(guess["prob1"]) == pytest.approx(float(row["prob1"]), abs=2e-6)
+    assert predict.main(["--checkpoint", run, name, "--annotate", str(tmp_path / "a.mp4")]) == 1
+    assert "test_2.jpg is a picture; name a video" in capsys.readouterr().err
+    explain = load_script("tools/explain.py")
+    assert explain.main(["--checkpoint", run, name, "--sanity", "--out", str(tmp_path / "heat")]) == 0
+    assert re.match(r"red: \d+\.\d\d% ", capsys.readouterr().out)
+    assert (tmp_path / "heat.png").exists()
+    extract = load_script("tools/extract.py")
+    assert extract.main(["--checkpoint", run, "--out", str(tmp_path / "f"), str(pictures)]) == 0
+    assert list((tmp_path / "f").glob("features_per_*"))
 
 
 def test_image_networks_are_measured(

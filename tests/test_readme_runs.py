@@ -72,7 +72,7 @@ def run(command: str, clone: Path, *more: str) -> str:
 @pytest.mark.slow
 def test_images(clone: Path) -> None:
     """From zips of small pictures to a report."""
-    prepare, train = commands("Images")
+    prepare, train, predict = commands("Images")
     (clone / "raw/cifar10").mkdir(parents=True)
     for split in ("train", "test"):
         with zipfile.ZipFile(clone / f"raw/cifar10/{split}.zip", "w") as archive:
@@ -85,6 +85,8 @@ def test_images(clone: Path) -> None:
     one = "RESNET.DEPTH 20 DATA.NUM_FRAMES 1 TEST.NUM_ENSEMBLE_VIEWS 1 DATA.TRAIN_JITTER_SCALES [32,32]"
     assert "20 videos, 0 failed; chance 10.00" in run(train, clone, *one.split())
     assert (clone / "output/cifar10_iresnet20_quick/report.html").exists()
+    Image.new("RGB", (40, 50), (25, 9, 9)).save(clone / "new.png")
+    assert re.search(r"new\.png\n +\d+\.\d\d%  class \d\n", run(predict, clone))
 
 
 @pytest.mark.slow

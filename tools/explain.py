@@ -22,7 +22,6 @@ from video_iresnet.runtime.ending import exit_code  # isort: skip, so Ctrl-C end
 
 from collections.abc import Sequence
 
-from video_iresnet.data.decode.pyav import PyAVReader
 from video_iresnet.data.decode.reader import DecodeError
 from video_iresnet.inference import load
 from video_iresnet.inference.explanation import (
@@ -34,10 +33,13 @@ from video_iresnet.inference.explanation import (
     strip,
 )
 from video_iresnet.inference.movie import write_movie
+from video_iresnet.inference.predictor import open_frames
 from video_iresnet.models import WeightsError
 from video_iresnet.report.contact_sheet import png
 from video_iresnet.runtime.errors import InputError, printable
 from video_iresnet.runtime.storage import atomic_write
+
+FPS = 30.0  # of the movie of a picture
 
 
 def class_number(text: str, names: Sequence[str]) -> int:
@@ -58,7 +60,7 @@ def show(options: argparse.Namespace) -> None:
     classifier = load(options.checkpoint, options.device, clips=1, crops=1)
     label = None if options.label is None else class_number(options.label, classifier.class_names)
     try:
-        with PyAVReader(options.video) as reader:
+        with open_frames(options.video, FPS) as reader:
             seen = seen_clip(classifier, reader, options.begin, options.end)
             explanation = explain(classifier, seen, label, options.stage)
             write_movie(movie, heated_pictures(classifier, reader, explanation), rate=reader.fps)

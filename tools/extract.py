@@ -61,7 +61,7 @@ def records(options: argparse.Namespace, cfg: Config) -> PackedRecords:
     """Return the videos of the list, or of files and folders."""
     if options.list:
         return build.build_records(cfg, "DATA.TEST_LIST")
-    paths = named_videos(options.videos, usable_cores())
+    paths = named_videos(options.videos, usable_cores(), of_images=cfg.MODEL.DIMS == 2)
     for path in paths:
         if not path.isprintable():  # no key in a file
             raise InputError(f"{path!r} is no printable name; rename it, or name it in a list")

@@ -7,6 +7,9 @@ or in windows with --window:
     python tools/predict.py --checkpoint output/demo clip.mp4 folder_of_videos --csv guesses.csv
     python tools/predict.py --checkpoint output/demo long.mp4 --window 2 --step 1 --annotate shown.mp4
 
+A picture is a video of one frame, so an image network takes JPEG, PNG and WebP files, and looks for them in
+folders too.
+
 A network that was trained with many labels a video (DATA.MULTI_LABEL) gives each class a probability of its
 own; --threshold leaves out the less probable ones:
 
@@ -28,6 +31,7 @@ from video_iresnet.runtime.ending import exit_code  # isort: skip, so Ctrl-C end
 
 from tqdm import tqdm
 
+from video_iresnet.data.decode.image import is_image
 from video_iresnet.data.decode.pyav import PyAVReader
 from video_iresnet.data.decode.reader import DecodeError
 from video_iresnet.inference import Classifier, Prediction, load
@@ -58,8 +62,8 @@ def classified(
         yield from classifier.windows(path, window, step)
 
 
-def show(prediction: Prediction, top: int, least: float) -> None:
-    time = f"{clock(prediction.begin)} - {clock(prediction.end)}"
+def show(prediction: Prediction, top: int, least: float, has_time: bool) -> None:
+    time = f"{clock(prediction.begin)} - {clock(prediction.end)}" if has_time else ""
     guesses = prediction.top(top, least)
     if not guesses:
         print(f"  {time}  no class of {least:.2%} or more", flush=True)
@@ -146,10 +150,13 @@ def check(options: argparse.Namespace) -> None:
 
 def predict(options: argparse.Namespace) -> int:
     check(options)
-    paths = named_videos(options.videos, usable_cores())
+    classifier = load(options.checkpoint, options.device, clips=options.clips, crops=options.crops)
+    of_images = classifier.trained.cfg.MODEL.DIMS == 2
+    paths = named_videos(options.videos, usable_cores(), of_images=of_images)
     if options.annotate and len(paths) > 1:
         raise InputError(f"--annotate takes one video, not {len(paths)}; name one")
-    classifier = load(options.checkpoint, options.device, clips=options.clips, crops=options.crops)
+    if options.annotate and is_image(paths[0]):
+        raise InputError(f"--annotate takes a video, and {paths[0]} is a picture; name a video")
     print(f"{printable(classifier.trained.path)}: {classifier.trained}", file=sys.stderr)
     videos: list[Video] = []
     try:
@@ -160,7 +167,7 @@ def predict(options: argparse.Namespace) -> int:
                     with tqdm.external_write_mode():
                         if not videos[-1].predictions:
                             print(printable(path))
-                        show(prediction, options.top, options.threshold)
+                        show(prediction, options.top, options.threshold, has_time=not is_image(path))
                     videos[-1].predictions.append(prediction)
             except DecodeError as failure:
                 videos[-1] = videos[-1]._replace(error=str(failure))
@@ -183,7 +190,10 @@ def main(arguments: list[str]) -> int:
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument(
-        "videos", nargs="+", metavar="VIDEO_OR_FOLDER", help="folders are searched for videos"
+        "videos",
+        nargs="+",
+        metavar="VIDEO_OR_FOLDER",
+        help="folders are searched for videos, by an image network for pictures too",
     )
     parser.add_argument("--checkpoint", required=True, metavar="FILE_OR_RUN")
     parser.add_argument("--top", type=int, default=5, metavar="K", help="classes to name (default: 5)")
@@ -197,7 +207,7 @@ def main(arguments: list[str]) -> int:
     parser.add_argument(
         "--clips", type=int, help="per video (default: as in the test) or window (default: 1)"
     )
-    parser.add_argument("--crops", type=int, choices=[1, 3], help="per clip (default: as in the test)")
+    parser.add_argument("--crops", type=int, choices=[1, 3, 10], help="per clip (default: as in the test)")
     parser.add_argument("--device", help="such as cpu or cuda:1 (default: a GPU if there is one)")
     parser.add_argument("--json", type=Path, metavar="FILE.json", help="write the predictions")
     parser.add_argument("--csv", type=Path, metavar="FILE.csv", help="write the predictions as a table")

@@ -16,6 +16,7 @@ from torch import Tensor
 from .. import build
 from ..config import validate
 from ..data.dataset import ViewDataset
+from ..data.decode.image import ImageReader, is_image
 from ..data.decode.pyav import PyAVReader
 from ..data.decode.reader import DecodeError, Reader
 from ..engine.aggregate import Numbers, pool
@@ -123,8 +124,8 @@ class Classifier:
     @overload
     def __call__(self, video: list[Source], *, fps: float = ...) -> list[Prediction]: ...
     def __call__(self, video: Source | list[Source], *, fps: float = 30.0) -> Prediction | list[Prediction]:
-        """Classify a video file, or (N, H, W, 3) uint8 RGB frames at `fps` frames per second; or each one of
-        a list. Raises DecodeError if a file cannot be read.
+        """Classify a video file or a picture, or (N, H, W, 3) uint8 RGB frames at `fps` frames per second; or
+        each one of a list. Raises DecodeError if a file cannot be read.
         """
         if isinstance(video, list):
             return [self(one, fps=fps) for one in video]
@@ -163,10 +164,14 @@ class Classifier:
 
 
 def open_frames(video: Source, fps: float) -> TimedReader:
-    """Open a video file, or take frames as they are. Raises DecodeError or InputError."""
+    """Open a video file or a picture, or take frames as they are. Raises DecodeError or InputError."""
     if isinstance(video, Tensor):
         return FrameTensor(video, fps)
-    return PyAVReader(os.fspath(video))
+    path = os.fspath(video)
+    if is_image(path):
+        with ImageReader(path) as picture:
+            return FrameTensor(picture.read([0]), fps)
+    return PyAVReader(path)
 
 
 def frame_times(reader: TimedReader) -> list[float]:

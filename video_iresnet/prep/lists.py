@@ -20,6 +20,7 @@ from typing import Any, NamedTuple
 from tabulate import tabulate
 from tqdm import tqdm
 
+from ..data.decode.image import SUFFIXES
 from ..data.labels import Label, label_text
 from ..runtime.errors import InputError, reason
 from ..runtime.root import ROOT, script_words
@@ -98,19 +99,21 @@ def find_videos(
     return Found(*map(sorted, found))
 
 
-def named_videos(names: Sequence[str], workers: int) -> list[str]:
-    """Return the paths of files, and of all videos in folders, that a user names. Raises InputError if a
-    folder holds none.
+def named_videos(names: Sequence[str], workers: int, *, of_images: bool = False) -> list[str]:
+    """Return the paths of files, and of all videos in folders, that a user names; `of_images`: and pictures.
+    Raises InputError if a folder holds none.
     """
+    suffixes = VIDEO_SUFFIXES | SUFFIXES if of_images else VIDEO_SUFFIXES
+    wanted = "videos or pictures" if of_images else "videos"
     paths = []
     for name in names:
         if not os.path.isdir(name):
             paths.append(name)
             continue
-        found = find_videos(Path(name), workers)
+        found = find_videos(Path(name), workers, suffixes=suffixes)
         inside = sorted(found.videos + found.empty)
         if not inside:
-            raise InputError(f"{name} holds no videos; name files, or a folder of videos")
+            raise InputError(f"{name} holds no {wanted}; name files, or a folder of {wanted}")
         paths += [os.path.join(name, video) for video in inside]
     return paths
 
