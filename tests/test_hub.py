@@ -13,7 +13,7 @@ from typing import Any
 
 import pytest
 import torch
-from conftest import DEMO, load_script, write_video
+from conftest import DEMO, ROOT, load_script, write_video
 from huggingface_hub import ModelCard, constants
 from safetensors import safe_open
 
@@ -119,6 +119,23 @@ def test_the_card_tells_the_figures_of_the_run(folder: Path) -> None:
     assert "0.13 million parameters" in text
     assert "  WIDTH_PER_GROUP: 4\n" in text
     assert "Licence: left to fill." in text
+
+
+def test_the_card_of_an_image_network_says_so(tmp_path: Path) -> None:
+    cfg = load_config(str(ROOT / "configs/cifar/iresnet20.yaml"), ["RESNET.WIDTH_PER_GROUP", "4"])
+    network = build.build_network(cfg, torch.device("cpu"))
+    state = {"model_state": network.state_dict(), "cfg": cfg.dump(), "class_names": list("abcdefghij")}
+    save_checkpoint(tmp_path / "run/checkpoints/checkpoint_epoch_00001.pyth", state)
+    assert MAIN(["--checkpoint", str(tmp_path / "run"), "--out", str(tmp_path / "hub")]) == 0
+    card = ModelCard.load(tmp_path / "hub/README.md")
+    assert card.data.pipeline_tag == "image-classification"
+    assert card.data.tags == ["model_hub_mixin", "pytorch"]
+    assert re.search(
+        r"\nA residual network \(.*\) that classifies pictures, .*\ntakes pictures at 32 ", card.text
+    )
+    assert 'classify("picture.jpg")' in card.text
+    assert "video.mp4" not in card.text
+    assert "of time" not in card.text
 
 
 def test_names_of_classes_are_only_names(folder: Path) -> None:

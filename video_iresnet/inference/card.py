@@ -35,9 +35,10 @@ def card_values(trained: Trained) -> dict[str, Any]:
         "title": markdown(f"{network}, {len(rows)} classes"),
         "network": markdown(network),
         "parameters": f"{parameters / 1e6:.2f}",
-        "clips": markdown(
-            f"{build.clip_text(cfg)} (frames x sampling rate) at {cfg.DATA.TEST_CROP_SIZE} pixels"
-        ),
+        "of_images": cfg.MODEL.DIMS == 2,
+        "things": "pictures" if cfg.MODEL.DIMS == 2 else "videos",
+        "clips": markdown(f"{build.clip_text(cfg)} (frames x sampling rate)"),
+        "pixels": cfg.DATA.TEST_CROP_SIZE,
         "many_labels": cfg.DATA.MULTI_LABEL,
         "results": _results(trained),
         "train_list": markdown(

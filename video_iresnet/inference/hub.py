@@ -75,4 +75,8 @@ class HubClassifier(
 
     def generate_model_card(self, *args: Any, **kwargs: Any) -> ModelCard:
         """Return the card, with the figures of the run that the weights come from."""
-        return super().generate_model_card(*args, **card_values(self.trained), **kwargs)
+        card = super().generate_model_card(*args, **card_values(self.trained), **kwargs)
+        if self.trained.cfg.MODEL.DIMS == 2:
+            card.data["pipeline_tag"] = "image-classification"
+            card.data["tags"] = [tag for tag in card.data["tags"] if tag != "action-recognition"]
+        return card
