@@ -14,6 +14,7 @@ from PIL import Image
 from torch import nn
 
 from video_iresnet import build
+from video_iresnet import check as check_module
 from video_iresnet.check import check
 from video_iresnet.config import load_config
 from video_iresnet.engine.complexity import complexity
@@ -183,9 +184,9 @@ def test_a_check_says_what_a_run_would_be(
     with Image.open(sheet[1]) as picture:
         assert picture.height > 8 * 32
     Path(sheet[1]).unlink()
-    assert re.search(r"training: \d+\.\d clips/s a process with 4 clips at a time \(the step alone", output)
+    assert re.search(r"training: \d+\.\d clips/s a process with 8 clips at a time \(the step alone", output)
     assert re.search(r"\d:\d\d:\d\d an epoch, \d:\d\d:\d\d for 2 epochs on 1 process\(es\)", output)
-    assert re.search(r"testing: \d+\.\d\d s for a video with 2x3 views", output)
+    assert re.search(r"testing: \d\S* s for a video with 2x3 views", output)
     assert not (tmp_path / "none").exists()
     assert sorted(shapes.rglob("*")) == before
 
@@ -203,8 +204,24 @@ def test_a_check_without_enough_memory_is_one_line(
     monkeypatch.setattr(ResNet, "forward", limited)
     assert run_net(*small, "--check") == 1
     assert re.fullmatch(
-        r"error: cpu has not enough memory for 4 clips .* but for 2: [^\n]*\n", capsys.readouterr().err
+        r"error: cpu has not enough memory for 8 clips .* but for 2: [^\n]*\n", capsys.readouterr().err
     )
+
+
+@pytest.mark.parametrize(("clips", "step", "videos"), [(0, 4, 1), (7, 7, 1), (18, 8, 3), (1000, 8, 11)])
+def test_a_check_takes_what_a_cpu_computes_in_seconds(
+    clips: int, step: int, videos: int, small: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Of 8 clips a batch and 11 test videos of 6 views: fewer tell a wrong speed, and more take minutes."""
+    cfg, tested = load_config(DEMO, small), []
+    with torch.device("meta"):
+        work = complexity(build.build_model(cfg), (4, 32, 32)).multiply_adds
+    monkeypatch.setattr(check_module, "CPU_WORK", clips * work)
+    monkeypatch.setattr(whole, "testing", lambda cfg, records, _: tested.append(len(records)) or 2.0)
+    lines = "\n".join(check(cfg))
+    assert f"a process with {step} clips at a time" in lines
+    assert tested == [videos]
+    assert "testing: 0.5 s for a video with 2x3 views, 0:00:05 for all" in lines
 
 
 def test_a_check_misses_as_much_as_a_run(

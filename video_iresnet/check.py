@@ -15,7 +15,7 @@ from .config import Config, changed_yaml, check_files, needed_files
 from .data.labels import classes_of
 from .data.loader import collate_clips
 from .data.packed import PackedRecords
-from .engine.complexity import complexity
+from .engine.complexity import Complexity, complexity
 from .engine.journal import hours
 from .models import ResNet
 from .report.contact_sheet import batch_sheet, png
@@ -27,7 +27,10 @@ from .speed import whole
 CLIPS = 8  # in the picture of the first batch
 FILES = 8  # of each list, whose clips are decoded
 STEPS = 3  # of training
-CPU_CLIPS = 4  # in a step on a CPU, where a whole batch may take minutes
+VIDEOS = 64  # in a test
+# On a CPU, where a whole batch may take minutes, a step or test has as many clips as this number of
+# multiply-adds allows (forward passes, some seconds), and a step no fewer than CPU_CLIPS.
+CPU_WORK, CPU_CLIPS = 5e10, 4
 
 
 def check(cfg: Config) -> Iterator[str]:
@@ -48,14 +51,18 @@ def check(cfg: Config) -> Iterator[str]:
     processes = Processes(use_gpu=cfg.NUM_GPUS > 0)
     prepare(processes.device, cfg.ALLOW_TF32, processes.local_size)
     network = build.build_network(cfg, processes.device)
-    yield _network_line(cfg, network)
+    cost = _cost(cfg)
+    yield _network_line(cfg, cost)
+    clips = int(CPU_WORK / cost.multiply_adds)
     if cfg.TRAIN.ENABLE:
-        yield from _training_lines(cfg, network, lists, processes)
+        yield from _training_lines(cfg, network, lists, processes, max(CPU_CLIPS, clips))
     if cfg.TEST.ENABLE:
-        seconds = 1 / whole.testing(cfg, lists["DATA.TEST_LIST"][:1], processes)
+        views = cfg.TEST.NUM_ENSEMBLE_VIEWS * cfg.TEST.NUM_SPATIAL_CROPS
+        number = min(VIDEOS, max(1, clips // views)) if processes.device.type == "cpu" else VIDEOS
+        seconds = 1 / whole.testing(cfg, lists["DATA.TEST_LIST"][:number], processes)
         total = seconds * len(lists["DATA.TEST_LIST"]) / max(1, cfg.NUM_GPUS)
-        views = f"{cfg.TEST.NUM_ENSEMBLE_VIEWS}x{cfg.TEST.NUM_SPATIAL_CROPS}"
-        yield f"testing: {seconds:.2f} s for a video with {views} views, {hours(total)} for all"
+        protocol = f"{cfg.TEST.NUM_ENSEMBLE_VIEWS}x{cfg.TEST.NUM_SPATIAL_CROPS}"
+        yield f"testing: {seconds:.3g} s for a video with {protocol} views, {hours(total)} for all"
 
 
 def _list_lines(cfg: Config, key: str, records: PackedRecords) -> Iterator[str]:
@@ -74,20 +81,33 @@ def _list_lines(cfg: Config, key: str, records: PackedRecords) -> Iterator[str]:
     yield f"  {len(chosen) - len(bad)} of {len(chosen)} files tried can be read"
 
 
-def _network_line(cfg: Config, network: ResNet) -> str:
-    size = cfg.DATA.NUM_FRAMES, cfg.DATA.TRAIN_CROP_SIZE, cfg.DATA.TRAIN_CROP_SIZE
+def _size(cfg: Config) -> tuple[int, int, int]:
+    return cfg.DATA.NUM_FRAMES, cfg.DATA.TRAIN_CROP_SIZE, cfg.DATA.TRAIN_CROP_SIZE
+
+
+def _cost(cfg: Config) -> Complexity:
+    """Return the cost of a training clip."""
     with torch.device("meta"):
-        cost = complexity(build.build_model(cfg), size)
+        return complexity(build.build_model(cfg), _size(cfg))
+
+
+def _network_line(cfg: Config, cost: Complexity) -> str:
     return (
         f"{cfg.MODEL.ARCH}-{cfg.RESNET.DEPTH}: {cost.parameters / 1e6:.2f} M parameters, "
-        f"{cost.multiply_adds / 1e9:.2f} GMACs for a clip of {'x'.join(map(str, size))}"
+        f"{cost.multiply_adds / 1e9:.2f} GMACs for a clip of {'x'.join(map(str, _size(cfg)))}"
     )
 
 
 def _training_lines(
-    cfg: Config, network: ResNet, lists: dict[str, PackedRecords], processes: Processes
+    cfg: Config,
+    network: ResNet,
+    lists: dict[str, PackedRecords],
+    processes: Processes,
+    cpu_clips: int,
 ) -> Iterator[str]:
-    """Yield the speed of a few steps, and how long an epoch and the run would take."""
+    """Yield the speed of a few steps, and how long an epoch and the run would take. `cpu_clips`: at most in a
+    step on a CPU.
+    """
     num_processes = max(1, cfg.NUM_GPUS)
     records = lists["DATA.TRAIN_LIST"]
     batches = build.build_batches(cfg, len(records), 0, num_processes)
@@ -95,7 +115,7 @@ def _training_lines(
     share.TRAIN.BATCH_SIZE //= num_processes
     if processes.device.type == "cpu":
         share.TRAIN.ACCUMULATION = 1
-        share.TRAIN.BATCH_SIZE = min(share.TRAIN.BATCH_SIZE, CPU_CLIPS * cfg.AUG.NUM_SAMPLE)
+        share.TRAIN.BATCH_SIZE = min(share.TRAIN.BATCH_SIZE, cpu_clips * cfg.AUG.NUM_SAMPLE)
     yield f"the first clips of the first batch: {_first_clips(cfg, records)}"
     build.check_precision(cfg, network, processes)
     step = build.build_step(share, network, processes)
