@@ -186,7 +186,7 @@ def test_a_check_says_what_a_run_would_be(
     Path(sheet[1]).unlink()
     assert re.search(r"training: \d+\.\d clips/s a process with 8 clips at a time \(the step alone", output)
     assert re.search(r"\d:\d\d:\d\d an epoch, \d:\d\d:\d\d for 2 epochs on 1 process\(es\)", output)
-    assert re.search(r"testing: \d\S* s for a video with 2x3 views", output)
+    assert re.search(r"testing: \d+\.\d{3} s for a video with 2x3 views", output)
     assert not (tmp_path / "none").exists()
     assert sorted(shapes.rglob("*")) == before
 
@@ -221,7 +221,7 @@ def test_a_check_takes_what_a_cpu_computes_in_seconds(
     lines = "\n".join(check(cfg))
     assert f"a process with {step} clips at a time" in lines
     assert tested == [videos]
-    assert "testing: 0.5 s for a video with 2x3 views, 0:00:05 for all" in lines
+    assert "testing: 0.500 s for a video with 2x3 views, 0:00:05 for all" in lines
 
 
 def test_a_check_misses_as_much_as_a_run(

@@ -5,7 +5,8 @@
 
 Explains the clip in the centre of the video, or of the part between --begin and --end. The movie has all
 frames from the first to the last one of the clip, and beside them the heat over the frames; the strip has
-the clip's own frames. Heat is comparable within a clip and not between clips.
+the clip's own frames. Heat is comparable within a clip and not between clips. A picture is a video of one
+frame.
 
 --sanity adds the heat of a network whose weights are drawn anew, and prints the rank correlation of both: an
 explanation that does not change with the weights says nothing about what was learned.
@@ -39,8 +40,6 @@ from video_iresnet.report.contact_sheet import png
 from video_iresnet.runtime.errors import InputError, printable
 from video_iresnet.runtime.storage import atomic_write
 
-FPS = 30.0  # of the movie of a picture
-
 
 def class_number(text: str, names: Sequence[str]) -> int:
     """Return the number of the class with this name or, if no class has it, this number."""
@@ -60,7 +59,7 @@ def show(options: argparse.Namespace) -> None:
     classifier = load(options.checkpoint, options.device, clips=1, crops=1)
     label = None if options.label is None else class_number(options.label, classifier.class_names)
     try:
-        with open_frames(options.video, FPS) as reader:
+        with open_frames(options.video) as reader:
             seen = seen_clip(classifier, reader, options.begin, options.end)
             explanation = explain(classifier, seen, label, options.stage)
             write_movie(movie, heated_pictures(classifier, reader, explanation), rate=reader.fps)

@@ -62,7 +62,7 @@ def check(cfg: Config) -> Iterator[str]:
         seconds = 1 / whole.testing(cfg, lists["DATA.TEST_LIST"][:number], processes)
         total = seconds * len(lists["DATA.TEST_LIST"]) / max(1, cfg.NUM_GPUS)
         protocol = f"{cfg.TEST.NUM_ENSEMBLE_VIEWS}x{cfg.TEST.NUM_SPATIAL_CROPS}"
-        yield f"testing: {seconds:.3g} s for a video with {protocol} views, {hours(total)} for all"
+        yield f"testing: {seconds:.3f} s for a video with {protocol} views, {hours(total)} for all"
 
 
 def _list_lines(cfg: Config, key: str, records: PackedRecords) -> Iterator[str]:

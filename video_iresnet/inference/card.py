@@ -26,6 +26,7 @@ def card_values(trained: Trained) -> dict[str, Any]:
     those of the run's results.json, if its test was of these very weights. Raises InputError.
     """
     cfg = published(trained.cfg)
+    of_images = cfg.MODEL.DIMS == 2
     parameters = sum(parameter.numel() for parameter in trained.network.parameters())
     network = f"{cfg.MODEL.ARCH}-{cfg.RESNET.DEPTH}"
     rows = [f"| {number} | {markdown(name)} |" for number, name in enumerate(trained.class_names)]
@@ -35,8 +36,8 @@ def card_values(trained: Trained) -> dict[str, Any]:
         "title": markdown(f"{network}, {len(rows)} classes"),
         "network": markdown(network),
         "parameters": f"{parameters / 1e6:.2f}",
-        "of_images": cfg.MODEL.DIMS == 2,
-        "things": "pictures" if cfg.MODEL.DIMS == 2 else "videos",
+        "of_images": of_images,
+        "thing": "picture" if of_images else "video",
         "clips": markdown(f"{build.clip_text(cfg)} (frames x sampling rate)"),
         "pixels": cfg.DATA.TEST_CROP_SIZE,
         "many_labels": cfg.DATA.MULTI_LABEL,

@@ -163,8 +163,8 @@ class Classifier:
         return Prediction(times[first], times[end], pool(video.outputs[""]), self.class_names)
 
 
-def open_frames(video: Source, fps: float) -> TimedReader:
-    """Open a video file or a picture, or take frames as they are. Raises DecodeError or InputError."""
+def open_frames(video: Source, fps: float = 30.0) -> TimedReader:
+    """Open a video file, or take a picture or frames at `fps`. Raises DecodeError or InputError."""
     if isinstance(video, Tensor):
         return FrameTensor(video, fps)
     path = os.fspath(video)
