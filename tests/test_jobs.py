@@ -4,6 +4,7 @@ runs on.
 
 from __future__ import annotations
 
+import multiprocessing
 import os
 import time
 from collections.abc import Callable, Iterator
@@ -36,11 +37,16 @@ def test_an_error_of_the_work_ends_everything() -> None:
         list(run_jobs(refuse, range(1000), workers=1, description="refusing"))
 
 
-def test_a_killed_worker_is_one_clear_line() -> None:
+def test_a_killed_worker_is_one_clear_line_after_all_results() -> None:
+    """Also where the results before it are taken late."""
+    jobs = run_jobs(die, range(6), workers=1, description="dying", name=lambda item: f"item {item}")
+    results = [next(jobs)]
+    wait_until(lambda: not multiprocessing.active_children())
     with pytest.raises(
         InputError, match=r"^a worker process was killed while at item 2, perhaps for lack of memory; [^\n]*$"
     ):
-        list(run_jobs(die, range(6), workers=1, description="dying", name=lambda item: f"item {item}"))
+        results.extend(jobs)
+    assert sorted(results) == [(0, 0), (1, 1)]
 
 
 def test_closing_ends_what_is_under_way() -> None:

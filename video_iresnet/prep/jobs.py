@@ -9,13 +9,13 @@ import multiprocessing
 import signal
 import socket
 from collections.abc import Callable, Generator, Iterator, Sequence
-from concurrent.futures import FIRST_COMPLETED, ProcessPoolExecutor, wait
+from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
 from concurrent.futures.process import BrokenProcessPool
 from typing import Any, TypeVar
 
 from tqdm import tqdm
 
-from ..runtime.environment import usable_cores
+from ..runtime.cores import usable_cores
 from ..runtime.errors import InputError, missing_extra, reason
 from ..runtime.signals import follow_parent, starting_workers
 
@@ -88,9 +88,8 @@ def _in_processes(
     context = multiprocessing.get_context("spawn")  # forked FFmpeg threads could hang
     remaining = iter(items)
     pool = ProcessPoolExecutor(workers, mp_context=context, initializer=follow_parent)
-    under_way: list[Item] = []
+    pending: dict[Future[Result], Item] = {}
     try:
-        pending: dict[Any, Item] = {}
         while True:
             for item in remaining:
                 with starting_workers():
@@ -99,14 +98,17 @@ def _in_processes(
                     break
             if not pending:
                 break
-            under_way = list(pending.values())[:workers]  # they start in this order
             for future in wait(pending, return_when=FIRST_COMPLETED).done:
-                item = pending.pop(future)
-                yield item, future.result()
+                result = future.result()
+                yield pending.pop(future), result
     except BrokenProcessPool as error:
+        for future in [future for future in pending if future.done() and not future.exception()]:
+            yield pending.pop(future), future.result()
+        under_way = [name(item) for item in pending.values()][:workers]  # they started in this order
+        place = f" while at {' or '.join(under_way)}" if under_way else ""
         raise InputError(
-            f"a worker process was killed while at {' or '.join(map(name, under_way))}, perhaps for lack of "
-            "memory; start again with fewer --workers, or without that file: what is done is kept"
+            f"a worker process was killed{place}, perhaps for lack of memory; start again with fewer "
+            "--workers, or without that file: what is done is kept"
         ) from error
     except BaseException:
         for process in set(multiprocessing.active_children()) - others:
