@@ -6,6 +6,7 @@ import json
 import os
 import re
 import shlex
+import shutil
 import signal
 import subprocess
 import sys
@@ -112,6 +113,26 @@ def test_when_a_task_asks_for_a_restart(
     finally:
         signal.signal(signal.SIGUSR1, before)
     assert (bool(asked), ended) == (asks, status)
+
+
+@pytest.mark.parametrize("running", [True, False])
+def test_a_request_for_a_restart_that_ends_with_the_job_is_no_error(
+    running: bool, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    """SLURM, which it has reached, ends all processes of the job at once. One that it has not reached is."""
+    script = tmp_path / "script.py"
+    script.write_text("import sys\nsys.exit(138)\n")
+    before = signal.signal(signal.SIGUSR1, lambda *_: subprocess.run(["sh", "-c", "kill $$"], check=True))
+    monkeypatch.setattr(sys, "argv", [])
+    monkeypatch.setattr(slurm_jobs, "_is_running", lambda _: running)
+    monkeypatch.setenv("SUBMITIT_EXECUTOR", "slurm")
+    monkeypatch.setenv("SLURM_PROCID", "0")
+    monkeypatch.setenv("SLURM_JOB_ID", "7")
+    try:
+        with pytest.raises(subprocess.CalledProcessError if running else SystemExit, match=r"SIGTERM|^138$"):
+            slurm_jobs.ScriptTask(str(script), [])()
+    finally:
+        signal.signal(signal.SIGUSR1, before)
 
 
 @pytest.mark.parametrize(("code", "runs"), [(138, 3), (1, 1)])
@@ -224,7 +245,7 @@ def undisturbed(small: list[str], tmp_path_factory: pytest.TempPathFactory) -> P
 @on_the_cpu
 def test_a_preempted_job_goes_on_and_a_cancelled_one_has_saved(
     undisturbed: Path, cluster: None, tool: ModuleType, small: list[str], tmp_path: Path,
-    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str],
 ) -> None:  # fmt: skip
     """The script of docs/training.md, without submitit, then ends what was cancelled; it is preempted too."""
 
@@ -240,6 +261,11 @@ def test_a_preempted_job_goes_on_and_a_cancelled_one_has_saved(
         wait_until(lambda: state(job)["Restarts"] == "1", told)
         wait_for_step(len(steps(tmp_path)) + 1)
 
+    slow = tmp_path / "bin/scontrol"  # it ends with the job before it has heard of the restart
+    slow.parent.mkdir()
+    slow.write_text(f'#!/bin/sh\n{shutil.which("scontrol")} "$@" && [ "$1" != requeue ] || sleep 20\n')
+    slow.chmod(0o755)
+    monkeypatch.setenv("PATH", str(slow.parent), prepend=os.pathsep)
     assert tool.main(["--nodes", "2", "--set", "job-name=small", *words(small, tmp_path)]) == 0
     job = number_of(tmp_path)
     said = capsys.readouterr().out
@@ -256,7 +282,7 @@ def test_a_preempted_job_goes_on_and_a_cancelled_one_has_saved(
         2,
         1,
         0,
-    ]
+    ], log
     done = steps(tmp_path)
     assert done == steps(undisturbed)[: len(done)]
 

@@ -61,7 +61,11 @@ class ScriptTask:
                 sys.exit(0)  # another status might let srun end process 0 before it has asked
             if code == 128 + signal.SIGUSR1 or (job.cluster == "slurm" and _is_running(job.job_id)):
                 signal.signal(signal.SIGUSR1, restart)
-                signal.raise_signal(signal.SIGUSR1)
+                try:
+                    signal.raise_signal(signal.SIGUSR1)
+                except subprocess.CalledProcessError:  # scontrol may end with the job before it has heard
+                    if _is_running(job.job_id):
+                        raise
         if code:
             sys.exit(code)  # without a traceback: the script has said why
 
