@@ -96,12 +96,15 @@ class Step:
         self._statistics = Statistics(network) if keep_statistics else None
         self._model: nn.Module = network
         if processes.size > 1:
-            self._model = DistributedDataParallel(
-                network,
-                gradient_as_bucket_view=True,
-                broadcast_buffers=False,  # share_statistics does it, once an epoch
-                static_graph=static_graph and accumulation == 1,
-            )
+            with warnings.catch_warnings():
+                # PyTorch 2.14's successor of broadcast_buffers would replace the statistics at the start.
+                warnings.simplefilter("ignore", FutureWarning)
+                self._model = DistributedDataParallel(
+                    network,
+                    gradient_as_bucket_view=True,
+                    broadcast_buffers=False,  # share_statistics does it, once an epoch
+                    static_graph=static_graph and accumulation == 1,
+                )
             if bf16_allreduce:
                 self._model.register_comm_hook(None, bf16_compress_hook)
 
