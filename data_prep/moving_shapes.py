@@ -39,7 +39,7 @@ from av.video.reformatter import VideoReformatter
 from numpy.typing import NDArray
 
 from video_iresnet.prep.jobs import run_jobs
-from video_iresnet.runtime.environment import usable_cores
+from video_iresnet.runtime.cores import usable_cores
 from video_iresnet.runtime.errors import InputError
 from video_iresnet.runtime.storage import atomic_write, exclusive, remove_leftovers
 

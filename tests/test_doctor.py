@@ -24,7 +24,6 @@ from video_iresnet.data import decode
 from video_iresnet.data.decode.pyav import PyAVReader
 from video_iresnet.doctor import decoders, devices, finding, machine
 from video_iresnet.doctor.finding import OK, PROBLEM, WARNING, Check, Finding, examine, run_check, worst
-from video_iresnet.runtime import environment
 
 HERE = Path()
 Patch = pytest.MonkeyPatch
@@ -179,7 +178,7 @@ def test_cores_of_a_container(
         (tmp_path / name).write_text(text)
     monkeypatch.setattr(machine, "CGROUP", tmp_path)
     assert machine.cpu_quota() == quota
-    monkeypatch.setattr(environment, "usable_cores", lambda: 8)
+    monkeypatch.setattr(machine, "usable_cores", lambda: 8)
     found = only(machine.cores)
     assert found.status == (WARNING if quota else OK)
     assert not quota or f"NUM_WORKERS to {int(quota)} at most" in found.remedy
@@ -187,7 +186,7 @@ def test_cores_of_a_container(
 
 def test_one_core(monkeypatch: Patch, tmp_path: Path) -> None:
     monkeypatch.setattr(machine, "CGROUP", tmp_path)
-    monkeypatch.setattr(environment, "usable_cores", lambda: 1)
+    monkeypatch.setattr(machine, "usable_cores", lambda: 1)
     assert only(machine.cores).status == WARNING
 
 

@@ -184,6 +184,17 @@ print("fine")
     assert done.stdout == "fine\n", done.stderr
 
 
+@pytest.mark.parametrize(
+    ("module", "slow"),
+    [("prep.jobs", "torch"), ("run", "torch._dynamo"), ("inference.predictor", "torch._dynamo")],
+)
+def test_processes_start_without_what_few_of_them_need(module: str, slow: str) -> None:
+    """Importing torch takes seconds, and what compiles networks, which torchvision imports, as long again."""
+    code = f"import sys, video_iresnet.{module}; print({slow!r} in sys.modules)"
+    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True)
+    assert done.stdout == "False\n"
+
+
 @pytest.mark.skipif(sys.version_info < (3, 11), reason="tomllib is in the standard library from 3.11 on")
 def test_requirements_agree() -> None:
     listed = [line for line in (ROOT / "requirements.txt").read_text().splitlines() if line]

@@ -49,9 +49,9 @@ from video_iresnet.data.decode.reader import DecodeError
 from video_iresnet.data.records import Record
 from video_iresnet.engine.precision import supports
 from video_iresnet.engine.probe import HEADERS, convolutions, probe, rows
+from video_iresnet.runtime.cores import processor, usable_cores
 from video_iresnet.runtime.devices import prepare
 from video_iresnet.runtime.distributed import Processes
-from video_iresnet.runtime.environment import processor, usable_cores
 from video_iresnet.runtime.errors import InputError
 from video_iresnet.runtime.storage import atomic_write
 from video_iresnet.speed import memory, whole

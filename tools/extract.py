@@ -36,8 +36,8 @@ from video_iresnet.inference.features import PER, WRITERS, extract, locked
 from video_iresnet.models import WeightsError
 from video_iresnet.prep.lists import named_videos
 from video_iresnet.report.results import write_results
+from video_iresnet.runtime.cores import usable_cores
 from video_iresnet.runtime.distributed import Processes, group_of_run
-from video_iresnet.runtime.environment import usable_cores
 from video_iresnet.runtime.errors import InputError, printable
 from video_iresnet.runtime.launchers import torch_variables
 from video_iresnet.runtime.signals import StopRequest, follow_launcher

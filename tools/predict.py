@@ -41,7 +41,7 @@ from video_iresnet.inference.predictor import frame_times
 from video_iresnet.models import WeightsError
 from video_iresnet.prep.lists import named_videos, write_csv
 from video_iresnet.report.results import write_results
-from video_iresnet.runtime.environment import usable_cores
+from video_iresnet.runtime.cores import usable_cores
 from video_iresnet.runtime.errors import InputError, printable
 
 

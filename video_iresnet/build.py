@@ -11,7 +11,6 @@ import torch
 from fvcore.common.param_scheduler import CosineParamScheduler
 from torch import Tensor
 from torch.optim import Optimizer
-from torchvision.transforms import v2
 
 from .config import Config, needed_files
 from .data.dataset import ClipDataset, ViewDataset
@@ -591,6 +590,8 @@ def _random_flip(cfg: Config) -> RandomFlip:
 
 def _augmentations(cfg: Config) -> list[Transform]:
     """Return the transforms that follow crop and flip, in PySlowFast's order."""
+    from torchvision.transforms import v2  # takes as long as torch itself
+
     transforms: list[Transform] = []
     if cfg.AUG.COLOR_JITTER:
         transforms.append(OnAllFrames(v2.ColorJitter(*[cfg.AUG.COLOR_JITTER] * 3)))

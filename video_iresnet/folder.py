@@ -31,9 +31,10 @@ from .engine.step import Step
 from .engine.verdict import loading_verdict
 from .engine.views import FORMAT, ViewStore, weights_hash
 from .models import ResNet, load_weights
+from .runtime.cores import usable_cores
 from .runtime.devices import prepare
 from .runtime.distributed import Processes
-from .runtime.environment import device_name, environment, usable_cores
+from .runtime.environment import device_name, environment
 from .runtime.errors import InputError, InterruptedRunError
 from .runtime.logging import Stats, log, setup_logging
 from .runtime.signals import StopRequest

@@ -35,7 +35,7 @@ from .report.contact_sheet import batch_sheet, noting_first, png
 from .report.page import write_page
 from .report.results import metrics, table, write_predictions, write_results
 from .report.strips import strips_of
-from .runtime.environment import usable_cores
+from .runtime.cores import usable_cores
 from .runtime.errors import InputError
 from .runtime.logging import log
 from .runtime.seeding import Stream, integer_seed

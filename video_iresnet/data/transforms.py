@@ -10,7 +10,6 @@ import numpy as np
 import torch
 from torch import Tensor
 from torch.nn import functional as F
-from torchvision.transforms import v2
 
 from .functional import crop, erase, flip, resize, short_side_size
 from .labels import Label, classes_of, exchanged
@@ -122,12 +121,12 @@ class RandomFlip:
 class OnAllFrames:
     """A random transform of torchvision, drawn once for all frames from the sample's generator."""
 
-    transform: v2.Transform
+    transform: Callable[[Tensor], Tensor]
 
     def __call__(self, clip: Tensor, rng: np.random.Generator) -> Tensor:
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(int(rng.integers(2**63)))
-            return self.transform(clip.permute(0, 3, 1, 2)).permute(0, 2, 3, 1)  # type: ignore[no-any-return]
+            return self.transform(clip.permute(0, 3, 1, 2)).permute(0, 2, 3, 1)
 
 
 @dataclass(frozen=True)

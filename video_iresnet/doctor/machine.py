@@ -12,6 +12,7 @@ from collections.abc import Iterator
 from importlib import metadata
 from pathlib import Path
 
+from ..runtime.cores import processor, usable_cores
 from .finding import OK, PROBLEM, WARNING, Check, Finding
 
 PYTHON = (3, 10), (3, 14)  # the oldest and the newest that are tested
@@ -48,8 +49,6 @@ def torch_versions(folder: Path) -> Iterator[Finding]:
 
 def cores(folder: Path) -> Iterator[Finding]:
     """The cores that this process may use, and how much of their time."""
-    from ..runtime.environment import processor, usable_cores
-
     number, quota = usable_cores(), cpu_quota()
     found = f"{number} x {processor()}"
     if quota is not None and quota < number:

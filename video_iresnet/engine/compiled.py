@@ -7,7 +7,6 @@ from collections.abc import Sequence
 from typing import cast
 
 import torch
-import torch._inductor.config
 from torch import Tensor, nn
 from torch.nn import functional as F
 
@@ -44,9 +43,11 @@ def compiled(
 
     Raises InputError if it cannot be compiled here.
     """
+    from torch._inductor import config  # takes as long as torch itself
+
     program = torch.compile(network.eval(), dynamic=False)
     model = FullBatches(cast(nn.Module, program), size[0])
-    freezing = torch._inductor.config.patch(freezing=device.type == "cpu")
+    freezing = config.patch(freezing=device.type == "cpu")
     begin = time.perf_counter()
     try:
         with torch.inference_mode(), precision.autocast(), freezing:

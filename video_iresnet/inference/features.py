@@ -24,9 +24,9 @@ from ..engine.evaluate import evaluate
 from ..engine.precision import Precision
 from ..engine.views import FORMAT, ViewStore, weights_hash
 from ..models import ResNet
+from ..runtime.cores import usable_cores
 from ..runtime.devices import prepare
 from ..runtime.distributed import Processes
-from ..runtime.environment import usable_cores
 from ..runtime.errors import InputError, InterruptedRunError
 from ..runtime.signals import StopRequest
 from ..runtime.storage import atomic_write, exclusive, remove_leftovers

@@ -8,7 +8,7 @@ import sys
 import torch
 from torch import Tensor
 
-from .environment import usable_cores
+from .cores import usable_cores
 
 
 class Copies:

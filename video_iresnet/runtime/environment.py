@@ -5,7 +5,6 @@ from __future__ import annotations
 import functools
 import os
 import platform
-import re
 import subprocess
 from collections.abc import Collection
 from importlib import metadata
@@ -14,23 +13,12 @@ from pathlib import Path
 import av
 import torch
 
+from .cores import processor, usable_cores
 from .root import PACKAGE
 
 # The libraries of FFmpeg that decide what is decoded.
 DECODING = ("libavcodec", "libavformat", "libswscale")
 LONGEST_GIT = 20.0  # seconds, for a large repository on a slow disk
-
-
-def usable_cores() -> int:
-    """Return the number of cores that this process may use."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-
-
-def processor() -> str:
-    """Return the name of the processor."""
-    info = Path("/proc/cpuinfo")
-    names = re.findall(r"model name\s*:\s*(.+)", info.read_text()) if info.exists() else []
-    return names[0] if names else platform.processor() or platform.machine()
 
 
 def device_name(device: torch.device) -> str:
