@@ -44,18 +44,18 @@ def test_the_workers_named_are_those_that_a_training_needs(
 
 def test_the_verdict_in_words() -> None:
     see = "see tools/benchmark.py data"
-    transcoding = "transcoding (data_prep/transcode.py)"
-    assert loading_verdict(0.62, 4, 16) == (
+    transcoding = "transcoding"
+    assert loading_verdict(0.62, 4, 16, transcoding) == (
         f"62 % of the time is spent waiting for data: 11 workers would do, or {transcoding}; {see}"
     )
-    assert loading_verdict(0.5, 0, 1) == (
+    assert loading_verdict(0.5, 0, 1, transcoding) == (
         f"50 % of the time is spent waiting for data: 1 worker would do, or {transcoding}; {see}"
     )
-    assert loading_verdict(0.9, 8, 16) == (
+    assert loading_verdict(0.9, 8, 16, transcoding) == (
         "90 % of the time is spent waiting for data: a process would need 80 workers, but has 16 cores; try "
         f"{transcoding}, and {see}"
     )
-    assert loading_verdict(1.0, 2, 2) == (
+    assert loading_verdict(1.0, 2, 2, transcoding) == (
         "100 % of the time is spent waiting for data: a process would need more workers than its 2 cores; "
         f"try {transcoding}, and {see}"
     )
@@ -63,4 +63,4 @@ def test_the_verdict_in_words() -> None:
 
 @pytest.mark.parametrize("fraction", [0.0, 0.05, BOUND - 1e-9, float("nan")])
 def test_a_run_that_does_not_wait_is_not_bound(fraction: float) -> None:
-    assert loading_verdict(fraction, 2, 4) is None
+    assert loading_verdict(fraction, 2, 4, "transcoding") is None

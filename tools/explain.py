@@ -70,9 +70,10 @@ def show(options: argparse.Namespace) -> None:
     with atomic_write(picture, "wb") as file:
         file.write(png(strip(explanation, other)))
     guess = explanation.guess
+    times = "" if len(seen.times) == 1 else f" from {seen.times[0]:.2f} s to {seen.times[-1]:.2f} s"
     print(
-        f"{printable(guess.name)}: {guess.probability:.2%} from {seen.times[0]:.2f} s to "
-        f"{seen.times[-1]:.2f} s; heat at {explanation.stage} in {movie} and {picture}"
+        f"{printable(guess.name)}: {guess.probability:.2%}{times}; heat at {explanation.stage} in {movie} "
+        f"and {picture}"
     )
     if other is not None:
         same = rank_correlation(explanation.heat, other)

@@ -288,6 +288,9 @@ class Run:
                 loading_verdict,
                 num_workers=self.cfg.DATA_LOADER.NUM_WORKERS,
                 usable_cores=max(1, usable_cores() // self.processes.local_size),
+                remedy="smaller pictures"
+                if self.cfg.MODEL.DIMS == 2
+                else "transcoding (data_prep/transcode.py)",
             ),
         )
 

@@ -8,16 +8,16 @@ import math
 BOUND = 0.1
 
 
-def loading_verdict(waiting_fraction: float, num_workers: int, usable_cores: int) -> str | None:
+def loading_verdict(waiting_fraction: float, num_workers: int, usable_cores: int, remedy: str) -> str | None:
     """Say that loading bounds a training and what would help, or return None if it does not.
 
     `waiting_fraction`: of the time of the steps, spent waiting for data. `num_workers`: decoding workers per
-    process, 0 if it decodes itself. `usable_cores`: the cores for one process and its workers.
+    process, 0 if it decodes itself. `usable_cores`: the cores for one process and its workers. `remedy`: what
+    makes loading cheaper.
     """
     if not waiting_fraction >= BOUND:
         return None
     text = f"{100 * waiting_fraction:.0f} % of the time is spent waiting for data"
-    remedy = "transcoding (data_prep/transcode.py)"
     needed = workers_needed(waiting_fraction, num_workers)
     if needed is not None and needed <= usable_cores:
         return f"{text}: {_count(needed, 'worker')} would do, or {remedy}; see tools/benchmark.py data"
