@@ -456,7 +456,8 @@ def hls_playlist(path: Path) -> Path:
     """A text that makes FFmpeg read the video beside it."""
     write(path.with_name(f"{path.stem}_secret.ts"), 10)
     path.write_text(
-        f"#EXTM3U\n#EXT-X-VERSION:3\n#EXT-X-TARGETDURATION:1\n#EXTINF:0.4,\n{path.stem}_secret.ts\n#EXT-X-ENDLIST\n"
+        "#EXTM3U\n#EXT-X-VERSION:3\n#EXT-X-TARGETDURATION:1\n#EXTINF:0.4,\n"
+        f"{path.stem}_secret.ts\n#EXT-X-ENDLIST\n"
     )
     return path
 

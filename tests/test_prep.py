@@ -662,7 +662,8 @@ def test_ucf101_splits(tmp_path: Path, script: Script) -> None:
     touch(
         splits,
         "testlist02.txt",
-        data=b"Archery/v_Archery_g01_c01.avi\r\nBiking/v_Biking_g01_c01.avi\r\nBiking/v_Biking_g02_c01.avi\r\n",
+        data=b"Archery/v_Archery_g01_c01.avi\r\nBiking/v_Biking_g01_c01.avi\r\n"
+        b"Biking/v_Biking_g02_c01.avi\r\n",
     )
     command = ("folders", "--videos", raw, "--splits", splits, "--out")
     code, text, _ = script(*command, tmp_path / "out", "--fold", "2")

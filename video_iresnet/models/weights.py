@@ -385,7 +385,8 @@ def _read_safetensors(path: str | os.PathLike[str]) -> dict[str, Any]:
         ) from error
     try:
         with safe_open(path, framework="pt") as file:
-            contents: dict[str, Any] = {"model_state": {key: file.get_tensor(key) for key in file.keys()}}  # noqa: SIM118
+            tensors = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118
+            contents: dict[str, Any] = {"model_state": tensors}
             metadata = file.metadata() or {}
     except SafetensorError as error:
         raise ValueError(str(error)) from error
