@@ -31,9 +31,9 @@ RUN = [
     "TRAIN.BATCH_SIZE", "4", "SOLVER.MAX_EPOCH", "3", "SOLVER.WARMUP_EPOCHS", "0", "SOLVER.BASE_LR", "0.001",
     "MODEL.FROZEN_BN", "True", "TEST.ENABLE", "False", "TRAIN.CHECKPOINT_MINUTES", "1e-6",
 ]  # fmt: skip
-# A process that is alone leaves another one the time to come.
+# A process that is alone waits for another one, whose coming ends it by a signal.
 PACED = f"""
-import os, sys, time
+import os, select, signal, sys
 from pathlib import Path
 sys.path[:0] = [{str(ROOT)!r}, {str(ROOT / "tests")!r}]
 from conftest import load_script
@@ -41,12 +41,17 @@ from test_elastic import recorded
 from video_iresnet.engine.step import Step
 
 is_alone = os.environ["WORLD_SIZE"] == "1"
-Step.__call__ = recorded(Path(sys.argv[1]), lambda done: time.sleep(4 if is_alone and done > 8 else 0.2))
+signalled, end = os.pipe()
+os.set_blocking(end, False)
+signal.set_wakeup_fd(end)
+Step.__call__ = recorded(
+    Path(sys.argv[1]), lambda done: select.select([signalled], [], [], 200 if is_alone and done > 8 else 0.2)
+)
 sys.exit(load_script("tools/run_net.py").main(sys.argv[2:]))
 """
 
 
-def recorded(file: Path, pause: Callable[[int], None] = lambda done: None) -> Callable[..., Outcome]:
+def recorded(file: Path, pause: Callable[[int], object] = lambda done: None) -> Callable[..., Outcome]:
     """A training step that first writes which clips it has: [step, number of processes, rank, hashes]."""
     call = Step.__call__
 

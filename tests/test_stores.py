@@ -126,8 +126,9 @@ def test_a_passing_fault_is_survived_and_a_lasting_one_told(
     root = root.replace("web", f"{store.address}/bucket")
     store.put("a.bin", DATA)
     assert version_of(f"{root}/a.bin").size == len(DATA)
-    if fault == "stall":
-        monkeypatch.setattr(stores, "TIMEOUT", 1)
+    patient = stores.TIMEOUT
+    little = 2 if fault == "stall" else patient
+    monkeypatch.setattr(stores, "TIMEOUT", little)
     store.fail(("a.bin", fault, 2 if fault == "stall" else 3))
     with open_range(f"{root}/a.bin") as file:
         assert file.read() == DATA
@@ -135,8 +136,10 @@ def test_a_passing_fault_is_survived_and_a_lasting_one_told(
     assert "; try 1 of 4 failed" in logged.text
     forget()
     store.put("b.bin", DATA)
+    monkeypatch.setattr(stores, "TIMEOUT", patient)
     with open_range(f"{root}/b.bin") as file:
         store.fail(("b.bin", fault, -1))
+        monkeypatch.setattr(stores, "TIMEOUT", little)
         monkeypatch.setattr(stores, "TRIES", 2)
         with pytest.raises(InputError) as caught:
             file.read()
