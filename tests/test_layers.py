@@ -189,7 +189,7 @@ print("fine")
     [("prep.jobs", "torch"), ("run", "torch._dynamo"), ("inference.predictor", "torch._dynamo")],
 )
 def test_processes_start_without_what_few_of_them_need(module: str, slow: str) -> None:
-    """Importing torch takes seconds, and what compiles networks, which torchvision imports, as long again."""
+    """Importing torch takes seconds; torch._dynamo, which torchvision imports, takes as long again."""
     code = f"import sys, video_iresnet.{module}; print({slow!r} in sys.modules)"
     done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True)
     assert done.stdout == "False\n"

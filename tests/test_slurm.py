@@ -119,7 +119,7 @@ def test_when_a_task_asks_for_a_restart(
 def test_a_request_for_a_restart_that_ends_with_the_job_is_no_error(
     running: bool, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
-    """SLURM, which it has reached, ends all processes of the job at once. One that it has not reached is."""
+    """SLURM ends all processes of the job once it grants the restart. While the job runs, it is an error."""
     script = tmp_path / "script.py"
     script.write_text("import sys\nsys.exit(138)\n")
     before = signal.signal(signal.SIGUSR1, lambda *_: subprocess.run(["sh", "-c", "kill $$"], check=True))

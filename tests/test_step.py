@@ -418,6 +418,7 @@ def test_the_log_tells_of_scaled_rates_accumulation_and_waiting(
     assert "2 parts of 4 clips make a step of a process; batch normalization sees 4 clips at a time" in log
     assert "learning rates times 2, from a batch of 4 to 8 clips: 0.06 at the peak" in log
     assert "% of the time is spent waiting for data: " in log
+    assert "transcoding (data_prep/transcode.py)" in log
     assert build.step_texts(config(), 1) == []
 
 

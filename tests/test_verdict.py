@@ -44,7 +44,7 @@ def test_the_workers_named_are_those_that_a_training_needs(
 
 def test_the_verdict_in_words() -> None:
     see = "see tools/benchmark.py data"
-    transcoding = "transcoding"
+    transcoding = "transcoding (data_prep/transcode.py)"
     assert loading_verdict(0.62, 4, 16, transcoding) == (
         f"62 % of the time is spent waiting for data: 11 workers would do, or {transcoding}; {see}"
     )

@@ -590,8 +590,8 @@ def _random_flip(cfg: Config) -> RandomFlip:
 
 def _augmentations(cfg: Config) -> list[Transform]:
     """Return the transforms that follow crop and flip, in PySlowFast's order."""
-    from torchvision.transforms import v2  # takes as long as torch itself
-
+    if cfg.AUG.COLOR_JITTER or cfg.AUG.RAND_MAGNITUDE:
+        from torchvision.transforms import v2  # the import takes as long as that of torch
     transforms: list[Transform] = []
     if cfg.AUG.COLOR_JITTER:
         transforms.append(OnAllFrames(v2.ColorJitter(*[cfg.AUG.COLOR_JITTER] * 3)))

@@ -36,8 +36,8 @@ CPU_WORK, CPU_CLIPS = 5e10, 4
 def check(cfg: Config) -> Iterator[str]:
     """Yield lines on what a run would be: its config, lists, files, network, speed and duration.
 
-    Trains a few steps and tests a video, on one process with its share of the batch. Raises InputError for
-    what would end the run.
+    Trains a few steps and tests a few videos, on one process with its share of the batch. Raises InputError
+    for what would end the run.
     """
     yield changed_yaml(cfg).rstrip()
     check_files(cfg)

@@ -43,7 +43,7 @@ def compiled(
 
     Raises InputError if it cannot be compiled here.
     """
-    from torch._inductor import config  # takes as long as torch itself
+    from torch._inductor import config  # the import takes as long as that of torch
 
     program = torch.compile(network.eval(), dynamic=False)
     model = FullBatches(cast(nn.Module, program), size[0])

@@ -97,8 +97,8 @@ class Step:
         self._model: nn.Module = network
         if processes.size > 1:
             with warnings.catch_warnings():
-                # PyTorch 2.14's successor of broadcast_buffers would replace the statistics at the start.
-                warnings.simplefilter("ignore", FutureWarning)
+                # Its successor in PyTorch 2.14 would replace the statistics at the start.
+                warnings.filterwarnings("ignore", "`broadcast_buffers` is deprecated", FutureWarning)
                 self._model = DistributedDataParallel(
                     network,
                     gradient_as_bucket_view=True,

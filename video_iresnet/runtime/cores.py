@@ -1,4 +1,4 @@
-"""The cores of the machine, for what needs no torch."""
+"""The processor and its cores; unlike environment.py, without importing torch."""
 
 from __future__ import annotations
 
